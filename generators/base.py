@@ -1,0 +1,59 @@
+"""The contract of a prior: a generator of images, searched in standard-normal coordinates."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ggl.base.errors import InputError
+
+__all__ = ["Prior"]
+
+
+class Prior(nn.Module, ABC):
+    """A distribution over images that an attacker owns.
+
+    A strategy searches the latent coordinates of `sample`; everything that turns them into an image
+    (truncation, tanh, W space, resizing) happens in `decode`. A subclass sets the four attributes
+    and writes `decode`; coordinates that are not standard normal also need `sample` and `penalty`.
+    """
+
+    name: str
+    licence: str
+    latent_dim: int
+    image_shape: tuple[int, int, int]
+    num_classes: int | None = None
+
+    @abstractmethod
+    def decode(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n channels height width"]:
+        """Return the images of latents `z`, in [0, 1], differentiable in `z`.
+
+        `labels` (n,) in [0, num_classes) are needed by a class-conditional prior and ignored by
+        an unconditional one.
+        """
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw `n` latents of the prior, float32 on the generator's device."""
+        return torch.randn(n, self.latent_dim, generator=generator, device=generator.device)
+
+    def penalty(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Return how implausible each latent is: the squared distance from the Gaussian shell.
+
+        (‖z‖² - d)² / 2d - 1, the norm penalty of GGL (arXiv 2203.15696, section 3.3) scaled so that
+        a standard normal latent has mean 0 in every dimension d.
+        """
+        d = z.shape[-1]
+        return (z.square().sum(-1) - d).square() / (2 * d) - 1
+
+    def check_labels(self, labels: Int[Tensor, " n"] | None) -> None:
+        """Raise `InputError` unless `labels` suit this prior."""
+        if self.num_classes is None:
+            return
+        if labels is None:
+            raise InputError(f"prior {self.name} is class-conditional: expected labels, found none")
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            found = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
+            raise InputError(f"prior {self.name} has the labels 0 to {self.num_classes - 1}, found {found}")

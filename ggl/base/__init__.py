@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, the registry of names, random streams, weight files."""

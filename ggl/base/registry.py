@@ -1,0 +1,79 @@
+"""Names for things: registered here, brought by entry points, or given as `package.module:name`."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from ggl.base.errors import InputError, UnknownNameError
+
+__all__ = ["Registry", "import_object", "unknown_name"]
+
+
+class Registry[T]:
+    """A table of names of one kind, extended by an entry-point group.
+
+    Args:
+        kind: what is registered, in the singular ("prior"), for messages.
+        group: the entry-point group in which other packages register theirs ("ggl.priors").
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind, self.group = kind, group
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that registers under `name`; a name that is taken is refused."""
+
+        def decorate(entry: T) -> T:
+            if name in self.names():
+                raise InputError(f"the {self.kind} name {name!r} is taken already; choose another")
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Return every known name, sorted."""
+        return sorted({*self._entries, *(point.name for point in entry_points(group=self.group))})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._entries:
+            return self._entries[name]
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                entry: T = point.load()
+                return entry
+        raise unknown_name(self.kind, name, self.names())
+
+    def resolve(self, specification: str) -> tuple[T, str | None]:
+        """Return the entry and the parameter text of `name`, `name:parameter` or `package.module:name`."""
+        name, _, parameter = specification.partition(":")
+        if name in self:
+            return self[name], parameter or None
+        if parameter and "." in name:
+            entry: T = import_object(specification, self.kind)
+            return entry, None
+        raise unknown_name(self.kind, name, self.names())
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
+    """Return the error for a name that is not known, with the nearest one that is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownNameError(f"no {kind} is named {name!r}; {hint}known: {', '.join(known)}")
+
+
+def import_object[T](path: str, kind: str) -> T:
+    """Import `package.module:name`, the user's own code, by the name that the user gave."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: T = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UnknownNameError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
+    except AttributeError as error:
+        raise UnknownNameError(f"{kind} {path!r}: {module_name} has no {attribute!r}") from error
+    return found

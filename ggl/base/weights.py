@@ -1,0 +1,99 @@
+"""Weight files: written whole or not at all, read as tensors only, never executed."""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from ggl.base.errors import WeightsError
+
+__all__ = ["load_tensors", "save_tensors", "sha256", "write_atomically"]
+
+
+def sha256(path: str | Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write `content` so that a reader, or a kill, sees the old file or the new one, never a part."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, to_safetensors(plain, dict(metadata or {})))
+
+
+def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a state dict from `.safetensors`, or from a torch file by its weights-only reader.
+
+    Raises:
+        WeightsError: the file is missing, its hash is not `expected_sha256`, it is cut short, or it
+            holds anything but tensors (code in it is refused, never run).
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: expected a weights file, but it cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 is not None and found != expected_sha256:
+        raise WeightsError(
+            f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
+            "the file was cut short or altered: fetch or install it again"
+        )
+    state = _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path)
+    return _tensors_of(path, state)
+
+
+def _parse_safetensors(path: Path, content: bytes) -> object:
+    try:
+        return parse_safetensors(content)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}: expected a whole safetensors file, found a damaged one ({error}); fetch it again"
+        ) from error
+
+
+def _parse_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path}: expected tensors only, found something else; refused ({reason})") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path}: expected a torch state dict, found a damaged file ({reason})") from error
+
+
+def _tensors_of(path: Path, state: object) -> dict[str, Tensor]:
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(f"{path}: expected tensors only, but {strange[0]!r} is not one")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
