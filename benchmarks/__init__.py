@@ -1,0 +1,1 @@
+"""Benchmarks: speed now, sweeps and reproductions to come."""

@@ -1,0 +1,1 @@
+"""The latent-space layer: priors over images."""

@@ -68,4 +68,5 @@ class Discriminator(nn.Module):
     ) -> Float[Tensor, " n"]:
         """Return a score per image, high for real ones of that class."""
         features = self.features(images).sum((2, 3))
-        return self.output(features)[:, 0] + (features * self.classes(labels)).sum(1)
+        score: Tensor = self.output(features)[:, 0] + (features * self.classes(labels)).sum(1)
+        return score

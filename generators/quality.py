@@ -5,6 +5,7 @@ accuracy is worth, so that accuracy stands beside it.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -36,7 +37,7 @@ class Classifier(nn.Module):
         super().__init__()
         widths = (channels, 32, 64, 128)
         stages: list[nn.Module] = []
-        for below, above in zip(widths, widths[1:], strict=False):
+        for below, above in pairwise(widths):
             stages += [
                 nn.Conv2d(below, above, 3, padding=1, bias=False),
                 nn.BatchNorm2d(above),
@@ -51,11 +52,13 @@ class Classifier(nn.Module):
 
     def features(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n f"]:
         """Return the pooled features that the output layer reads."""
-        return self.stages(images).amax((2, 3))
+        features: Tensor = self.stages(images).amax((2, 3))
+        return features
 
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n k"]:
         """Return the logits."""
-        return self.output(F.dropout(self.features(images), 0.3, self.training))
+        logits: Tensor = self.output(F.dropout(self.features(images), 0.3, self.training))
+        return logits
 
 
 def train_classifier(
@@ -96,7 +99,8 @@ def accuracy(
 ) -> float:
     """Return the share of images that the classifier recognizes as their label."""
     right = sum(
-        int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True)
+        int((model(x).argmax(1) == y).count_nonzero())
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
     )
     return right / len(images)
 

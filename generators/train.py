@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,7 @@ class Training:
         for network in (self.generator, self.discriminator):
             network.to(memory_format=torch.channels_last)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
-        self.ema = torch.optim.swa_utils.AveragedModel(
-            self.generator, multi_avg_fn=average, use_buffers=True
-        )
+        self.ema = torch.optim.swa_utils.AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
         self.optimizers = [
             torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.0, 0.9))
             for network in (self.generator, self.discriminator)
@@ -81,7 +80,9 @@ class Training:
 
         labels = torch.randint(NUM_CLASSES, (BATCH,))
         generator_optimizer.zero_grad()
-        (-self.discriminator(self.generator(torch.randn(BATCH, LATENT_DIM), labels), labels).mean()).backward()
+        (
+            -self.discriminator(self.generator(torch.randn(BATCH, LATENT_DIM), labels), labels).mean()
+        ).backward()
         generator_optimizer.step()
         for schedule in self.schedules:
             schedule.step()
@@ -90,7 +91,7 @@ class Training:
 
     def state_dict(self) -> dict[str, object]:
         """Return everything that a resumed training needs."""
-        parts = [self.generator, self.discriminator, self.ema, *self.optimizers, *self.schedules]
+        parts: list[Any] = [self.generator, self.discriminator, self.ema, *self.optimizers, *self.schedules]
         return {
             "parts": [part.state_dict() for part in parts],
             "progress": [self.steps, self.step, self.seconds],
@@ -99,7 +100,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from `state_dict`."""
-        parts = [self.generator, self.discriminator, self.ema, *self.optimizers, *self.schedules]
+        parts: list[Any] = [self.generator, self.discriminator, self.ema, *self.optimizers, *self.schedules]
         for part, saved in zip(parts, state["parts"], strict=True):  # type: ignore[call-overload]
             part.load_state_dict(saved)
         self.steps, self.step, self.seconds = state["progress"]  # type: ignore[misc]
@@ -159,15 +160,21 @@ def measure(generator: torch.nn.Module, data: Path, seed: int, epochs: int) -> d
         "spread_real_per_class": spread.real.tolist(),
         "spread_samples_per_class": spread.samples.tolist(),
         "frechet_samples_to_test": frechet_distance(judge, test_images, samples),
-        "frechet_train_to_test": frechet_distance(judge, test_images, train_images[:: len(train_images) // len(samples)]),
+        "frechet_train_to_test": frechet_distance(
+            judge, test_images, train_images[:: len(train_images) // len(samples)]
+        ),
         "samples_judged": len(samples),
     }
 
 
 def main() -> None:
     """Train, measure, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help=".npz with train_ and test_ images and labels")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help=".npz with train_ and test_ images and labels"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the results")
     parser.add_argument("--steps", type=int, default=16_000, help="steps of batch 64")
     parser.add_argument("--judge-epochs", type=int, default=8, help="epochs of the judging classifier")
@@ -177,9 +184,14 @@ def main() -> None:
     images, labels = load_images(options.data, "train")
     training = train(images, labels, options.steps, options.seed, options.out)
     generator = training.ema.module.eval()
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in generator.state_dict().items()}
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in generator.state_dict().items()
+    }
     save_tensors(options.out / "fashion-dcgan32.safetensors", half)
-    generator.load_state_dict({name: tensor.to(generator.state_dict()[name].dtype) for name, tensor in half.items()})
+    generator.load_state_dict(
+        {name: tensor.to(generator.state_dict()[name].dtype) for name, tensor in half.items()}
+    )
     quality = {"steps": training.step, "seconds": round(training.seconds), "seed": options.seed}
     quality |= measure(generator, options.data, options.seed, options.judge_epochs)
     write_atomically(options.out / "quality.json", json.dumps(quality, indent=1).encode())

@@ -1,0 +1,1 @@
+"""The strategy layer: ask/tell searchers."""

@@ -4,13 +4,17 @@ import difflib
 import importlib
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
 
 from ggl.base.errors import InputError, UnknownNameError
 
 __all__ = ["Registry", "import_object", "unknown_name"]
 
 
-class Registry[T]:
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
     """A table of names of one kind, extended by an entry-point group.
 
     Args:
@@ -67,11 +71,11 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
     return UnknownNameError(f"no {kind} is named {name!r}; {hint}known: {', '.join(known)}")
 
 
-def import_object[T](path: str, kind: str) -> T:
+def import_object(path: str, kind: str) -> Any:  # noqa: ANN401
     """Import `package.module:name`, the user's own code, by the name that the user gave."""
     module_name, _, attribute = path.partition(":")
     try:
-        found: T = getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
         raise UnknownNameError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
     except AttributeError as error:

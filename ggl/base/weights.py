@@ -57,7 +57,9 @@ def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dic
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: expected a weights file, but it cannot be read ({error.strerror})") from error
+        raise WeightsError(
+            f"{path}: expected a weights file, but it cannot be read ({error.strerror})"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if expected_sha256 is not None and found != expected_sha256:
         raise WeightsError(
@@ -82,7 +84,9 @@ def _parse_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path}: expected tensors only, found something else; refused ({reason})") from error
+        raise WeightsError(
+            f"{path}: expected tensors only, found something else; refused ({reason})"
+        ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path}: expected a torch state dict, found a damaged file ({reason})") from error
