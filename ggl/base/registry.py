@@ -71,7 +71,7 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
     return UnknownNameError(f"no {kind} is named {name!r}; {hint}known: {', '.join(known)}")
 
 
-def import_object(path: str, kind: str) -> Any:  # noqa: ANN401
+def import_object(path: str, kind: str) -> Any:
     """Import `package.module:name`, the user's own code, by the name that the user gave."""
     module_name, _, attribute = path.partition(":")
     try:

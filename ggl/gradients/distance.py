@@ -1,0 +1,95 @@
+"""Distances between a trial gradient and the observed one, in two equal forms.
+
+The plain form reads the gradients; the moment form reads, per candidate and parameter, the inner
+product with the target and the squared norm, and needs no gradient.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ggl.base.registry import unknown_name
+from ggl.gradients.view import Clip, Gradients, View, clip_factor
+
+__all__ = ["DISTANCES", "Distance", "Moments", "distance_from_moments", "find_distance"]
+
+TINY = 1e-30
+"""Keeps a zero gradient's cosine distance at 1 and its derivative finite."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of n candidates and L parameters: ⟨g, target⟩, ‖g‖², and ‖g‖² on the view's mask, each (n, L)."""
+
+    dot: Tensor
+    square: Tensor
+    masked_square: Tensor
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One distance: from two gradients, and from ⟨g, t⟩, ‖g‖² and ‖t‖² per parameter, (..., L) each."""
+
+    plain: Callable[[Gradients, Gradients], Tensor]
+    from_moments: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([(a[name] * b[name]).sum() for name in b]).sum()
+
+
+def _cosine(dot: Tensor, square: Tensor, target_square: Tensor) -> Tensor:
+    return 1 - dot / (square * target_square).clamp_min(TINY).sqrt()
+
+
+DISTANCES: dict[str, Distance] = {
+    "l2": Distance(
+        plain=lambda g, t: torch.stack([(g[name] - t[name]).square().sum() for name in t]).sum(),
+        from_moments=lambda dot, square, target: (square - 2 * dot + target).sum(-1),
+    ),
+    "cosine": Distance(
+        plain=lambda g, t: _cosine(_dot(g, t), _dot(g, g), _dot(t, t)),
+        from_moments=lambda dot, square, target: _cosine(dot.sum(-1), square.sum(-1), target.sum(-1)),
+    ),
+}
+"""`l2`: squared L2 over all coordinates (DLG, arXiv 1906.08935, eq. 4). `cosine`: one minus the
+cosine of the whole gradients (Inverting Gradients, arXiv 2003.14053, eq. 4)."""
+
+
+def find_distance(name: str) -> Distance:
+    """Return the distance of that name."""
+    if name not in DISTANCES:
+        raise unknown_name("distance", name, sorted(DISTANCES))
+    return DISTANCES[name]
+
+
+def distance_from_moments(
+    moments: Moments, view: View, names: Sequence[str], distance: Distance
+) -> Float[Tensor, " n"]:
+    """Return every candidate's distance to the view's target, steps applied, from moments alone.
+
+    `moments.dot` is taken with the masked target: ⟨m ⊙ g, t⟩ = ⟨g, m ⊙ t⟩.
+    """
+    scale = torch.ones_like(moments.square)
+    square = moments.square
+    for step in view.steps:
+        if isinstance(step, Clip):
+            scale = scale * _clip_scale(step, square * scale.square(), names)
+        else:
+            square = moments.masked_square
+    target = torch.stack([view.target[name].square().sum() for name in names]).to(square.dtype)
+    return distance.from_moments(moments.dot * scale, square * scale.square(), target)
+
+
+def _clip_scale(step: Clip, square: Tensor, names: Sequence[str]) -> Tensor:
+    if isinstance(step.bound, Mapping):
+        bounds = torch.tensor([step.bound[name] for name in names], dtype=square.dtype, device=square.device)
+        return clip_factor(_root(square), bounds)
+    return clip_factor(_root(square.sum(-1, keepdim=True)), step.bound)
+
+
+def _root(square: Tensor) -> Tensor:
+    return square.clamp_min(TINY).sqrt()
