@@ -1,1 +1,6 @@
 """The latent-space layer: priors over images."""
+
+from ggl.generators.base import Prior
+from ggl.generators.catalog import load_prior, priors, register_prior
+
+__all__ = ["Prior", "load_prior", "priors", "register_prior"]

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
 
-__all__ = ["load_tensors", "save_tensors", "sha256", "write_atomically"]
+__all__ = ["load_tensors", "load_tensors_and_metadata", "save_tensors", "sha256", "write_atomically"]
 
 
 def sha256(path: str | Path) -> str:
@@ -68,6 +68,13 @@ def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dic
         )
     state = _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path)
     return _tensors_of(path, state)
+
+
+def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file with its text metadata; errors as in `load_tensors`."""
+    tensors = load_tensors(path)
+    with safe_open(str(path), framework="pt") as file:
+        return tensors, dict(file.metadata() or {})
 
 
 def _parse_safetensors(path: Path, content: bytes) -> object:

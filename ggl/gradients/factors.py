@@ -7,6 +7,7 @@ more application of the layer, the second the ghost norm Σ_tt' (a_t·a_t')(e_t�
 many the gradient is built instead, a few candidates at a time.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["ConvolutionWeight", "Dense", "EmbeddingWeight", "Factors", "LinearWeight"]
 
@@ -46,7 +48,7 @@ class Factors(ABC):
 
     @abstractmethod
     def build_elements(self) -> int:
-        """Return how many numbers `build` holds per candidate, intermediates included."""
+        """Return how many numbers a squared norm holds per candidate, intermediates included."""
 
     def ghost_pays(self) -> bool:
         """Say whether `ghost_square` costs less than building."""
@@ -151,39 +153,72 @@ class ConvolutionWeight(Factors):
         return _total(response.unflatten(0, self.errors.shape[:2]) * self.errors)
 
     def build(self) -> Tensor:  # noqa: D102
-        gradient = self._errors() @ self._patches().transpose(1, 2)
-        return gradient.reshape(len(self), self.errors.shape[2], -1, *self.kernel)
+        return self.build_at_once() if self.inputs.is_cuda else self.build_one_by_one()
+
+    def build_one_by_one(self) -> Tensor:
+        """Build by the library's own weight gradient, three times as fast on a CPU as patches are."""
+        shape = (self.errors.shape[2], self.inputs.shape[2] // self.groups, *self.kernel)
+        return torch.stack(
+            [
+                conv2d_weight(a, shape, e, self.stride, 0, self.dilation, self.groups)
+                for a, e in zip(self.inputs, self.errors, strict=True)
+            ]
+        )
+
+    def build_at_once(self) -> Tensor:
+        """Build all candidates by one product of output gradients and input patches."""
+        n, b, o = self.errors.shape[:3]
+        columns = F.unfold(self.inputs.flatten(0, 1), self.kernel, self.dilation, 0, self.stride)
+        patches = _by_group(columns.unflatten(0, (n, b)), self.groups)
+        errors = _by_group(self.errors.flatten(3), self.groups)
+        return (errors @ patches.transpose(1, 2)).reshape(n, o, -1, *self.kernel)
 
     def build_elements(self) -> int:  # noqa: D102
-        patch, positions, outputs = self._sizes()
-        return self.groups * patch * (outputs + positions)
+        patch, pixels, positions, outputs = self._sizes()
+        if self.ghost_pays():
+            return self.groups * (pixels**2 + positions**2)
+        return self.groups * patch * (outputs + (positions if self.inputs.is_cuda else 0))
 
     def ghost_pays(self) -> bool:  # noqa: D102
-        patch, positions, outputs = self._sizes()
-        return positions * (patch + outputs) <= patch * outputs
+        patch, pixels, positions, outputs = self._sizes()
+        taps = self.kernel[0] * self.kernel[1]
+        ghost = pixels**2 * (patch // taps) + positions**2 * (outputs + taps)
+        return 2 * ghost <= positions * patch * outputs
 
-    def ghost_square(self) -> Tensor:  # noqa: D102
-        squares = _ghost(self._patches().transpose(1, 2), self._errors().transpose(1, 2))
-        return squares.view(len(self), self.groups).sum(1)
+    def ghost_square(self) -> Tensor:
+        """Sum patch products a_t·a_t' from products of single pixels, which patches share."""
+        b, _, height, width = self.inputs.shape[1:]
+        pixels = _by_group(self.inputs.flatten(3), self.groups)
+        pixel_products = (pixels.transpose(1, 2) @ pixels).unflatten(2, (b, height, width))
+        pixel_products = pixel_products.unflatten(1, (b, height, width))
+        y, x = self.errors.shape[3:]
+        patch_products = torch.zeros((), dtype=pixels.dtype, device=pixels.device)
+        for i, j in itertools.product(*map(range, self.kernel)):
+            rows = _tap(i, self.dilation[0], self.stride[0], y)
+            columns = _tap(j, self.dilation[1], self.stride[1], x)
+            patch_products = patch_products + pixel_products[:, :, rows, columns][..., rows, columns]
+        errors = _by_group(self.errors.flatten(3), self.groups)
+        error_products = (errors.transpose(1, 2) @ errors).view_as(patch_products)
+        return _total(patch_products * error_products).view(len(self), self.groups).sum(1)
 
-    def _sizes(self) -> tuple[int, int, int]:
-        """Return patch length, positions and output channels of one group."""
-        patch = self.inputs.shape[2] // self.groups * self.kernel[0] * self.kernel[1]
-        positions = self.errors.shape[1] * self.errors.shape[3] * self.errors.shape[4]
-        return patch, positions, self.errors.shape[2] // self.groups
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Return patch length, input pixels, positions and output channels of one group."""
+        b, c, height, width = self.inputs.shape[1:]
+        patch = c // self.groups * self.kernel[0] * self.kernel[1]
+        positions = b * self.errors.shape[3] * self.errors.shape[4]
+        return patch, b * height * width, positions, self.errors.shape[2] // self.groups
 
-    def _patches(self) -> Tensor:
-        """Return the input patches, (n · groups, patch, positions)."""
-        n, b = self.inputs.shape[:2]
-        columns = F.unfold(self.inputs.flatten(0, 1), self.kernel, self.dilation, 0, self.stride)
-        columns = columns.view(n, b, self.groups, -1, columns.shape[-1])
-        return columns.permute(0, 2, 3, 1, 4).reshape(n * self.groups, columns.shape[3], -1)
 
-    def _errors(self) -> Tensor:
-        """Return the output gradients, (n · groups, outputs, positions)."""
-        n, b = self.errors.shape[:2]
-        errors = self.errors.reshape(n, b, self.groups, -1, self.errors.shape[3] * self.errors.shape[4])
-        return errors.permute(0, 2, 3, 1, 4).reshape(n * self.groups, errors.shape[3], -1)
+def _tap(offset: int, dilation: int, stride: int, count: int) -> slice:
+    """Return the pixels that one kernel row or column meets."""
+    start = offset * dilation
+    return slice(start, start + (count - 1) * stride + 1, stride)
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """Return x (n, b, groups · c, t) as (n · groups, c, b · t)."""
+    grouped: Tensor = x.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
+    return grouped.flatten(3).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ class Layerwise:
                 raise UnsupportedModelError(f"{self.layers[layer]} mixes images")
             if not images.requires_grad:
                 inputs = inputs.detach()
+            if inputs.is_floating_point():
+                inputs = inputs.to(error.dtype)
             parts = FACTORS[type(layer)](layer, inputs.unflatten(0, batch), error.unflatten(0, batch))
             prefix = f"{self.layers[layer]}." if self.layers[layer] else ""
             factors |= {f"{prefix}{name}": part for name, part in parts.items()}

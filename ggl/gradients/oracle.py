@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ggl.base.errors import GradientError, InputError
 from ggl.base.registry import unknown_name
+from ggl.gradients.chunks import Chunks, overlaps
 from ggl.gradients.distance import Distance, find_distance
 from ggl.gradients.layerwise import Layerwise, UnsupportedModelError
 from ggl.gradients.loss import Loss, cross_entropy
@@ -21,9 +22,6 @@ from ggl.gradients.view import Gradients, View
 __all__ = ["BackendWarning", "GradientOracle"]
 
 BACKENDS = ("auto", "layerwise", "sequential", "vmap")
-CHUNK_IMAGES = {"cpu": 64, "cuda": 1024}
-"""How many images a chunk starts with, by device."""
-
 AGREEMENT = 1e-3
 """Relative difference from the sequential backend at which `auto` refuses a faster one."""
 
@@ -55,7 +53,7 @@ class GradientOracle:
             or "auto": the first of these that can take the model and agrees with the last on a probe.
         precision: "float32" keeps the model's own dtype; "bfloat16" scores under autocast, while
             `observe` stays exact.
-        chunk_size: candidates in one pass; halved on out-of-memory. None starts from a default.
+        chunk_size: images in one pass; halved on out-of-memory. None starts from the device's default.
 
     Raises:
         InputError: an unknown precision, active dropout, or a model that "layerwise" can't take.
@@ -77,13 +75,13 @@ class GradientOracle:
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
         _refuse_dropout(model)
         self.model = copy.deepcopy(model)
-        self.precision, self.chunk_size = precision, chunk_size
-        self._loss = loss
+        self.precision, self._loss = precision, loss
         self._reference = Sequential(self.model, loss)
         parameter = next(iter(self._reference.parameters.values()), None)
         if parameter is None:
             raise InputError("the victim has no parameter that requires a gradient: nothing is shared")
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.chunks = Chunks(self.device, chunk_size)
         self._backend = None if backend == "auto" else self._make(backend)
         self.backend = backend
         self._classes: int | None = None
@@ -143,26 +141,15 @@ class GradientOracle:
         candidates, labels = candidates.to(self.device, self.dtype), labels.to(self.device)
         if self._backend is None:
             self._backend = self._choose(candidates[:1], labels[:1])
-        size = self.chunk_size or max(1, CHUNK_IMAGES.get(self.device.type, 64) // candidates.shape[1])
-        scores: list[Tensor] = []
-        done = 0
-        while done < len(candidates):
-            rows = slice(done, min(done + size, len(candidates)))
-            chosen, part_counts = _overlaps(counts, rows)
+        backend = self._backend
+
+        def score(rows: slice) -> Tensor:
+            chosen, part_counts = overlaps(counts, rows)
             part_views = [views[k] for k in chosen]
-            try:
-                with torch.enable_grad(), self._autocast():
-                    part = self._backend.score(
-                        candidates[rows], labels[rows], part_views, part_counts, measure
-                    )
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if size == 1 or not _is_out_of_memory(error):
-                    raise
-                size = self.chunk_size = max(1, size // 2)
-                continue
-            scores.append(part)
-            done = rows.stop
-        return torch.cat(scores)
+            with torch.enable_grad(), self._autocast():
+                return backend.score(candidates[rows], labels[rows], part_views, part_counts, measure)
+
+        return self.chunks.map(len(candidates), candidates.shape[1], score)
 
     def _make(self, name: str) -> Backend:
         if name == "sequential":
@@ -262,24 +249,3 @@ def _refuse_dropout(model: nn.Module) -> None:
                 f"the victim's dropout {name!r} is active, so that its gradient is random; "
                 "call eval() on it or set its p to 0"
             )
-
-
-def _overlaps(counts: Sequence[int], rows: slice) -> tuple[list[int], list[int]]:
-    """Return which groups the rows touch, and how many rows of each."""
-    chosen, overlaps, start = [], [], 0
-    for k, count in enumerate(counts):
-        overlap = min(start + count, rows.stop) - max(start, rows.start)
-        if overlap > 0:
-            chosen.append(k)
-            overlaps.append(overlap)
-        start += count
-    return chosen, overlaps
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    )

@@ -1,0 +1,244 @@
+"""The attacks: gradient inversion, and the inversion of an image that shows what the prior can say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ggl.base.errors import InputError
+from ggl.base.random import stream_seed
+from ggl.defenses import Attacker, Defense, load_defense
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle, Gradients, View
+from ggl.gradients.oracle import check_gradient
+from ggl.optimizers import load_strategy
+from ggl.search import Objective, Progress, Search, SearchResult, fingerprint
+
+__all__ = ["PENALTY", "GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
+
+PENALTY = 1e-3
+"""Weight of the prior's latent penalty in the objective, unless a caller gives another."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One observed gradient to invert: its name seeds the search, its labels (b,) are known."""
+
+    name: str
+    shared: Gradients
+    labels: Int[Tensor, " b"]
+
+
+class GradientMatch:
+    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
+
+    def __init__(self, oracle: GradientOracle, views: Sequence[View], distance: str) -> None:
+        self.oracle, self.distance = oracle, distance
+        self.views = [oracle.prepare(view) for view in views]
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        views = [self.views[k] for k in chosen]
+        return self.oracle.score_groups(images, labels, views, counts, self.distance)
+
+
+class ImageMatch:
+    """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
+
+    def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
+        self.images = images
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        chosen: Sequence[int],
+        counts: Sequence[int],
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        wanted = self.images[list(chosen)].repeat_interleave(torch.tensor(counts), dim=0)
+        return (images - wanted.to(images)).square().flatten(1).mean(1)
+
+
+def attack(
+    oracle: GradientOracle,
+    shared: Gradients,
+    labels: Int[Tensor, " b"],
+    *,
+    prior: Prior,
+    strategy: str = "cma-es",
+    defense: str | Defense = "none",
+    attacker: Attacker = "adaptive",
+    distance: str = "cosine",
+    penalty: float = PENALTY,
+    budget: int,
+    seed: int = 0,
+    restarts: int = 1,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search the prior for the batch whose gradient matches the one that was shared.
+
+    z* = argmin_z D(T(∇L(G(z), labels)), shared) + penalty · R(z), GGL (arXiv 2203.15696, eq. 5).
+
+    Args:
+        oracle: the victim.
+        shared: the observed gradient, as the defense left it.
+        labels: (b,) of the private batch, known to the attacker.
+        prior: whose latents are searched.
+        strategy: "name" or "name:option=number,...".
+        defense: what the attacker believes that the client did.
+        attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them.
+        distance: "cosine" or "l2".
+        penalty: weight of the prior's latent penalty.
+        budget: objective evaluations, all restarts together.
+        seed: of every random draw.
+        restarts: independent searches that share the budget; the lowest loss wins.
+        checkpoint: a file that lets a killed attack resume with an identical result.
+        progress: called after every generation.
+
+    Raises:
+        InputError: an unknown name, a budget below one generation, labels or shapes that do not fit.
+        GradientError: `shared` is zero or not finite.
+        CheckpointError: `checkpoint` belongs to another attack.
+    """
+    return attack_many(
+        oracle,
+        [Target("attack", shared, labels)],
+        prior=prior,
+        strategy=strategy,
+        defense=defense,
+        attacker=attacker,
+        distance=distance,
+        penalty=penalty,
+        budget=budget,
+        seed=seed,
+        restarts=restarts,
+        checkpoint=checkpoint,
+        progress=progress,
+    )[0]
+
+
+def attack_many(
+    oracle: GradientOracle,
+    targets: Sequence[Target],
+    *,
+    prior: Prior,
+    strategy: str = "cma-es",
+    defense: str | Defense = "none",
+    attacker: Attacker = "adaptive",
+    distance: str = "cosine",
+    penalty: float = PENALTY,
+    budget: int,
+    seed: int = 0,
+    restarts: int = 1,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Attack several targets side by side in shared batches; arguments and errors as in `attack`.
+
+    `budget` is per target. Targets of one name share their strategy's random stream.
+    """
+    if restarts < 1:
+        raise InputError(f"expected at least 1 restart, found {restarts}")
+    known = load_defense(defense)
+    for target in targets:
+        check_gradient(target.shared, f"the shared gradient {target.name!r}")
+    views = [known.view(target.shared, attacker) for target in targets for _ in range(restarts)]
+    settings = {
+        "prior": prior.name,
+        "strategy": strategy,
+        "defense": known.name,
+        "attacker": attacker,
+        "distance": distance,
+        "penalty": penalty,
+        "budget": budget,
+        "seed": seed,
+        "restarts": restarts,
+        "targets": [target.name for target in targets],
+    }
+    results = _search(
+        prior,
+        [target.labels for target in targets for _ in range(restarts)],
+        GradientMatch(oracle, views, distance),
+        strategy,
+        [f"{target.name}/{r}" for target in targets for r in range(restarts)],
+        budget=budget // restarts,
+        penalty=penalty,
+        seed=seed,
+        device=oracle.device,
+        checkpoint=checkpoint,
+        identity=fingerprint(settings, [g for target in targets for g in target.shared.values()]),
+        progress=progress,
+    )
+    groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
+    return [min(group, key=lambda result: result.loss) for group in groups]
+
+
+def invert(
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    prior: Prior,
+    strategy: str = "adam",
+    budget: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
+    settings = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
+    return _search(
+        prior,
+        list(labels[:, None]),
+        ImageMatch(images[:, None]),
+        strategy,
+        [f"invert/{i}" for i in range(len(images))],
+        budget=budget,
+        penalty=0.0,
+        seed=seed,
+        device=device or torch.device("cpu"),
+        checkpoint=checkpoint,
+        identity=fingerprint(settings, [images, labels]),
+        progress=progress,
+    )
+
+
+def _search(
+    prior: Prior,
+    labels: Sequence[Tensor],
+    objective: Objective,
+    strategy: str,
+    names: Sequence[str],
+    *,
+    budget: int,
+    penalty: float,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    identity: str,
+    progress: Progress | None,
+) -> list[SearchResult]:
+    size = len(labels[0]) * prior.latent_dim
+    strategies = [
+        load_strategy(strategy, latent_dim=size, budget=budget, seed=stream_seed(seed, name))
+        for name in names
+    ]
+    search = Search(
+        prior,
+        torch.stack(list(labels)),
+        objective,
+        strategies,
+        budget=budget,
+        penalty=penalty,
+        device=device,
+        checkpoint=checkpoint,
+        identity=identity,
+    )
+    return search.run(progress)

@@ -1,0 +1,87 @@
+"""The contract of a defense: the client's half and the attacker's half."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
+from ggl.base.errors import InputError
+from ggl.gradients import Gradients, View
+from ggl.gradients.view import Mask, Step
+
+__all__ = ["ATTACKERS", "Attacker", "Composed", "Defense", "NoDefense"]
+
+Attacker: TypeAlias = Literal["naive", "adaptive", "informed"]
+"""What an attacker knows of the defense: nothing, its kind (parameters are estimated from the observed
+gradient), or its kind and its parameters."""
+
+ATTACKERS: tuple[Attacker, ...] = get_args(Attacker)
+
+
+class Defense(ABC):
+    """A transformation of gradients; both halves are pure.
+
+    A subclass sets `name`, in the form that loads it again ("prune:0.9"), and writes `protect`; one
+    that an attacker can imitate also writes `steps`.
+    """
+
+    name: str
+
+    @abstractmethod
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        """Return what the client shares; every random draw comes from `generator`."""
+
+    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: ARG002
+        """Return what an attacker who knows the defense does to a trial gradient.
+
+        Parameters are estimated from `observed`, unless the attacker is `informed` of them.
+        """
+        return ()
+
+    def view(self, observed: Gradients, attacker: Attacker = "adaptive") -> View:
+        """Return the attacker's half for one observed gradient.
+
+        Raises:
+            InputError: an unknown attacker.
+        """
+        if attacker not in ATTACKERS:
+            raise InputError(f"expected an attacker of {', '.join(ATTACKERS)}; found {attacker!r}")
+        if attacker == "naive":
+            return View(observed)
+        return View(observed, self.steps(observed, informed=attacker == "informed"))
+
+
+class NoDefense(Defense):
+    """Shares the gradient as it is."""
+
+    name = "none"
+
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
+        return {name: g.clone() for name, g in gradients.items()}
+
+
+class Composed(Defense):
+    """Several defenses, applied in their order."""
+
+    def __init__(self, parts: Sequence[Defense]) -> None:
+        self.parts = tuple(parts)
+        self.name = "+".join(part.name for part in self.parts)
+
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
+        for part in self.parts:
+            gradients = part.protect(gradients, generator)
+        return gradients
+
+    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:
+        """Return the parts' steps in order.
+
+        Every mask is read off the same zeros, so that one stands for all; and since an estimated bound is
+        the norm of what was left, an attacker who estimates masks before scaling.
+        """
+        steps = [step for part in self.parts for step in part.steps(observed, informed=informed)]
+        masks = [step for step in steps if isinstance(step, Mask)]
+        steps = [step for step in steps if not isinstance(step, Mask) or step is masks[-1]]
+        if not informed:
+            steps.sort(key=lambda step: not isinstance(step, Mask))
+        return tuple(steps)

@@ -1,0 +1,113 @@
+"""The contract of a strategy: an ask/tell searcher over standard-normal coordinates."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ggl.base.errors import InputError
+
+__all__ = ["State", "Strategy"]
+
+State: TypeAlias = dict[str, Tensor]
+"""A strategy's state: tensors alone, so that a checkpoint is a plain weights file."""
+
+
+class Strategy(ABC):
+    """A searcher that minimizes, one whole generation at a time, and never calls the objective.
+
+    A subclass writes `_ask`, `_tell`, `_state` and `_load`. Latents are float64 on the CPU.
+    """
+
+    needs_gradient: ClassVar[bool] = False
+    """Whether `tell` wants the loss's gradient beside it."""
+
+    def __init__(self, latent_dim: int, batch_size: int) -> None:
+        if latent_dim < 1:
+            raise InputError(f"expected a latent dimension of at least 1, found {latent_dim}")
+        self.latent_dim, self.batch_size = latent_dim, batch_size
+        self._asked: Tensor | None = None
+
+    def ask(self) -> Float[Tensor, "n d"]:
+        """Return the next generation, (batch_size, latent_dim)."""
+        if self._asked is not None:
+            raise InputError("asked twice: tell the losses of the last generation first")
+        self._asked = self._ask()
+        return self._asked.clone()
+
+    def tell(
+        self,
+        z: Float[Tensor, "n d"],
+        loss: Float[Tensor, " n"],
+        gradient: Float[Tensor, "n d"] | None = None,
+    ) -> None:
+        """Take the losses of the generation that was asked, its rows in any order.
+
+        A loss that is not finite counts as worse than every finite one.
+
+        Raises:
+            InputError: not the generation that was asked, or no gradient where one is needed.
+        """
+        if self._asked is None:
+            raise InputError("told before asked: ask for a generation first")
+        if self.needs_gradient and gradient is None:
+            raise InputError(f"{type(self).__name__} needs the gradient of every loss")
+        order = _rows_of(self._asked, z.detach().to("cpu", torch.float64))
+        loss = _finite(loss.detach().to("cpu", torch.float64))[order]
+        if gradient is not None:
+            gradient = gradient.detach().to("cpu", torch.float64).nan_to_num(0.0, 0.0, 0.0)[order]
+        self._tell(self._asked, loss, gradient)
+        self._asked = None
+
+    def state_dict(self) -> State:
+        """Return everything that a resumed search needs, random state included.
+
+        Raises:
+            InputError: a generation was asked and not yet told.
+        """
+        if self._asked is not None:
+            raise InputError("a strategy is saved between generations: tell the last one first")
+        return self._state()
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue a strategy of the same settings from `state_dict`, bit for bit."""
+        self._load(state)
+        self._asked = None
+
+    @abstractmethod
+    def _ask(self) -> Tensor: ...
+
+    @abstractmethod
+    def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None: ...
+
+    @abstractmethod
+    def _state(self) -> State: ...
+
+    @abstractmethod
+    def _load(self, state: State) -> None: ...
+
+
+def _rows_of(asked: Tensor, told: Tensor) -> Tensor:
+    """Return, for each row of `asked`, where it stands in `told`."""
+    if told.shape != asked.shape:
+        raise InputError(f"expected a generation of {tuple(asked.shape)}, found {tuple(told.shape)}")
+    if torch.equal(asked, told):
+        return torch.arange(len(asked))
+    order = _sort_rows(told)[torch.argsort(_sort_rows(asked))]
+    if not torch.equal(told[order], asked):
+        raise InputError("told another generation than was asked: return its rows unchanged")
+    return order
+
+
+def _sort_rows(rows: Tensor) -> Tensor:
+    """Return the order that sorts rows lexicographically."""
+    place: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
+    return place.argsort(stable=True)
+
+
+def _finite(loss: Tensor) -> Tensor:
+    fine = torch.isfinite(loss)
+    worst = loss[fine].max() if fine.any() else torch.zeros((), dtype=loss.dtype)
+    return torch.where(fine, loss, worst + worst.abs().clamp_min(1.0))

@@ -1,0 +1,61 @@
+"""Strategies by name: "cma-es", "cma-es:sigma0=0.3,population=30"."""
+
+import inspect
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ggl.base.errors import InputError
+from ggl.base.registry import Registry, unknown_name
+from ggl.optimizers.adam import Adam
+from ggl.optimizers.base import Strategy
+from ggl.optimizers.cmaes import CMAES, SeparableCMAES
+from ggl.optimizers.random_search import RandomSearch
+
+__all__ = ["load_strategy", "register_strategy", "strategies"]
+
+StrategyFactory: TypeAlias = Callable[..., Strategy]
+"""A `Strategy` class: (latent_dim, *, budget, seed, and options that are numbers)."""
+
+strategies: Registry[StrategyFactory] = Registry("strategy", "ggl.optimizers")
+register_strategy = strategies.register
+
+register_strategy("cma-es")(CMAES)
+register_strategy("sep-cma-es")(SeparableCMAES)
+register_strategy("random")(RandomSearch)
+register_strategy("adam")(Adam)
+
+
+def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int) -> Strategy:
+    """Return the strategy of "name" or "name:option=number,option=number".
+
+    Args:
+        specification: a registered name with its options, or `package.module:Class`.
+        latent_dim: d of the latents searched.
+        budget: objective evaluations that the search may spend.
+        seed: of the strategy's random stream.
+
+    Raises:
+        UnknownNameError: a name or an option that is not known.
+        InputError: an option that is not a number or is out of range.
+    """
+    factory, text = strategies.resolve(specification)
+    options = _options(specification, text)
+    known = [p for p in inspect.signature(factory).parameters if p not in ("latent_dim", "budget", "seed")]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of strategy {specification.partition(':')[0]}", option, known)
+    return factory(latent_dim, budget=budget, seed=seed, **options)
+
+
+def _options(specification: str, text: str | None) -> dict[str, int | float]:
+    options: dict[str, int | float] = {}
+    for part in text.split(",") if text else []:
+        name, _, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise InputError(
+                f"strategy {specification!r}: expected option=number after the colon, found {part!r}"
+            ) from error
+        options[name.strip()] = int(number) if value.strip().lstrip("+-").isdigit() else number
+    return options
