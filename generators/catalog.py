@@ -1,5 +1,6 @@
 """Priors by name."""
 
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -24,11 +25,17 @@ def load_prior(specification: str) -> Prior:
 
     Raises:
         UnknownNameError: a name that is not registered.
-        InputError: what was found is no `Prior`.
+        InputError: a parameter is missing or superfluous, or what was found is no `Prior`.
         WeightsError: its weights are missing, cut short or altered.
     """
     factory, parameter = priors.resolve(specification)
-    prior = factory() if parameter is None else factory(parameter)
+    arguments = [] if parameter is None else [parameter]
+    try:
+        inspect.signature(factory).bind(*arguments)
+    except TypeError as error:
+        wanted = "nothing" if arguments else "a parameter"
+        raise InputError(f"prior {specification!r}: expected {wanted} after the name") from error
+    prior = factory(*arguments)
     if not isinstance(prior, Prior):
         raise InputError(f"prior {specification!r}: expected a ggl.Prior, found {type(prior).__name__}")
     return prior.eval()

@@ -1,6 +1,7 @@
 """The embedded prior: a class-conditional DCGAN trained on Fashion-MNIST's training split."""
 
 from importlib.resources import files
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -49,8 +50,9 @@ class FashionDCGAN32(Prior):
 
 def _folded(generator: Generator) -> Generator:
     """Fold each block's normalization into its convolution; same images, less time."""
+    blocks: list[Any] = [list(block.children()) for block in generator.blocks]
     generator.blocks = nn.ModuleList(
         nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=True), relu)
-        for convolution, norm, relu in map(nn.Module.children, generator.blocks)
+        for convolution, norm, relu in blocks
     )
     return generator.to(memory_format=torch.channels_last)

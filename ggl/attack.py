@@ -61,7 +61,9 @@ class ImageMatch:
         counts: Sequence[int],
     ) -> Float[Tensor, " n"]:
         """Return the losses (n,) of images (n, b, c, h, w)."""
-        wanted = self.images[list(chosen)].repeat_interleave(torch.tensor(counts), dim=0)
+        wanted = self.images[list(chosen)].repeat_interleave(
+            torch.tensor(counts, device=self.images.device), dim=0
+        )
         return (images - wanted.to(images)).square().flatten(1).mean(1)
 
 
@@ -146,6 +148,8 @@ def attack_many(
     """
     if restarts < 1:
         raise InputError(f"expected at least 1 restart, found {restarts}")
+    if len({len(target.labels) for target in targets}) != 1:
+        raise InputError("expected at least one target, all of one batch size")
     known = load_defense(defense)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
@@ -173,7 +177,9 @@ def attack_many(
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(settings, [g for target in targets for g in target.shared.values()]),
+        identity=fingerprint(
+            settings, [t for target in targets for t in (target.labels, *target.shared.values())]
+        ),
         progress=progress,
     )
     groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]

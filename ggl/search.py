@@ -235,5 +235,5 @@ def fingerprint(settings: Mapping[str, object], tensors: Sequence[Tensor]) -> st
     """Return a hash of settings and tensors, by which a checkpoint knows its search again."""
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

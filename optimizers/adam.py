@@ -35,7 +35,7 @@ class Adam(Strategy):
     def __init__(
         self, latent_dim: int, *, budget: int, seed: int, learning_rate: float = 0.1, starts: int = 4
     ) -> None:
-        if starts < 1 or learning_rate <= 0:
+        if not (starts >= 1 and 0 < learning_rate < math.inf):
             raise InputError(
                 f"adam: expected starts and learning_rate above 0, found {starts} and {learning_rate:g}"
             )

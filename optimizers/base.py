@@ -27,6 +27,8 @@ class Strategy(ABC):
     def __init__(self, latent_dim: int, batch_size: int) -> None:
         if latent_dim < 1:
             raise InputError(f"expected a latent dimension of at least 1, found {latent_dim}")
+        if batch_size < 1:
+            raise InputError(f"expected at least 1 candidate a generation, found {batch_size}")
         self.latent_dim, self.batch_size = latent_dim, batch_size
         self._asked: Tensor | None = None
 

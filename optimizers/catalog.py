@@ -40,22 +40,33 @@ def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int
     """
     factory, text = strategies.resolve(specification)
     options = _options(specification, text)
-    known = [p for p in inspect.signature(factory).parameters if p not in ("latent_dim", "budget", "seed")]
+    kinds = {p.name: p.annotation for p in inspect.signature(factory).parameters.values()}
+    known = [option for option in kinds if option not in ("latent_dim", "budget", "seed")]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of strategy {specification.partition(':')[0]}", option, known)
-    return factory(latent_dim, budget=budget, seed=seed, **options)
+    numbers = {option: _number(option, value, kinds[option]) for option, value in options.items()}
+    strategy = factory(latent_dim, budget=budget, seed=seed, **numbers)
+    if not isinstance(strategy, Strategy):
+        raise InputError(f"strategy {specification!r}: expected a Strategy, found {type(strategy).__name__}")
+    return strategy
 
 
-def _options(specification: str, text: str | None) -> dict[str, int | float]:
-    options: dict[str, int | float] = {}
+def _options(specification: str, text: str | None) -> dict[str, float]:
+    options: dict[str, float] = {}
     for part in text.split(",") if text else []:
         name, _, value = part.partition("=")
         try:
-            number = float(value)
+            options[name.strip()] = float(value)
         except ValueError as error:
             raise InputError(
                 f"strategy {specification!r}: expected option=number after the colon, found {part!r}"
             ) from error
-        options[name.strip()] = int(number) if value.strip().lstrip("+-").isdigit() else number
     return options
+
+
+def _number(option: str, value: float, kind: object) -> int | float:
+    """Return the value as an integer, unless its annotation says that it is no count."""
+    if kind in (int, int | None) and not value.is_integer():
+        raise InputError(f"expected a whole number for {option}, found {value:g}")
+    return int(value) if value.is_integer() and kind is not float else value

@@ -38,7 +38,7 @@ class CMAES(Strategy):
         sigma0: float = 0.5,
         population: int | None = None,
     ) -> None:
-        size = 4 + int(3 * math.log(latent_dim)) if population is None else population
+        size = 4 + int(3 * math.log(max(latent_dim, 1))) if population is None else population
         if size < 3:
             raise InputError(f"CMA-ES: expected a population of at least 3, found {size}")
         if not (sigma0 > 0 and math.isfinite(sigma0)):

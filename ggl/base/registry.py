@@ -74,10 +74,12 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
 def import_object(path: str, kind: str) -> Any:
     """Import `package.module:name`, the user's own code, by the name that the user gave."""
     module_name, _, attribute = path.partition(":")
+    if module_name.startswith("."):
+        raise UnknownNameError(f"{kind} {path!r}: expected package.module:name, found a relative name")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise UnknownNameError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
-    except AttributeError as error:
-        raise UnknownNameError(f"{kind} {path!r}: {module_name} has no {attribute!r}") from error
-    return found
+    if not hasattr(module, attribute):
+        raise UnknownNameError(f"{kind} {path!r}: {module_name} has no {attribute!r}")
+    return getattr(module, attribute)

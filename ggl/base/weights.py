@@ -1,14 +1,17 @@
 """Weight files: written whole or not at all, read as tensors only, never executed."""
 
 import hashlib
+import io
+import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -16,6 +19,21 @@ from torch import Tensor
 from ggl.base.errors import WeightsError
 
 __all__ = ["load_tensors", "load_tensors_and_metadata", "save_tensors", "sha256", "write_atomically"]
+
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch's reader was seen to raise, or may, on files cut short or with altered bytes."""
 
 
 def sha256(path: str | Path) -> str:
@@ -54,27 +72,35 @@ def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dic
             holds anything but tensors (code in it is refused, never run).
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: expected a weights file, but it cannot be read ({error.strerror})"
-        ) from error
+    content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if expected_sha256 is not None and found != expected_sha256:
         raise WeightsError(
             f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
             "the file was cut short or altered: fetch or install it again"
         )
-    state = _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path)
+    state = (
+        _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path, content)
+    )
     return _tensors_of(path, state)
 
 
 def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file with its text metadata; errors as in `load_tensors`."""
-    tensors = load_tensors(path)
-    with safe_open(str(path), framework="pt") as file:
-        return tensors, dict(file.metadata() or {})
+    """Read a safetensors file, whatever its suffix, with its text metadata; errors as in `load_tensors`."""
+    path = Path(path)
+    content = _read(path)
+    tensors = _tensors_of(path, _parse_safetensors(path, content))
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, dict(header.get("__metadata__", {}))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: expected a weights file, but it cannot be read ({error.strerror})"
+        ) from error
 
 
 def _parse_safetensors(path: Path, content: bytes) -> object:
@@ -86,15 +112,15 @@ def _parse_safetensors(path: Path, content: bytes) -> object:
         ) from error
 
 
-def _parse_torch(path: Path) -> object:
+def _parse_torch(path: Path, content: bytes) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"{path}: expected tensors only, found something else; refused ({reason})"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path}: expected a torch state dict, found a damaged file ({reason})") from error
 

@@ -1,7 +1,7 @@
 """The contract of a defense: the client's half and the attacker's half."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -10,7 +10,7 @@ from ggl.base.errors import InputError
 from ggl.gradients import Gradients, View
 from ggl.gradients.view import Mask, Step
 
-__all__ = ["ATTACKERS", "Attacker", "Composed", "Defense", "NoDefense"]
+__all__ = ["ATTACKERS", "Attacker", "Composed", "Defense", "NoDefense", "number_text"]
 
 Attacker: TypeAlias = Literal["naive", "adaptive", "informed"]
 """What an attacker knows of the defense: nothing, its kind (parameters are estimated from the observed
@@ -52,6 +52,12 @@ class Defense(ABC):
         return View(observed, self.steps(observed, informed=attacker == "informed"))
 
 
+def number_text(number: float) -> str:
+    """Return the shortest text that reads as `number` again, without the "+" that joins defenses."""
+    short = f"{number:g}"
+    return (short if float(short) == number else repr(float(number))).replace("e+", "e")
+
+
 class NoDefense(Defense):
     """Shares the gradient as it is."""
 
@@ -77,11 +83,19 @@ class Composed(Defense):
         """Return the parts' steps in order.
 
         Every mask is read off the same zeros, so that one stands for all; and since an estimated bound is
-        the norm of what was left, an attacker who estimates masks before scaling.
+        the norm of what was left, an attacker who estimates masks before scaling, and scales every
+        parameter before the whole.
         """
         steps = [step for part in self.parts for step in part.steps(observed, informed=informed)]
         masks = [step for step in steps if isinstance(step, Mask)]
         steps = [step for step in steps if not isinstance(step, Mask) or step is masks[-1]]
         if not informed:
-            steps.sort(key=lambda step: not isinstance(step, Mask))
+            steps.sort(key=_breadth)
         return tuple(steps)
+
+
+def _breadth(step: Step) -> int:
+    """Return 0 for a mask, 1 for clipping by parameter, 2 for clipping the whole gradient."""
+    if isinstance(step, Mask):
+        return 0
+    return 1 if isinstance(step.bound, Mapping) else 2

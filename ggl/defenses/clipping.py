@@ -1,13 +1,13 @@
-"""Norm clipping. Its attacker takes the observed norm for the bound."""
+"""Norm clipping. Its attacker takes the observed norm, and clipping's own 1e-6, for the bound."""
 
 import math
 
 import torch
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import Defense
+from ggl.defenses.base import Defense, number_text
 from ggl.gradients import Clip, Gradients
-from ggl.gradients.view import Step, global_norm
+from ggl.gradients.view import EPSILON, Step, global_norm
 
 __all__ = ["Clipping", "LayerClipping"]
 
@@ -17,13 +17,13 @@ class Clipping(Defense):
 
     def __init__(self, bound: float) -> None:
         self.bound = _bound("clip", bound)
-        self.name = f"clip:{bound:g}"
+        self.name = f"clip:{number_text(bound)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
         return Clip(self.bound).apply(gradients)
 
     def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: D102
-        return (Clip(self.bound if informed else float(global_norm(observed))),)
+        return (Clip(self.bound if informed else float(global_norm(observed)) + EPSILON),)
 
 
 class LayerClipping(Defense):
@@ -31,13 +31,15 @@ class LayerClipping(Defense):
 
     def __init__(self, bound: float) -> None:
         self.bound = _bound("clip-layer", bound)
-        self.name = f"clip-layer:{bound:g}"
+        self.name = f"clip-layer:{number_text(bound)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
         return Clip(dict.fromkeys(gradients, self.bound)).apply(gradients)
 
     def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: D102
-        return (Clip({name: self.bound if informed else float(g.norm()) for name, g in observed.items()}),)
+        if informed:
+            return (Clip(dict.fromkeys(observed, self.bound)),)
+        return (Clip({name: float(g.norm()) + EPSILON for name, g in observed.items()}),)
 
 
 def _bound(name: str, bound: float) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import Defense
+from ggl.defenses.base import Defense, number_text
 from ggl.gradients import Gradients
 
 __all__ = ["GaussianNoise", "LaplacianNoise"]
@@ -17,7 +17,7 @@ class GaussianNoise(Defense):
 
     def __init__(self, std: float) -> None:
         self.std = _positive("noise", "standard deviation", std)
-        self.name = f"noise:{std:g}"
+        self.name = f"noise:{number_text(std)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
         return {name: g + self.std * _normal(g, generator) for name, g in gradients.items()}
@@ -28,7 +28,7 @@ class LaplacianNoise(Defense):
 
     def __init__(self, scale: float) -> None:
         self.scale = _positive("laplace", "scale", scale)
-        self.name = f"laplace:{scale:g}"
+        self.name = f"laplace:{number_text(scale)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
         return {name: g + self.scale * _laplace(g, generator) for name, g in gradients.items()}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import Defense
+from ggl.defenses.base import Defense, number_text
 from ggl.gradients import Gradients, Mask
 from ggl.gradients.view import Step
 
@@ -19,7 +19,7 @@ class LayerPruning(Defense):
 
     def __init__(self, share: float) -> None:
         self.share = _share("prune", share)
-        self.name = f"prune:{share:g}"
+        self.name = f"prune:{number_text(share)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
         return {name: _pruned(g.flatten(), self.share).view_as(g) for name, g in gradients.items()}
@@ -33,12 +33,15 @@ class GlobalPruning(Defense):
 
     def __init__(self, share: float) -> None:
         self.share = _share("prune-global", share)
-        self.name = f"prune-global:{share:g}"
+        self.name = f"prune-global:{number_text(share)}"
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
         whole = _pruned(torch.cat([g.flatten() for g in gradients.values()]), self.share)
         parts = whole.split([g.numel() for g in gradients.values()])
-        return {name: part.view_as(g) for part, (name, g) in zip(parts, gradients.items(), strict=True)}
+        return {
+            name: part.view_as(g).to(g.dtype)
+            for part, (name, g) in zip(parts, gradients.items(), strict=True)
+        }
 
     def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: ARG002, D102
         return mask_of_zeros(observed)

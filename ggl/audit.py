@@ -1,0 +1,326 @@
+"""The audit: every defense, attacker and strategy on the same images, against the same controls."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ggl.attack import PENALTY, Target, attack_many, invert
+from ggl.base.errors import InputError
+from ggl.base.random import stream
+from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, prior_samples
+from ggl.datasets import load_dataset
+from ggl.defenses import Attacker, Defense, load_defense
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle, Gradients
+from ggl.labels import infer_label
+from ggl.leakage import Measure, Scores, measures, score
+from ggl.lpips import load_lpips
+from ggl.metrics import feature_distance
+from ggl.report import Cell, Report
+from ggl.search import Progress, SearchResult, fingerprint
+from ggl.statistics import share
+
+__all__ = ["CEILING_BUDGET", "Stage", "audit"]
+
+CEILING_BUDGET = 2000
+"""Evaluations that the inversion of each private image may spend: Adam, four starts."""
+
+PRIOR_DRAWS = 8
+"""Samples of the prior whose errors are averaged for each private image."""
+
+Stage: TypeAlias = Callable[[str, int, int, float], None]
+"""Called with a stage's title, evaluations done, those planned, and the mean best loss."""
+
+
+@dataclass(frozen=True)
+class _Audit:
+    """What every cell shares: the private images, their controls, the attacker's means."""
+
+    oracle: GradientOracle
+    prior: Prior
+    images: Tensor
+    labels: Tensor
+    decoys: Decoys
+    errors: Mapping[str, Measure]
+    budget: int
+    seed: int
+    distance: str
+    penalty: float
+    checkpoints: Path | None
+    progress: Stage | None
+
+    def score(self, reconstructions: Tensor) -> Scores:
+        """Score reconstructions (n, c, h, w) against the private images."""
+        return score(reconstructions, self.images, self.decoys.images, self.errors)
+
+    def gradients(self, images: Tensor) -> list[Gradients]:
+        """Return each image's gradient, with the private images' labels."""
+        pairs = zip(images, self.labels, strict=True)
+        return [self.oracle.observe(image[None], label[None]) for image, label in pairs]
+
+    def ceiling(self) -> Tensor:
+        """Return the prior's best image of each private one."""
+        results = invert(
+            self.images,
+            self.labels,
+            prior=self.prior,
+            budget=CEILING_BUDGET,
+            seed=self.seed,
+            device=self.oracle.device,
+            checkpoint=self._checkpoint("ceiling"),
+            progress=self._stage("ceiling"),
+        )
+        return torch.cat([result.images for result in results])
+
+    def passive_controls(self) -> dict[str, Scores]:
+        """Score what needs no gradient: random samples of the prior, and the decoys' mean."""
+        random = stream(self.seed, "prior control")
+        draws = [
+            self.score(prior_samples(self.prior, self.labels, random, self.oracle.device))
+            for _ in range(PRIOR_DRAWS)
+        ]
+        mean = {name: np.mean([draw.values[name] for draw in draws], axis=0) for name in draws[0].values}
+        prior = Scores(mean, draws[0].ranks, draws[0].decoys)
+        return {"prior": prior, "class mean": self.score(class_means(self.decoys.images))}
+
+    def shared(
+        self, defense: Defense, clean: Mapping[str, Sequence[Gradients]]
+    ) -> dict[str, list[Gradients]]:
+        """Return what clients share of the clean gradients of each kind."""
+        return {
+            kind: [
+                defense.protect(g, stream(self.seed, "client", defense.name, kind, i))
+                for i, g in enumerate(gradients)
+            ]
+            for kind, gradients in clean.items()
+        }
+
+    def attack(
+        self, defense: Defense, strategy: str, attacker: Attacker, shared: Sequence[Gradients]
+    ) -> list[SearchResult]:
+        """Attack shared gradients, n of each kind in a row; the i-th of every kind has one seed."""
+        n = len(self.images)
+        title = f"{defense.name}, {attacker}, {strategy}"
+        return attack_many(
+            self.oracle,
+            [Target(f"image {i % n}", g, self.labels[i % n][None]) for i, g in enumerate(shared)],
+            prior=self.prior,
+            strategy=strategy,
+            defense=defense,
+            attacker=attacker,
+            distance=self.distance,
+            penalty=self.penalty,
+            budget=self.budget,
+            seed=self.seed,
+            checkpoint=self._checkpoint(title),
+            progress=self._stage(title),
+        )
+
+    def cell(
+        self,
+        defense: Defense,
+        strategy: str,
+        attacker: Attacker,
+        shared: Mapping[str, Sequence[Gradients]],
+        passive: Mapping[str, Scores],
+    ) -> Cell:
+        """Attack every kind of shared gradient and score what comes out."""
+        started = time.monotonic()
+        results = self.attack(defense, strategy, attacker, [g for group in shared.values() for g in group])
+        n = len(self.images)
+        groups = {kind: results[k * n : (k + 1) * n] for k, kind in enumerate(shared)}
+        images = {kind: torch.cat([r.images for r in group]) for kind, group in groups.items()}
+        scores = {kind: self.score(reconstructions) for kind, reconstructions in images.items()}
+        right = [
+            infer_label(g) == int(label) for g, label in zip(shared["private"], self.labels, strict=True)
+        ]
+        return Cell(
+            defense=defense.name,
+            strategy=strategy,
+            attacker=attacker,
+            attack=scores.pop("private"),
+            controls={**scores, **passive},
+            images=images,
+            labels_recovered=share(sum(right), n),
+            results=groups,
+            seconds=time.monotonic() - started,
+        )
+
+    def _checkpoint(self, title: str) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        return self.checkpoints / f"{fingerprint({'stage': title}, [])[:16]}.safetensors"
+
+    def _stage(self, title: str) -> Progress | None:
+        report = self.progress
+        if report is None:
+            return None
+        return lambda done, planned, loss: report(title, done, planned, loss)
+
+
+def audit(
+    victim: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    prior: Prior,
+    defenses: Sequence[str | Defense] = ("none",),
+    strategies: Sequence[str] = ("cma-es",),
+    attackers: Sequence[Attacker] = ("adaptive",),
+    budget: int = 2000,
+    seed: int = 0,
+    decoys: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]] | None = None,
+    distance: str = "cosine",
+    penalty: float = PENALTY,
+    backend: str = "auto",
+    precision: str = "float32",
+    checkpoints: Path | None = None,
+    progress: Stage | None = None,
+) -> Report:
+    """Measure how much of private images their gradients give away, one image a gradient.
+
+    Every cell attacks the private images, a sibling of each (another image of its class) and a noise
+    gradient of the same norm: same seed, same budget, same defense.
+
+    Args:
+        victim: the model, on the device and in the mode (train, eval) that the clients have.
+        images: private images in [0, 1], of the prior's shape.
+        labels: their classes, known to the attacker.
+        prior: the attacker's generator.
+        defenses: names such as "none", "prune:0.9", "clip:4+noise:0.01".
+        strategies: names such as "cma-es", "adam:starts=2".
+        attackers: of "naive", "adaptive", "informed"; where a defense leaves nothing to adapt to, they
+            are one.
+        budget: objective evaluations of each search.
+        seed: of every random draw.
+        decoys: images and labels of the same domain, for ranks, siblings and class means; by default
+            the prior's own held-out images.
+        distance: "cosine" or "l2".
+        penalty: weight of the prior's latent penalty.
+        backend: of the gradient oracle.
+        precision: of the gradient oracle.
+        checkpoints: a folder that lets a killed audit resume with an identical result.
+        progress: called after every generation.
+
+    Raises:
+        InputError: shapes, labels or names that do not fit.
+        GradientError: a private image's gradient is zero or not finite.
+        CheckpointError: `checkpoints` holds those of another audit.
+    """
+    known = [load_defense(defense) for defense in defenses]
+    _check(images, labels, prior)
+    pool, pool_labels = decoys or _heldout(prior)
+    oracle = GradientOracle(victim, backend=backend, precision=precision)
+    shared_settings = _Audit(
+        oracle=oracle,
+        prior=prior,
+        images=images,
+        labels=labels,
+        decoys=choose_decoys(images, labels, pool, pool_labels, seed),
+        errors=measures(_features(victim, oracle.device), load_lpips()),
+        budget=budget,
+        seed=seed,
+        distance=distance,
+        penalty=penalty,
+        checkpoints=checkpoints,
+        progress=progress,
+    )
+    return _run(shared_settings, victim, known, strategies, attackers)
+
+
+def _run(
+    audit: _Audit,
+    victim: nn.Module,
+    defenses: Sequence[Defense],
+    strategies: Sequence[str],
+    attackers: Sequence[Attacker],
+) -> Report:
+    started = time.monotonic()
+    private = audit.gradients(audit.images)
+    clean = {
+        "private": private,
+        "sibling": audit.gradients(audit.decoys.siblings),
+        "noise": [noise_gradient(g, stream(audit.seed, "noise control", i)) for i, g in enumerate(private)],
+    }
+    ceiling = audit.ceiling()
+    passive = audit.passive_controls()
+    cells = []
+    for defense in defenses:
+        shared = audit.shared(defense, clean)
+        for strategy in strategies:
+            for attacker in _distinct(defense, attackers, shared["private"]):
+                cells.append(audit.cell(defense, strategy, attacker, shared, passive))
+    return Report(
+        settings=_settings(audit, victim),
+        images=audit.images,
+        labels=audit.labels,
+        ceiling_images=ceiling,
+        ceiling=audit.score(ceiling),
+        cells=cells,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _settings(audit: _Audit, victim: nn.Module) -> dict[str, object]:
+    return {
+        "victim": type(victim).__name__,
+        "victim_mode": "train" if victim.training else "eval",
+        "victim_parameters": sum(p.numel() for p in victim.parameters()),
+        "prior": audit.prior.name,
+        "images": len(audit.images),
+        "budget": audit.budget,
+        "ceiling_budget": CEILING_BUDGET,
+        "seed": audit.seed,
+        "distance": audit.distance,
+        "penalty": audit.penalty,
+        "backend": audit.oracle.backend,
+        "precision": audit.oracle.precision,
+        "device": str(audit.oracle.device),
+        "attacker_knows": "architecture, weights, mode, label, batch size 1, data domain",
+    }
+
+
+def _check(images: Tensor, labels: Tensor, prior: Prior) -> None:
+    if tuple(images.shape[1:]) != tuple(prior.image_shape):
+        raise InputError(
+            f"expected images of the prior's shape {tuple(prior.image_shape)}, found {tuple(images.shape[1:])}"
+        )
+    if len(images) == 0 or labels.shape != images.shape[:1]:
+        raise InputError(f"expected one label for each of {len(images)} images, found {tuple(labels.shape)}")
+    if not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise InputError("expected images in [0, 1]; divide by 255 first?")
+    prior.check_labels(labels)
+
+
+def _heldout(prior: Prior) -> tuple[Tensor, Tensor]:
+    if prior.heldout is None:
+        raise InputError(
+            f"prior {prior.name} brings no held-out images: give decoys=(images, labels) of its domain"
+        )
+    pool = load_dataset(prior.heldout)
+    return pool.images, pool.labels
+
+
+def _features(victim: nn.Module, device: torch.device) -> Measure | None:
+    """Return the distance between the victim's penultimate features, where it offers `features`."""
+    if not callable(getattr(victim, "features", None)):
+        return None
+    features: Any = copy.deepcopy(victim).eval().features
+    return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()
+
+
+def _distinct(
+    defense: Defense, attackers: Sequence[Attacker], shared: Sequence[Gradients]
+) -> Sequence[Attacker]:
+    """Return the attackers that differ: where no gradient leaves anything to adapt to, one is all."""
+    if any(defense.view(g, attacker).steps for g in shared for attacker in attackers):
+        return attackers
+    return attackers[:1]

@@ -1,0 +1,153 @@
+"""The command line: `ggl demo`, `ggl audit`, `ggl list`, `ggl weights`."""
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ggl.base.errors import GGLError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Measure how much of a private image a degraded gradient gives away.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+weights_app = typer.Typer(
+    help="Weights that are brought on request.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(weights_app, name="weights")
+
+Seed = Annotated[int, typer.Option(help="of every random draw")]
+Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
+Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was killed in --out")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
+
+
+class Kind(str, Enum):
+    """What `ggl list` lists."""
+
+    priors = "priors"
+    strategies = "strategies"
+    defenses = "defenses"
+    victims = "victims"
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    images: Annotated[int, typer.Option(help="private images", min=1)] = 10,
+    budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 2000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Attack held-out Fashion-MNIST images under five defenses and report what leaks; needs no network."""
+    from ggl.runs import DEMO, AuditPlan, run
+
+    run(
+        AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
+        resume,
+        replace=True,
+    )
+
+
+@app.command()
+def audit(
+    out: Out,
+    victim: Annotated[
+        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
+    ] = "lenet",
+    victim_weights: Annotated[Path | None, typer.Option(help="safetensors or torch state dict")] = None,
+    data: Annotated[
+        str,
+        typer.Option(help="fashion-mnist-heldout, a folder of class folders, an .npz, torchvision:NAME:ROOT"),
+    ] = "fashion-mnist-heldout",
+    split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
+    fit: Annotated[
+        str | None, typer.Option(help="bring images to the prior's shape: pad, resize, center-crop")
+    ] = None,
+    prior: Annotated[
+        str, typer.Option(help="a name of `ggl list priors`, or package.module:Class")
+    ] = "fashion-dcgan32",
+    defense: Annotated[
+        list[str] | None, typer.Option(help='repeatable; "clip:4+noise:0.01" composes; default none')
+    ] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="repeatable; default cma-es")] = None,
+    attacker: Annotated[
+        list[str] | None, typer.Option(help="repeatable; naive, adaptive or informed; default adaptive")
+    ] = None,
+    budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 2000,
+    images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 10,
+    seed: Seed = 0,
+    device: Device = "auto",
+    distance: Annotated[str, typer.Option(help="cosine or l2")] = "cosine",
+    backend: Annotated[str, typer.Option(help="auto, layerwise, vmap or sequential")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, for scoring")] = "float32",
+    resume: Resume = False,
+) -> None:
+    """Measure what the gradients of private images give away, per defense and strategy."""
+    from ggl.runs import AuditPlan, run
+
+    plan = AuditPlan(
+        victim=victim,
+        victim_weights=victim_weights,
+        data=data,
+        split=split,
+        fit=fit,
+        prior=prior,
+        defenses=tuple(defense or ["none"]),
+        strategies=tuple(strategy or ["cma-es"]),
+        attackers=tuple(attacker or ["adaptive"]),
+        out=out,
+        images=images,
+        budget=budget,
+        seed=seed,
+        device=device,
+        distance=distance,
+        backend=backend,
+        precision=precision,
+    )
+    run(plan, resume)
+
+
+@app.command("list")
+def list_names(kind: Kind) -> None:
+    """List what is registered under a name, a line each."""
+    from ggl.runs import describe
+
+    for name, summary in describe(kind.value).items():
+        print(f"{name:20} {summary}")  # noqa: T201
+
+
+@weights_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="lpips-alexnet")]) -> None:
+    """Download weights by name, check their hash, and keep them in the cache folder."""
+    from ggl.base.registry import unknown_name
+    from ggl.lpips import fetch_lpips
+
+    if name != "lpips-alexnet":
+        raise unknown_name("fetchable weights", name, ["lpips-alexnet"])
+    print(fetch_lpips())  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit code 2."""
+    try:
+        app()
+    except GGLError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"ggl: {error}", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("ggl: interrupted; the same command with --resume goes on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

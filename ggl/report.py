@@ -1,0 +1,175 @@
+"""What an audit found: figures with intervals, as a dictionary and as a folder of files."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.utils import save_image
+
+from ggl.base.weights import write_atomically
+from ggl.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
+from ggl.metrics import METRICS
+from ggl.page import render
+from ggl.search import SearchResult
+from ggl.statistics import Interval, bootstrap_mean
+
+__all__ = ["Cell", "Report"]
+
+PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense under one attacker and one strategy.
+
+    Attributes:
+        attack: the attack's scores; `controls` those of sibling, noise, prior and class mean.
+        images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
+        labels_recovered: how often iDLG reads the label off the defended gradient.
+        results: the searches behind `images`.
+    """
+
+    defense: str
+    strategy: str
+    attacker: str
+    attack: Scores
+    controls: Mapping[str, Scores]
+    images: Mapping[str, Float[Tensor, "n c h w"]]
+    labels_recovered: Interval
+    results: Mapping[str, Sequence[SearchResult]]
+    seconds: float
+
+    def leak(self, ceiling: Scores, metric: str = HEADLINE) -> LeakScore:
+        """Return the attack's leak score by one error metric."""
+        return self._leak(self.attack, ceiling, metric)
+
+    def _leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
+        controls = {name: control.values[metric] for name, control in self.controls.items()}
+        return leak_score(scores.values[metric], ceiling.values[metric], controls)
+
+    def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return evaluations and the mean best loss of the attacks on the private images."""
+        histories = [np.array(result.history) for result in self.results["private"]]
+        return histories[0][:, 0].astype(np.int64), np.mean([h[:, 1] for h in histories], axis=0)
+
+    def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
+        """Return every figure of the cell."""
+        errors = [name for name in self.attack.values if METRICS[name].lower_is_better]
+        headline = self.leak(ceiling)
+        evaluations, losses = self.curve()
+        return {
+            "defense": self.defense,
+            "strategy": self.strategy,
+            "attacker": self.attacker,
+            "leaks": headline.leaks,
+            "leak_score_metric": HEADLINE,
+            "leak_score": headline.to_dict(),
+            "leak_scores": {name: self.leak(ceiling, name).to_dict() for name in errors},
+            **_figures(self.attack),
+            "controls": {
+                name: {"leak_score": self._leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
+                for name, scores in self.controls.items()
+            },
+            "label_recovery": self.labels_recovered.to_dict(),
+            "evaluations": self.results["private"][0].evaluations,
+            "backward_passes": self.results["private"][0].backward_passes,
+            "images": _per_image(self.attack, self.results["private"], labels),
+            "curve": {"evaluations": evaluations.tolist(), "loss": losses.tolist()},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """An audit's cells, with the private images (n, c, h, w), their labels (n,) and the ceiling."""
+
+    settings: Mapping[str, object]
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    ceiling_images: Float[Tensor, "n c h w"]
+    ceiling: Scores
+    cells: Sequence[Cell]
+    seconds: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of `result.json`: the same for the same seed, `timing` apart."""
+        labels = self.labels.tolist()
+        return {
+            "settings": dict(self.settings),
+            "versions": versions(),
+            "ceiling": _figures(self.ceiling),
+            "results": [cell.to_dict(self.ceiling, labels) for cell in self.cells],
+            "timing": {
+                "seconds": round(self.seconds, 2),
+                "cells": [round(cell.seconds, 2) for cell in self.cells],
+                "evaluations_per_second": [round(cell_rate(cell), 1) for cell in self.cells],
+            },
+        }
+
+    def save(self, folder: str | Path, *, html: bool = True) -> None:
+        """Write the images, `report.html` and, last, `result.json` into a folder.
+
+        Raises:
+            InputError: `html` without the packages of the extra `report`; nothing is written.
+        """
+        folder, result = Path(folder), self.to_dict()
+        page = render(self, result) if html else None
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for name, images in self.image_sets().items():
+            for i, image in enumerate(images):
+                save_image(image, folder / "images" / f"{name}-{i:03d}.png")
+        if page is not None:
+            write_atomically(folder / "report.html", page.encode())
+        write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+
+    def image_sets(self) -> dict[str, Tensor]:
+        """Return every picture by the name that its files begin with."""
+        sets = {"private": self.images, "ceiling": self.ceiling_images}
+        for k, cell in enumerate(self.cells):
+            sets |= {
+                f"cell{k:02d}-{'attack' if kind == 'private' else kind}": images
+                for kind, images in cell.images.items()
+            }
+        return sets
+
+
+def cell_rate(cell: Cell) -> float:
+    """Return objective evaluations per second, controls included."""
+    done = sum(result.evaluations for results in cell.results.values() for result in results)
+    return done / max(cell.seconds, 1e-9)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    return {
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        **{p: version(p) for p in PACKAGES},
+    }
+
+
+def _figures(scores: Scores) -> dict[str, object]:
+    found = {name: interval.to_dict() for name, interval in identification(scores).items()}
+    return {**found, **{name: bootstrap_mean(values).to_dict() for name, values in scores.values.items()}}
+
+
+def _per_image(
+    scores: Scores, results: Sequence[SearchResult], labels: Sequence[int]
+) -> list[dict[str, float | int]]:
+    return [
+        {
+            "label": labels[i],
+            "loss": result.loss,
+            "rank": int(scores.ranks[i]),
+            "decoys": int(scores.decoys[i]),
+            **{name: float(values[i]) for name, values in scores.values.items()},
+        }
+        for i, result in enumerate(results)
+    ]

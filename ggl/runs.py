@@ -1,0 +1,217 @@
+"""Audits as the command line runs them: inputs checked first, progress shown, results in a folder."""
+
+import inspect
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ggl.audit import Stage, audit
+from ggl.base.devices import find_device
+from ggl.base.errors import CheckpointError, InputError
+from ggl.base.registry import Registry
+from ggl.controls import pick_private
+from ggl.datasets import load_dataset
+from ggl.defenses import ATTACKERS, defenses
+from ggl.generators import load_prior, priors
+from ggl.lpips import LPIPS_HINT, load_lpips
+from ggl.optimizers import strategies
+from ggl.page import check_page
+from ggl.report import Report
+from ggl.victims import load_victim, victims
+
+__all__ = ["DEMO", "AuditPlan", "describe", "run"]
+
+DEMO: dict[str, Any] = {
+    "victim": "lenet",
+    "data": "fashion-mnist-heldout",
+    "prior": "fashion-dcgan32",
+    "defenses": ("none", "noise:0.1", "prune:0.99", "clip:1+noise:0.5"),
+    "attackers": ("naive", "adaptive"),
+}
+"""What `ggl demo` audits."""
+
+CHECKPOINTS = "checkpoints"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """Everything that `ggl audit` was asked for; names as on the command line."""
+
+    victim: str
+    data: str
+    prior: str
+    defenses: tuple[str, ...]
+    attackers: tuple[str, ...]
+    out: Path
+    images: int
+    budget: int
+    seed: int
+    device: str
+    strategies: tuple[str, ...] = ("cma-es",)
+    victim_weights: Path | None = None
+    split: str = "test"
+    fit: str | None = None
+    distance: str = "cosine"
+    backend: str = "auto"
+    precision: str = "float32"
+
+
+def run(plan: AuditPlan, resume: bool, *, replace: bool = False) -> None:
+    """Run the audit, save it in the plan's folder, and print its table.
+
+    Args:
+        plan: what to audit.
+        resume: continue what a killed run left in the folder.
+        replace: overwrite an earlier run's results instead of refusing.
+    """
+    console = Console()
+    _prepare_folder(plan.out, resume, replace)
+    check_page()
+    report = _audit(plan, console)
+    report.save(plan.out)
+    shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
+    _print(report, plan, console)
+
+
+def describe(kind: str) -> dict[str, str]:
+    """Return the first line of what is registered, by name, for "priors", "strategies" and so on."""
+    kinds: dict[str, Registry[Any]] = {
+        "priors": priors,
+        "strategies": strategies,
+        "defenses": defenses,
+        "victims": victims,
+    }
+    table = kinds[kind]
+    return {name: (inspect.getdoc(table[name]) or "").partition("\n")[0] for name in table.names()}
+
+
+def _prepare_folder(out: Path, resume: bool, replace: bool) -> None:
+    """Refuse a folder that holds something else; nothing is created yet."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder for the results, found a file")
+    unfinished = (out / CHECKPOINTS).is_dir()
+    if resume and not unfinished:
+        raise CheckpointError(f"{out}: holds no unfinished run to resume; leave --resume out")
+    if resume or replace:
+        if not resume:
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        return
+    if unfinished:
+        raise InputError(f"{out}: holds an unfinished run; add --resume, or choose another folder")
+    if (out / RESULT).exists():
+        raise InputError(f"{out}: holds a finished run already; choose another folder")
+
+
+def _audit(plan: AuditPlan, console: Console) -> Report:
+    device = find_device(plan.device)
+    prior = load_prior(plan.prior)
+    data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+    prior.check_labels(data.labels)
+    if load_lpips() is None:
+        console.print(LPIPS_HINT, highlight=False)
+    channels, size, _ = prior.image_shape
+    victim = load_victim(
+        plan.victim,
+        in_channels=channels,
+        num_classes=prior.num_classes or data.num_classes,
+        image_size=size,
+        seed=plan.seed,
+        weights=plan.victim_weights,
+    )
+    chosen = pick_private(data.labels, plan.images, plan.seed)
+    with _progress(console) as stage:
+        return audit(
+            victim.to(device),
+            data.images[chosen],
+            data.labels[chosen],
+            prior=prior,
+            defenses=plan.defenses,
+            strategies=plan.strategies,
+            attackers=[_attacker(name) for name in plan.attackers],
+            budget=plan.budget,
+            seed=plan.seed,
+            decoys=(data.images, data.labels),
+            distance=plan.distance,
+            backend=plan.backend,
+            precision=plan.precision,
+            checkpoints=plan.out / CHECKPOINTS,
+            progress=stage,
+        )
+
+
+def _attacker(name: str) -> Any:
+    if name not in ATTACKERS:
+        raise InputError(f"expected an attacker of {', '.join(ATTACKERS)}; found {name!r}")
+    return name
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Stage]:
+    """Show a bar for each stage, with evaluations per second and the mean best loss."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[rate]:.0f}/s, best loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as bars:
+
+        def stage(title: str, done: int, planned: int, loss: float) -> None:
+            if title not in tasks:
+                tasks[title] = bars.add_task(title, total=planned, rate=0.0, loss=loss)
+            speed = bars.tasks[tasks[title]].speed or 0.0
+            bars.update(tasks[title], completed=done, rate=speed, loss=loss)
+
+        yield stage
+
+
+def _print(report: Report, plan: AuditPlan, console: Console) -> None:
+    table = Table(
+        title=f"{plan.victim}, {plan.prior}, {len(report.images)} images, {plan.budget} evaluations"
+    )
+    for heading in (
+        "defense",
+        "attacker",
+        "strategy",
+        "leak score",
+        "identified",
+        "PSNR dB",
+        "control dB",
+        "verdict",
+    ):
+        table.add_column(heading)
+    result: Any = report.to_dict()
+    for cell in result["results"]:
+        leak = cell["leak_score"]
+        table.add_row(
+            cell["defense"],
+            cell["attacker"],
+            cell["strategy"],
+            _interval(leak),
+            _interval(cell["identification"]),
+            f"{cell['psnr']['mean']:.1f}",
+            f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
+            "leaks" if cell["leaks"] else "no leak shown",
+        )
+    console.print(table)
+    console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
+    console.print(
+        "leak score: 0 is what the class alone gives away, 1 all that the prior can say; [95 % interval]"
+    )
+    console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
+
+
+def _interval(values: dict[str, float | None]) -> str:
+    if None in (values["mean"], values["low"], values["high"]):
+        return "undefined"
+    return f"{values['mean']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"

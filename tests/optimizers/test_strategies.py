@@ -1,0 +1,187 @@
+"""Strategies by name, and each against what its name promises."""
+
+import types
+
+import cma
+import numpy as np
+import pytest
+import torch
+
+from ggl.base.errors import InputError, UnknownNameError
+from ggl.base.random import numpy_stream
+from ggl.optimizers import load_strategy
+
+DIM = 12
+
+
+def load(specification, budget=200, latent_dim=DIM):
+    return load_strategy(specification, latent_dim=latent_dim, budget=budget, seed=3)
+
+
+def ellipsoid(z):
+    scale = 10 ** torch.linspace(0, 2, z.shape[1], dtype=torch.float64)
+    return (scale * (z - 1).square()).sum(1)
+
+
+def minimize(strategy, objective, generations):
+    best = torch.inf
+    for _ in range(generations):
+        z = strategy.ask().requires_grad_(strategy.needs_gradient)
+        loss = objective(z)
+        gradient = torch.autograd.grad(loss.sum(), z)[0] if strategy.needs_gradient else None
+        strategy.tell(z, loss, gradient)
+        best = min(best, loss.min().item())
+    return best
+
+
+@pytest.mark.parametrize(
+    ("specification", "attribute", "value"),
+    [
+        ("cma-es", "sigma0", 0.5),
+        ("cma-es:sigma0=0.3", "sigma0", 0.3),
+        ("cma-es:sigma0=1", "sigma0", 1),
+        ("cma-es:sigma0=0.3,population=30", "batch_size", 30),
+        ("cma-es: population = 30", "batch_size", 30),
+        ("sep-cma-es:population=1e1", "batch_size", 10),
+        ("random:population=5", "batch_size", 5),
+        ("adam:learning_rate=0.02,starts=2", "learning_rate", 0.02),
+        ("adam:learning_rate=0.02,starts=2", "batch_size", 2),
+    ],
+)
+def test_options_reach_the_strategy(specification, attribute, value):
+    assert getattr(load(specification), attribute) == value
+
+
+@pytest.mark.parametrize(("dim", "population"), [(1, 4), (12, 11), (64, 16), (128, 18)])
+def test_the_default_population_grows_with_the_dimension(dim, population):
+    """4 + floor(3 ln d): Hansen (arXiv 1604.00772), equation 48."""
+    assert load("cma-es", latent_dim=dim).batch_size == population
+
+
+@pytest.mark.parametrize(
+    ("specification", "reason"),
+    [
+        ("cma", "no strategy is named 'cma'; did you mean 'cma-es'"),
+        ("cma-es:sigma=0.3", "did you mean 'sigma0'"),
+        ("random:sigma0=1", "option of strategy random"),
+        ("adam:seed=1", "known: learning_rate, starts"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest_one(specification, reason):
+    with pytest.raises(UnknownNameError, match=reason):
+        load(specification)
+
+
+@pytest.mark.parametrize(
+    ("specification", "reason"),
+    [
+        ("cma-es:sigma0=big", "expected option=number after the colon, found 'sigma0=big'"),
+        ("cma-es:sigma0", "expected option=number"),
+        ("cma-es:0.3", "expected option=number"),
+        ("cma-es:sigma0=0.3,", "expected option=number"),
+        ("cma-es:sigma0=0", "expected sigma0 above 0, found 0"),
+        ("sep-cma-es:sigma0=-1", "expected sigma0 above 0, found -1"),
+        ("cma-es:sigma0=nan", "expected sigma0 above 0"),
+        ("cma-es:sigma0=inf", "expected sigma0 above 0"),
+        ("cma-es:population=2", "population of at least 3, found 2"),
+        ("cma-es:population=8.5", "expected a whole number for population, found 8.5"),
+        ("cma-es:population=nan", "expected a whole number for population, found nan"),
+        ("random:population=0", "at least 1 candidate a generation, found 0"),
+        ("random:population=-3", "at least 1 candidate a generation, found -3"),
+        ("random:population=inf", "expected a whole number for population, found inf"),
+        ("adam:starts=0", "expected starts and learning_rate above 0"),
+        ("adam:starts=2.5", "expected a whole number for starts, found 2.5"),
+        ("adam:learning_rate=0", "above 0, found 4 and 0"),
+        ("adam:learning_rate=nan", "above 0, found 4 and nan"),
+        ("adam:learning_rate=inf", "above 0, found 4 and inf"),
+    ],
+)
+def test_bad_options_are_refused(specification, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        load(specification)
+    assert "\n" not in str(error.value)
+
+
+def test_the_users_own_class_is_loaded(monkeypatch):
+    from ggl.optimizers.random_search import RandomSearch
+
+    module = types.ModuleType("own.search")
+    module.Mine, module.wrong = RandomSearch, lambda latent_dim, budget, seed: "a string"
+    monkeypatch.setitem(__import__("sys").modules, "own.search", module)
+    assert isinstance(load("own.search:Mine"), RandomSearch)
+    with pytest.raises(InputError, match="expected a Strategy, found str"):
+        load("own.search:wrong")
+
+
+@pytest.mark.parametrize(("name", "diagonal"), [("cma-es", False), ("sep-cma-es", True)])
+def test_cma_es_is_pycma_with_our_draws(name, diagonal):
+    random = numpy_stream(3, "cma-es")
+    options = {
+        "popsize": 11,
+        "CMA_diagonal": diagonal,
+        "randn": lambda *shape: random.standard_normal(shape),
+        "seed": np.nan,
+        "verbose": -9,
+    }
+    reference = cma.CMAEvolutionStrategy(np.zeros(DIM), 0.5, options)
+    strategy = load(name)
+    for _ in range(30):
+        expected, z = np.stack(reference.ask()), strategy.ask()
+        assert np.array_equal(z.numpy(), expected)
+        strategy.tell(z, ellipsoid(z))
+        reference.tell(list(expected), ellipsoid(torch.from_numpy(expected)).tolist())
+
+
+@pytest.mark.parametrize(("name", "loss"), [("cma-es", 1e-3), ("sep-cma-es", 1e-6)])
+def test_cma_es_solves_an_ill_conditioned_ellipsoid(name, loss):
+    assert minimize(load(name), ellipsoid, 250) < loss
+
+
+def test_random_search_draws_standard_normals():
+    """Of n draws the mean has a standard deviation of 1 / sqrt(n), the variance one of sqrt(2 / n)."""
+    z = load("random:population=2000").ask().flatten()
+    assert abs(z.mean()) < 5 / len(z) ** 0.5
+    assert abs(z.var() - 1) < 5 * (2 / len(z)) ** 0.5
+
+
+def test_adam_starts_from_standard_normals_and_ends_at_the_minimum():
+    """400 steps at a rate of 0.1 can walk 32 units: far enough for any start."""
+    assert minimize(load("adam", budget=1600), ellipsoid, 400) < 1e-4
+
+
+def test_adams_first_step_is_its_rate_along_the_gradients_sign():
+    """After one step the corrected moments are the gradient and its square: the step is rate · sign(g).
+
+    Of 20 steps the rate reaches its height at the first, 1 / 20 being the 5 % of rising.
+    """
+    strategy = load("adam:starts=1,learning_rate=0.07", budget=20)
+    z = strategy.ask()
+    gradient = torch.linspace(-1, 2, DIM, dtype=torch.float64)[None]
+    strategy.tell(z, ellipsoid(z), gradient)
+    torch.testing.assert_close(strategy.ask(), z - 0.07 * gradient.sign(), rtol=0, atol=1e-7)
+
+
+def test_adam_agrees_with_torch_where_the_rate_is_level():
+    """Between 5 % and 75 % of the steps only the rate of the first steps differs: none here of 20."""
+    strategy = load("adam:starts=2", budget=40)
+    z = strategy.ask()
+    parameter = torch.nn.Parameter(z.clone())
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    for _ in range(15):
+        optimizer.zero_grad()
+        ellipsoid(parameter).sum().backward()
+        strategy.tell(z, ellipsoid(z), parameter.grad)
+        optimizer.step()
+        z = strategy.ask()
+        torch.testing.assert_close(z, parameter.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_adams_rate_falls_to_zero_at_the_end():
+    strategy = load("adam:starts=1", budget=20)
+    steps = []
+    for _ in range(20):
+        z = strategy.ask()
+        strategy.tell(z, ellipsoid(z), torch.ones_like(z))
+        steps.append((z - strategy._z).abs().max().item())
+    assert steps[14:] == sorted(steps[14:], reverse=True)
+    assert steps[-1] == pytest.approx(0, abs=1e-12)
