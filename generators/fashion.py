@@ -33,7 +33,8 @@ class FashionDCGAN32(Prior):
     def __init__(self) -> None:
         super().__init__()
         path = files("ggl.generators") / "assets" / "fashion-dcgan32.safetensors"
-        generator = Generator(LATENT_DIM, NUM_CLASSES, self.image_shape[0], WIDTHS)
+        with torch.random.fork_rng(devices=[]):
+            generator = Generator(LATENT_DIM, NUM_CLASSES, self.image_shape[0], WIDTHS)
         stored = generator.state_dict()
         weights = load_tensors(str(path), expected_sha256=SHA256)
         generator.load_state_dict({name: weights[name].to(stored[name].dtype) for name in stored})

@@ -62,10 +62,10 @@ class Training:
             torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.0, 0.9))
             for network in (self.generator, self.discriminator)
         ]
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._decay) for o in self.optimizers]
-
-    def _decay(self, step: int) -> float:
-        return min(1.0, 2 * (1 - step / self.steps))
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, 2 * (1 - step / self.steps)))
+            for o in self.optimizers
+        ]
 
     def advance(self, images: Tensor, labels: Tensor) -> None:
         """One discriminator step and one generator step on a batch of real images in [-1, 1]."""

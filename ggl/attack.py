@@ -177,13 +177,16 @@ def attack_many(
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(
-            settings, [t for target in targets for t in (target.labels, *target.shared.values())]
-        ),
+        identity=fingerprint(settings, [t for target in targets for t in _tensors_of(target)]),
         progress=progress,
     )
     groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
     return [min(group, key=lambda result: result.loss) for group in groups]
+
+
+def _tensors_of(target: Target) -> list[Tensor]:
+    """Return what a target is known by, whatever order its gradient's parameters came in."""
+    return [target.labels, *(target.shared[name] for name in sorted(target.shared))]
 
 
 def invert(

@@ -17,15 +17,18 @@ from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, prior_samples
 from ggl.datasets import load_dataset
-from ggl.defenses import Attacker, Defense, load_defense
+from ggl.defenses import Attacker, Defense, find_attacker, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients.distance import find_distance
+from ggl.gradients.oracle import check_gradient
 from ggl.labels import infer_label
 from ggl.leakage import Measure, Scores, measures, score
 from ggl.lpips import load_lpips
 from ggl.metrics import feature_distance
+from ggl.optimizers import load_strategy
 from ggl.report import Cell, Report
-from ggl.search import Progress, SearchResult, fingerprint
+from ggl.search import Progress, SearchResult, check_budget, fingerprint
 from ggl.statistics import share
 
 __all__ = ["CEILING_BUDGET", "Stage", "audit"]
@@ -174,7 +177,7 @@ def audit(
     prior: Prior,
     defenses: Sequence[str | Defense] = ("none",),
     strategies: Sequence[str] = ("cma-es",),
-    attackers: Sequence[Attacker] = ("adaptive",),
+    attackers: Sequence[str] = ("adaptive",),
     budget: int = 2000,
     seed: int = 0,
     decoys: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]] | None = None,
@@ -216,6 +219,10 @@ def audit(
         CheckpointError: `checkpoints` holds those of another audit.
     """
     known = [load_defense(defense) for defense in defenses]
+    known_attackers = [find_attacker(attacker) for attacker in attackers]
+    find_distance(distance)
+    for strategy in strategies:
+        check_budget(budget, load_strategy(strategy, latent_dim=prior.latent_dim, budget=budget, seed=seed))
     _check(images, labels, prior)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision)
@@ -233,7 +240,7 @@ def audit(
         checkpoints=checkpoints,
         progress=progress,
     )
-    return _run(shared_settings, victim, known, strategies, attackers)
+    return _run(shared_settings, victim, known, strategies, known_attackers)
 
 
 def _run(
@@ -250,6 +257,9 @@ def _run(
         "sibling": audit.gradients(audit.decoys.siblings),
         "noise": [noise_gradient(g, stream(audit.seed, "noise control", i)) for i, g in enumerate(private)],
     }
+    for defense in defenses:
+        for g in audit.shared(defense, {"private": private})["private"]:
+            check_gradient(g, f"a gradient under {defense.name}")
     ceiling = audit.ceiling()
     passive = audit.passive_controls()
     cells = []
@@ -291,7 +301,8 @@ def _settings(audit: _Audit, victim: nn.Module) -> dict[str, object]:
 def _check(images: Tensor, labels: Tensor, prior: Prior) -> None:
     if tuple(images.shape[1:]) != tuple(prior.image_shape):
         raise InputError(
-            f"expected images of the prior's shape {tuple(prior.image_shape)}, found {tuple(images.shape[1:])}"
+            f"expected images of the shape that prior {prior.name} gives, {tuple(prior.image_shape)}; "
+            f"found {tuple(images.shape[1:])}"
         )
     if len(images) == 0 or labels.shape != images.shape[:1]:
         raise InputError(f"expected one label for each of {len(images)} images, found {tuple(labels.shape)}")

@@ -1,7 +1,7 @@
 """The command line: `ggl demo`, `ggl audit`, `ggl list`, `ggl weights`."""
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What `ggl list` lists."""
 
     priors = "priors"
@@ -48,7 +48,7 @@ def demo(
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
-    """Attack held-out Fashion-MNIST images under five defenses and report what leaks; needs no network."""
+    """Attack held-out Fashion-MNIST images under three defenses and none, and report what leaks; needs no network."""
     from ggl.runs import DEMO, AuditPlan, run
 
     run(
@@ -67,7 +67,9 @@ def audit(
     victim_weights: Annotated[Path | None, typer.Option(help="safetensors or torch state dict")] = None,
     data: Annotated[
         str,
-        typer.Option(help="fashion-mnist-heldout, a folder of class folders, an .npz, torchvision:NAME:ROOT"),
+        typer.Option(
+            help="fashion-mnist-heldout, a folder with a folder a class, .npz, torchvision:NAME:ROOT"
+        ),
     ] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
     fit: Annotated[

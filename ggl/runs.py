@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from rich.table import Table
 
 from ggl.audit import Stage, audit
 from ggl.base.devices import find_device
-from ggl.base.errors import CheckpointError, InputError
+from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.registry import Registry
 from ggl.controls import pick_private
 from ggl.datasets import load_dataset
-from ggl.defenses import ATTACKERS, defenses
+from ggl.defenses import defenses
 from ggl.generators import load_prior, priors
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.optimizers import strategies
@@ -32,13 +33,14 @@ DEMO: dict[str, Any] = {
     "victim": "lenet",
     "data": "fashion-mnist-heldout",
     "prior": "fashion-dcgan32",
-    "defenses": ("none", "noise:0.1", "prune:0.99", "clip:1+noise:0.5"),
+    "defenses": ("none", "noise:0.1", "noise:3", "prune:0.99"),
     "attackers": ("naive", "adaptive"),
 }
 """What `ggl demo` audits."""
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
+LOG_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,16 @@ def run(plan: AuditPlan, resume: bool, *, replace: bool = False) -> None:
         resume: continue what a killed run left in the folder.
         replace: overwrite an earlier run's results instead of refusing.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     _prepare_folder(plan.out, resume, replace)
     check_page()
-    report = _audit(plan, console)
+    new = not plan.out.exists()
+    try:
+        report = _audit(plan, console)
+    except GGLError:
+        if new:
+            shutil.rmtree(plan.out, ignore_errors=True)
+        raise
     report.save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
     _print(report, plan, console)
@@ -116,7 +124,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
     data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
     prior.check_labels(data.labels)
     if load_lpips() is None:
-        console.print(LPIPS_HINT, highlight=False)
+        console.print(LPIPS_HINT)
     channels, size, _ = prior.image_shape
     victim = load_victim(
         plan.victim,
@@ -135,7 +143,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             prior=prior,
             defenses=plan.defenses,
             strategies=plan.strategies,
-            attackers=[_attacker(name) for name in plan.attackers],
+            attackers=plan.attackers,
             budget=plan.budget,
             seed=plan.seed,
             decoys=(data.images, data.labels),
@@ -145,12 +153,6 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             checkpoints=plan.out / CHECKPOINTS,
             progress=stage,
         )
-
-
-def _attacker(name: str) -> Any:
-    if name not in ATTACKERS:
-        raise InputError(f"expected an attacker of {', '.join(ATTACKERS)}; found {name!r}")
-    return name
 
 
 @contextmanager

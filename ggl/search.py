@@ -17,7 +17,7 @@ from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.optimizers import Strategy
 
-__all__ = ["Objective", "Progress", "Search", "SearchResult", "fingerprint"]
+__all__ = ["Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with the evaluations done, those planned, and the mean best loss over the searches."""
@@ -100,10 +100,7 @@ class Search:
         identity: str = "",
     ) -> None:
         size = strategies[0].batch_size
-        if budget < size:
-            raise InputError(
-                f"a budget of {budget} evaluations is below one generation of {size}; give at least {size}"
-            )
+        check_budget(budget, strategies[0])
         self.prior, self.labels, self.objective = prior.to(device), labels.to(device), objective
         self.strategies, self.penalty, self.device = list(strategies), penalty, device
         self.generations, self.done = budget // size, 0
@@ -217,6 +214,14 @@ class Search:
                 f"{path}: expected a checkpoint of this search, found one of other settings or images; "
                 "delete it or choose another folder"
             )
+        try:
+            self._restore(state)
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: expected a whole checkpoint, but it lacks {error}; delete it to start anew"
+            ) from error
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])
         for k, (strategy, best) in enumerate(zip(self.strategies, self.best, strict=True)):
             best.z, best.loss = state[f"{k}.best.z"], float(state[f"{k}.best.loss"])
@@ -229,6 +234,15 @@ class Search:
                     if name.startswith(prefix)
                 }
             )
+
+
+def check_budget(budget: int, strategy: Strategy) -> None:
+    """Raise `InputError` where a budget is below one generation of the strategy."""
+    if budget < strategy.batch_size:
+        raise InputError(
+            f"a budget of {budget} evaluations is below one generation of {strategy.batch_size}; "
+            f"give at least {strategy.batch_size}"
+        )
 
 
 def fingerprint(settings: Mapping[str, object], tensors: Sequence[Tensor]) -> str:

@@ -22,6 +22,10 @@ from ggl.victims import load_victim
 
 BACKENDS = ("sequential", "vmap", "layerwise")
 MEGABYTE = 2**20
+HEADINGS = (
+    *("victim", "P", *BACKENDS, "plain"),
+    *("× sequential", "× plain's time", "vmap MiB", "layerwise MiB"),
+)
 
 
 def scorer(victim: str, backend: str, population: int, size: int) -> Callable[[], object]:
@@ -67,7 +71,9 @@ def memory_growth(victim: str, backend: str, population: int, size: int) -> floa
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--victims", nargs="+", default=["lenet", "convnet", "mlp", "vit", "resnet18"])
     parser.add_argument("--populations", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--size", type=int, default=32, help="image height and width in pixels")
@@ -75,8 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.size} px, cosine distance")
     print("candidates per second; ratios of the layerwise backend; peak memory growth in MiB\n")
-    print("| victim | P | sequential | vmap | layerwise | plain | × sequential | × plain's time | vmap MiB | layerwise MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     for victim in options.victims:
         for population in options.populations:
             speed = rates(victim, population, options.size, options.rounds)

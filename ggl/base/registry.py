@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -58,7 +59,7 @@ class Registry(Generic[T]):
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
-        if parameter and "." in name:
+        if parameter and ("." in name or importlib.util.find_spec(name) is not None):
             entry: T = import_object(specification, self.kind)
             return entry, None
         raise unknown_name(self.kind, name, self.names())

@@ -1,6 +1,6 @@
 """What a client does to its gradient before it shares it, and what an attacker makes of that."""
 
-from ggl.defenses.base import ATTACKERS, Attacker, Composed, Defense, NoDefense
+from ggl.defenses.base import ATTACKERS, Attacker, Composed, Defense, NoDefense, find_attacker
 from ggl.defenses.catalog import defenses, load_defense, register_defense
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Defense",
     "NoDefense",
     "defenses",
+    "find_attacker",
     "load_defense",
     "register_defense",
 ]

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from ggl.base.errors import InputError
+from ggl.base.registry import unknown_name
 from ggl.gradients import Gradients, View
 from ggl.gradients.view import Mask, Step
 
@@ -17,6 +17,18 @@ Attacker: TypeAlias = Literal["naive", "adaptive", "informed"]
 gradient), or its kind and its parameters."""
 
 ATTACKERS: tuple[Attacker, ...] = get_args(Attacker)
+
+
+def find_attacker(name: str) -> Attacker:
+    """Return the attacker of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for attacker in ATTACKERS:
+        if attacker == name:
+            return attacker
+    raise unknown_name("attacker", name, list(ATTACKERS))
 
 
 class Defense(ABC):
@@ -43,11 +55,9 @@ class Defense(ABC):
         """Return the attacker's half for one observed gradient.
 
         Raises:
-            InputError: an unknown attacker.
+            UnknownNameError: an unknown attacker.
         """
-        if attacker not in ATTACKERS:
-            raise InputError(f"expected an attacker of {', '.join(ATTACKERS)}; found {attacker!r}")
-        if attacker == "naive":
+        if find_attacker(attacker) == "naive":
             return View(observed)
         return View(observed, self.steps(observed, informed=attacker == "informed"))
 

@@ -1,0 +1,303 @@
+"""What every registered prior keeps to, and the embedded one's own weights."""
+
+import shutil
+from importlib.resources import files
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ggl.base.errors import InputError, WeightsError
+from ggl.base.weights import load_tensors
+from ggl.generators import Prior, fashion, load_prior, priors, register_prior
+from ggl.generators.dcgan import Generator
+
+NAMES = priors.names()
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return {name: load_prior(name) for name in NAMES}
+
+
+@pytest.fixture
+def prior(loaded, name):
+    return loaded[name]
+
+
+def draw(prior, n=6, seed=0):
+    """Return latents (n, d) and labels (n,), or None for a prior without classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % prior.num_classes if prior.num_classes else None
+    return prior.sample(n, generator), labels
+
+
+class Plain(Prior):
+    """A prior without classes, for what the base class does."""
+
+    name, licence, latent_dim, image_shape = "plain", "MIT", 5, (1, 1, 5)
+
+    def decode(self, z, labels=None):
+        self.check_labels(labels)
+        return z.sigmoid().unflatten(1, self.image_shape)
+
+
+@every
+def test_it_describes_itself(prior):
+    assert prior.licence
+    assert prior.latent_dim > 0
+    assert len(prior.image_shape) == 3
+    assert not prior.training
+
+
+@every
+def test_the_registered_name_is_its_own(prior, name):
+    assert prior.name == name
+
+
+@every
+def test_images_have_the_stated_shape_and_range(prior):
+    images = prior.decode(*draw(prior, 64))
+    assert images.shape == (64, *prior.image_shape)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+@every
+def test_the_range_holds_for_latents_no_prior_draws(prior):
+    _, labels = draw(prior, 4)
+    images = prior.decode(torch.full((4, prior.latent_dim), 50.0), labels)
+    assert 0 <= images.min() <= images.max() <= 1
+
+
+@every
+def test_the_same_latents_give_the_same_images(prior):
+    z, labels = draw(prior)
+    assert torch.equal(prior.decode(z, labels), prior.decode(z, labels))
+
+
+@every
+def test_an_image_does_not_depend_on_its_neighbors(prior):
+    z, labels = draw(prior, 20)
+    together = prior.decode(z, labels)
+    for i in (0, 7, 19):
+        alone = prior.decode(z[i : i + 1], None if labels is None else labels[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
+
+
+@every
+def test_other_latents_give_other_images(prior):
+    z, labels = draw(prior, 2)
+    images = prior.decode(z, None if labels is None else labels[[0, 0]])
+    assert (images[0] - images[1]).abs().max() > 0.05
+
+
+@every
+def test_other_labels_give_other_images(prior):
+    if prior.num_classes is None:
+        pytest.skip("no classes")
+    z = draw(prior, 1)[0].expand(prior.num_classes, -1)
+    images = prior.decode(z, torch.arange(prior.num_classes)).flatten(1)
+    assert torch.pdist(images).min() > 0.5
+
+
+@every
+def test_decoding_leaves_its_arguments_as_they_were(prior):
+    z, labels = draw(prior)
+    prior.decode(z, labels)
+    again = draw(prior)
+    assert torch.equal(z, again[0])
+    assert labels is None or torch.equal(labels, again[1])
+
+
+@every
+def test_images_are_differentiable_in_the_latents_and_in_nothing_else(prior):
+    z, labels = draw(prior, 3)
+    prior.decode(z.requires_grad_(), labels).sum().backward()
+    assert z.grad.isfinite().all()
+    assert (z.grad.abs().sum(1) > 0).all()
+    assert not any(p.requires_grad or p.grad is not None for p in prior.parameters())
+
+
+@every
+def test_the_gradient_is_that_of_finite_differences(name):
+    prior = load_prior(name).double()
+    z, labels = draw(prior, 2)
+    z = z.double().requires_grad_()
+    weights = torch.linspace(-1, 1, prior.decode(z, labels).numel(), dtype=torch.float64)
+
+    def total(z):
+        return (prior.decode(z, labels).flatten() * weights).sum()
+
+    (slope,) = torch.autograd.grad(total(z), z)
+    step = 1e-6 * torch.ones_like(z)
+    found = (total(z + step) - total(z - step)) / 2e-6
+    torch.testing.assert_close(found, slope.sum(), rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_the_dtype_is_kept(name):
+    prior = load_prior(name).double()
+    z, labels = draw(prior, 2)
+    assert prior.decode(z.double(), labels).dtype == torch.float64
+    assert prior.penalty(z.double()).dtype == torch.float64
+
+
+@every
+def test_the_device_is_kept(name):
+    prior = load_prior(name)
+    prior.check_labels = lambda labels: None
+    z, labels = (None if x is None else x.to("meta") for x in draw(prior, 2))
+    assert prior.to("meta").decode(z, labels).device.type == "meta"
+    assert prior.penalty(z).device.type == "meta"
+
+
+@every
+def test_samples_come_from_the_given_generator_alone(prior):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    z = prior.sample(5, torch.Generator().manual_seed(3))
+    assert z.shape == (5, prior.latent_dim)
+    assert z.dtype == torch.float32
+    assert torch.equal(z, prior.sample(5, torch.Generator().manual_seed(3)))
+    assert not torch.equal(z, prior.sample(5, torch.Generator().manual_seed(4)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@every
+def test_sampling_advances_its_generator(prior):
+    generator = torch.Generator().manual_seed(0)
+    assert not torch.equal(prior.sample(2, generator), prior.sample(2, generator))
+
+
+@every
+def test_the_penalty_has_mean_zero_over_the_prior(prior):
+    """Bounded by five standard errors, the standard deviation being the sample's own."""
+    penalty = prior.penalty(prior.sample(20_000, torch.Generator().manual_seed(0)))
+    assert penalty.shape == (20_000,)
+    assert penalty.mean().abs() < 5 * penalty.std() / 20_000**0.5
+
+
+@every
+def test_the_penalty_grows_away_from_the_prior(prior):
+    z, _ = draw(prior)
+    assert (prior.penalty(3 * z) > prior.penalty(z)).all()
+
+
+@pytest.mark.parametrize(("z", "penalty"), [([0.0] * 5, 1.5), ([1.0] * 5, -1.0), ([3.0, 1, 1, 1, 1], 5.4)])
+def test_the_penalty_by_hand(z, penalty):
+    """(‖z‖² - 5)² / 10 - 1."""
+    assert Plain().penalty(torch.tensor([z])).item() == pytest.approx(penalty)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 64, 512])
+def test_the_penalty_has_mean_zero_in_every_dimension(dim):
+    """‖z‖² is chi-squared with variance 2d; the bound is five standard errors of this sample."""
+    z = torch.randn(20_000, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    penalty = Plain().penalty(z)
+    assert penalty.mean().abs() < 5 * penalty.std() / 20_000**0.5
+
+
+@every
+def test_labels_are_needed_and_checked(prior):
+    if prior.num_classes is None:
+        pytest.skip("no classes")
+    z, _ = draw(prior, 2)
+    with pytest.raises(InputError, match="class-conditional: expected labels, found none"):
+        prior.decode(z)
+    for wrong in (-1, prior.num_classes):
+        with pytest.raises(InputError, match=f"labels 0 to {prior.num_classes - 1}, found {wrong}"):
+            prior.decode(z, torch.tensor([0, wrong]))
+
+
+def test_a_prior_without_classes_ignores_labels():
+    z, _ = draw(Plain(), 2)
+    assert torch.equal(Plain().decode(z, torch.tensor([5, -7])), Plain().decode(z))
+
+
+@every
+def test_loading_leaves_global_random_states_alone(name):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    load_prior(name)
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert torch.equal(torch.get_rng_state(), before[0])
+
+
+@every
+def test_loading_twice_gives_the_same_images(prior, name):
+    z, labels = draw(prior)
+    assert torch.equal(load_prior(name).decode(z, labels), prior.decode(z, labels))
+
+
+def test_a_superfluous_parameter_is_refused():
+    with pytest.raises(InputError, match="expected nothing after the name"):
+        load_prior("fashion-dcgan32:other")
+
+
+def test_what_is_no_prior_is_refused(monkeypatch):
+    monkeypatch.setattr(priors, "_entries", dict(priors._entries))
+    register_prior("test-wrong")(lambda: SimpleNamespace(eval=None))
+    with pytest.raises(InputError, match=r"expected a ggl\.Prior, found SimpleNamespace"):
+        load_prior("test-wrong")
+
+
+def test_the_users_own_prior_is_loaded_with_its_parameter(monkeypatch):
+    monkeypatch.setattr(priors, "_entries", dict(priors._entries))
+
+    class Sized(Plain):
+        def __init__(self, size):
+            super().__init__()
+            self.latent_dim = int(size)
+
+    register_prior("test-sized")(Sized)
+    assert load_prior("test-sized:7").latent_dim == 7
+    with pytest.raises(InputError, match="expected a parameter after the name"):
+        load_prior("test-sized")
+
+
+@pytest.fixture
+def asset(tmp_path, monkeypatch):
+    """A copy of the embedded weights, which the prior is made to read."""
+    path = tmp_path / "assets" / "fashion-dcgan32.safetensors"
+    path.parent.mkdir()
+    shutil.copyfile(str(files("ggl.generators") / "assets" / path.name), path)
+    monkeypatch.setattr(fashion, "files", lambda package: tmp_path)
+    return path
+
+
+def test_the_copied_weights_load(asset):
+    assert load_prior("fashion-dcgan32").name == "fashion-dcgan32"
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c[: len(c) // 2], lambda c: c[:-1] + bytes([c[-1] ^ 1]), lambda c: b""]
+)
+def test_weights_altered_or_cut_short_are_refused(asset, change):
+    asset.write_bytes(change(asset.read_bytes()))
+    with pytest.raises(WeightsError, match="cut short or altered"):
+        load_prior("fashion-dcgan32")
+
+
+def test_missing_weights_are_refused(asset):
+    asset.unlink()
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_prior("fashion-dcgan32")
+
+
+def test_folding_the_normalization_changes_no_image(loaded):
+    prior = loaded["fashion-dcgan32"]
+    weights = load_tensors(str(files("ggl.generators") / "assets" / "fashion-dcgan32.safetensors"))
+    unfolded = Generator(prior.latent_dim, prior.num_classes, 1, fashion.WIDTHS).eval()
+    unfolded.load_state_dict(
+        {key: value.to(unfolded.state_dict()[key].dtype) for key, value in weights.items()}
+    )
+    z, labels = draw(prior, 30)
+    with torch.no_grad():
+        torch.testing.assert_close(prior.decode(z, labels), (unfolded(z, labels) + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_the_embedded_weights_are_small():
+    """Two megabytes at most in the package."""
+    assert len((files("ggl.generators") / "assets" / "fashion-dcgan32.safetensors").read_bytes()) <= 2e6

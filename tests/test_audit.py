@@ -1,0 +1,205 @@
+"""An audit of real images: what leaks, what does not, and that a kill changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import ggl
+from ggl.base.errors import GradientError, InputError, UnknownNameError
+from ggl.controls import pick_private
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ggl.load_dataset("fashion-mnist-heldout")
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return ggl.load_prior("fashion-dcgan32")
+
+
+@pytest.fixture(scope="module")
+def victim():
+    return ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=0)
+
+
+@pytest.fixture(scope="module")
+def report(data, prior, victim):
+    rows = pick_private(data.labels, 8, seed=0)
+    return ggl.audit(
+        victim,
+        data.images[rows],
+        data.labels[rows],
+        prior=prior,
+        defenses=["none", "noise:30", "prune:0.99"],
+        attackers=["naive", "adaptive"],
+        budget=640,
+        seed=0,
+    )
+
+
+def cell_of(report, defense, attacker="naive"):
+    result = report.to_dict()["results"]
+    return next(c for c in result if (c["defense"], c["attacker"]) == (defense, attacker))
+
+
+def test_an_undefended_gradient_leaks(report):
+    cell = cell_of(report, "none")
+    assert cell["leaks"]
+    assert cell["leak_score"]["low"] > 0
+    assert cell["identification"]["mean"] >= 0.5
+    assert cell["label_recovery"]["mean"] == 1.0
+
+
+def test_the_controls_are_at_chance(report):
+    cell = cell_of(report, "none")
+    for control in ("sibling", "noise"):
+        found = cell["controls"][control]
+        assert found["identification"]["mean"] <= 0.25
+        assert found["identification_percentile"]["low"] < 0.5 < found["identification_percentile"]["high"]
+        assert found["leak_score"]["high"] < cell["leak_score"]["low"]
+
+
+def test_heavy_noise_shows_no_leak(report):
+    cell = cell_of(report, "noise:30")
+    assert not cell["leaks"]
+    assert cell["identification"]["mean"] <= 0.25
+
+
+def test_reading_the_mask_off_the_zeros_recovers_more(report):
+    naive, adaptive = (cell_of(report, "prune:0.99", attacker) for attacker in ("naive", "adaptive"))
+    assert adaptive["mse"]["mean"] < naive["mse"]["mean"]
+
+
+def test_attackers_are_one_where_a_defense_leaves_nothing_to_adapt_to(report):
+    pairs = [(c["defense"], c["attacker"]) for c in report.to_dict()["results"]]
+    assert pairs == [
+        ("none", "naive"),
+        ("noise:30", "naive"),
+        ("prune:0.99", "naive"),
+        ("prune:0.99", "adaptive"),
+    ]
+
+
+def test_the_ceiling_is_above_the_attack(report):
+    assert report.to_dict()["ceiling"]["psnr"]["mean"] > cell_of(report, "none")["psnr"]["mean"]
+
+
+def test_a_saved_report_holds_json_page_and_pictures(report, tmp_path):
+    report.save(tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["results"] == json.loads(json.dumps(report.to_dict()["results"]))
+    for cell in result["results"]:
+        for key in ("leak_score", "identification"):
+            assert {"mean", "low", "high", "n"} <= set(cell[key])
+            assert all({"mean", "low", "high", "n"} <= set(c[key]) for c in cell["controls"].values())
+    assert "data:image/png;base64," in (tmp_path / "out" / "report.html").read_text()
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 8 * (2 + 3 * len(result["results"]))
+
+
+def test_trained_batch_norm_victims_and_two_strategies(data, prior):
+    victim = ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
+    report = ggl.audit(
+        victim, data.images[:2], data.labels[:2], prior=prior, strategies=["random", "adam"], budget=16
+    )
+    cells = report.to_dict()["results"]
+    assert [c["strategy"] for c in cells] == ["random", "adam"]
+    assert [c["backward_passes"] for c in cells] == [0, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"defenses": ["prun:0.9"]}, UnknownNameError, "did you mean 'prune'"),
+        ({"strategies": ["cmaes"]}, UnknownNameError, "did you mean 'cma-es'"),
+        ({"attackers": ["adaptiv"]}, UnknownNameError, "did you mean 'adaptive'"),
+        ({"distance": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
+        ({"backend": "layer"}, UnknownNameError, "did you mean 'layerwise'"),
+        ({"budget": 3}, InputError, "below one generation of 16"),
+        ({"defenses": ["clip:1e-44"]}, GradientError, "under clip:1e-44 is zero"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(changes, error, message, data, prior, victim):
+    stages = []
+    settings = {"budget": 32, **changes}
+    with pytest.raises(error, match=message):
+        ggl.audit(
+            victim,
+            data.images[:1],
+            data.labels[:1],
+            prior=prior,
+            progress=lambda *stage: stages.append(stage),
+            **settings,
+        )
+    assert not stages
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.rand(1, 3, 32, 32), [0], r"shape that prior fashion-dcgan32 gives, \(1, 32, 32\)"),
+        (torch.rand(1, 1, 32, 32) * 255, [0], r"images in \[0, 1\]"),
+        (torch.rand(1, 1, 32, 32), [10], "labels 0 to 9, found 10"),
+    ],
+)
+def test_bad_images_are_refused(images, labels, message, prior, victim):
+    with pytest.raises(InputError, match=message):
+        ggl.audit(victim, images, torch.tensor(labels), prior=prior, budget=16)
+
+
+def test_a_dead_victim_is_refused(data, prior):
+    victim = ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
+    for weight, message in ((0.0, "is zero"), (float("nan"), "not finite")):
+        with torch.no_grad():
+            for parameter in victim.parameters():
+                parameter.fill_(weight)
+            victim.fc.bias.copy_(torch.tensor([200.0] + [-200.0] * 9) + weight)
+        with pytest.raises(GradientError, match=message):
+            ggl.audit(victim, data.images[:1], torch.zeros(1, dtype=torch.int64), prior=prior, budget=16)
+
+
+PROGRAM = """
+import sys, ggl.audit, ggl.search
+ggl.search.CHECKPOINT_SECONDS = 0.0
+ggl.audit.CEILING_BUDGET = 200
+sys.argv = ["ggl", "audit", "--images", "2", "--budget", "96", "--defense", "none", "--defense", "noise:0.1"]
+sys.argv += ["--strategy", "cma-es", "--strategy", "adam", "--device", "cpu", *EXTRA]
+from ggl.cli import main
+main()
+"""
+
+
+def command(*extra):
+    return [sys.executable, "-c", f"EXTRA = {list(extra)!r}\n{PROGRAM}"]
+
+
+def outcome(folder):
+    result = json.loads((folder / "result.json").read_text())
+    del result["timing"]
+    pictures = {p.name: p.read_bytes() for p in (folder / "images").iterdir()}
+    return result, pictures
+
+
+def test_killed_at_any_moment_and_resumed_the_result_is_identical(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command("--out", str(whole)), check=True, capture_output=True, timeout=120)
+    resume: tuple[str, ...] = ()
+    for stages in (1, 2, 4):
+        run = subprocess.Popen(command("--out", str(killed), *resume), stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list(killed.glob("checkpoints/*.safetensors"))) < stages and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        assert not (killed / "result.json").exists()
+        resume = ("--resume",)
+    subprocess.run(command("--out", str(killed), "--resume"), check=True, capture_output=True, timeout=120)
+    assert outcome(killed) == outcome(whole)
+    assert not (killed / "checkpoints").exists()

@@ -1,0 +1,173 @@
+"""The command line: what it prints, and that bad input ends in one line, code 2, and no trace."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ggl import cli
+from ggl.base.weights import save_tensors
+
+
+@pytest.fixture
+def ggl(monkeypatch, capsys):
+    """Run a command and return its exit code, its output and its errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["ggl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+def dead_victim(in_channels, num_classes, image_size):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * image_size**2, num_classes))
+    with torch.no_grad():
+        model[1].weight.fill_(float("nan"))
+    return model
+
+
+def picture(path, size=32):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size), dtype=np.uint8)).save(path)
+
+
+def empty_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    return ["--data", tmp_path / "data"], "empty|no "
+
+
+def folder_with_text(tmp_path):
+    picture(tmp_path / "data" / "a" / "1.png")
+    (tmp_path / "data" / "a" / "notes.txt").write_text("hello")
+    return ["--data", tmp_path / "data"], "notes.txt"
+
+
+def wrong_size(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "data" / name / "1.png", size=28)
+    return ["--data", tmp_path / "data"], "28.*fit"
+
+
+def label_out_of_range(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, images=np.zeros((3, 32, 32), np.uint8), labels=np.array([0, 1, 12]))
+    return ["--data", path], "labels 0 to 9, found 12"
+
+
+def altered_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors(path, {"a": torch.rand(100)})
+    path.write_bytes(path.read_bytes()[:-50])
+    return ["--victim-weights", path], "damaged"
+
+
+def foreign_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors(path, {"a": torch.rand(100)})
+    return ["--victim-weights", path], "expected float .*, found no such tensor"
+
+
+def code_in_weights(tmp_path):
+    path = tmp_path / "w.pt"
+    buffer = io.BytesIO()
+    torch.save({"a": print}, buffer)
+    path.write_bytes(buffer.getvalue())
+    return ["--victim-weights", path], "tensors only"
+
+
+def nothing(tmp_path):
+    return [], ""
+
+
+BAD = {
+    "empty folder": empty_folder,
+    "a text file among the images": folder_with_text,
+    "a size that the prior does not give": wrong_size,
+    "a label out of range": label_out_of_range,
+    "weights cut short": altered_weights,
+    "weights of something else": foreign_weights,
+    "weights with code": code_in_weights,
+    "budget below a generation": lambda _: (["--budget", 5], "below one generation of 16"),
+    "unknown victim": lambda _: (["--victim", "lenett"], "did you mean 'lenet'"),
+    "unknown prior": lambda _: (["--prior", "fashion-dcgan"], "did you mean 'fashion-dcgan32'"),
+    "unknown defense": lambda _: (["--defense", "clip:1+nois:2"], "did you mean 'noise'"),
+    "unknown strategy": lambda _: (["--strategy", "adamm"], "did you mean 'adam'"),
+    "unknown attacker": lambda _: (["--attacker", "naiv"], "did you mean 'naive'"),
+    "unknown data": lambda _: (["--data", "fashion-mnist-helout"], "did you mean 'fashion-mnist-heldout'"),
+    "missing data": lambda p: (["--data", p / "nowhere.npz"], "cannot be read"),
+    "too many images": lambda _: (["--images", 1001], "at most 1000"),
+    "a gradient that is not finite": lambda _: (["--victim", "test_cli:dead_victim"], "not finite"),
+    "a victim that cannot be imported": lambda _: (["--victim", "no.such:thing"], "cannot be imported"),
+    "a device that is not there": lambda _: (["--device", "cuda:99"], "cuda:99.*is not there"),
+    "a device that does not exist": lambda _: (["--device", "gpu"], "expected a device such as"),
+    "a strategy's option": lambda _: (["--strategy", "cma-es:sigma=1"], "did you mean 'sigma0'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(case, ggl, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.setenv("GGL_CACHE", str(tmp_path / "cache"))
+    arguments, message = BAD[case](tmp_path)
+    settings = [] if "--budget" in arguments else ["--budget", 32]
+    code, _, errors = ggl("audit", "--out", tmp_path / "out", *settings, *arguments)
+    assert code == 2
+    assert errors.startswith("ggl: ")
+    assert errors.count("\n") == 1
+    assert re.search(message, errors), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
+    arguments = ("audit", "--out", tmp_path / "out", "--images", 2, "--budget", 16, "--defense", "clip:1")
+    code, output, _ = ggl(*arguments)
+    assert code == 0
+    assert "clip:1" in output
+    assert "no leak shown" in output or " leaks " in output
+    before = (tmp_path / "out" / "result.json").read_bytes()
+    code, _, errors = ggl(*arguments)
+    assert code == 2
+    assert "finished run already" in errors
+    assert (tmp_path / "out" / "result.json").read_bytes() == before
+
+
+def test_an_unfinished_run_needs_resume_and_resume_needs_one(ggl, tmp_path):
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    code, _, errors = ggl("audit", "--out", tmp_path / "out")
+    assert code == 2
+    assert "add --resume" in errors
+    code, _, errors = ggl("audit", "--out", tmp_path / "new", "--resume")
+    assert code == 2
+    assert "no unfinished run" in errors
+
+
+def test_a_file_in_the_place_of_the_folder(ggl, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, _, errors = ggl("audit", "--out", tmp_path / "out")
+    assert code == 2
+    assert "found a file" in errors
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["priors", "strategies", "defenses", "victims"])
+def test_list_gives_every_name_a_line(kind, ggl):
+    from ggl.runs import describe
+
+    code, output, _ = ggl("list", kind)
+    assert code == 0
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines] == list(describe(kind))
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_unknown_weights_are_not_fetched(ggl):
+    code, _, errors = ggl("weights", "fetch", "lpips-alex")
+    assert code == 2
+    assert "did you mean 'lpips-alexnet'" in errors

@@ -1,0 +1,81 @@
+"""From reconstructions to a leak score: hand-computed cases, and what counts as a leak."""
+
+import numpy as np
+import pytest
+import torch
+
+from ggl.leakage import Scores, identification, leak_score, measures, rank, score
+
+
+def test_the_leak_score_is_a_ratio_of_sums_against_the_strongest_control():
+    attack, ceiling = np.array([0.2, 0.4, 0.3]), np.array([0.1, 0.1, 0.1])
+    controls = {"weak": np.array([2.0, 2.0, 2.0]), "strong": np.array([0.5, 0.9, 0.7])}
+    found = leak_score(attack, ceiling, controls)
+    assert found.control == "strong"
+    assert found.interval.mean == pytest.approx((0.3 + 0.5 + 0.4) / (0.4 + 0.8 + 0.6))
+
+
+def test_an_attack_as_good_as_the_ceiling_scores_one_and_as_the_control_zero():
+    control, ceiling = np.linspace(1, 2, 10), np.linspace(0.1, 0.2, 10)
+    assert leak_score(ceiling, ceiling, {"c": control}).interval.mean == pytest.approx(1)
+    none = leak_score(control, ceiling, {"c": control})
+    assert none.interval.mean == pytest.approx(0)
+    assert not none.leaks
+
+
+def test_a_leak_needs_more_than_one_lucky_image():
+    random = np.random.default_rng(0)
+    control, ceiling = np.full(10, 1.0), np.full(10, 0.1)
+    lucky = np.where(np.arange(10) == 0, 0.1, 1.0)
+    steady = 0.6 + 0.1 * random.standard_normal(10)
+    assert not leak_score(lucky, ceiling, {"c": control}).leaks
+    assert leak_score(steady, ceiling, {"c": control}).leaks
+
+
+def test_chance_is_rarely_called_a_leak():
+    """Of attacks that draw from the control's own distribution, few are called leaks.
+
+    A one-sided 2.5 % test gives 5 of 200 on average; 14 and more have probability below 1e-3.
+    """
+    random = np.random.default_rng(1)
+    called = 0
+    for _ in range(200):
+        attack, control = random.gamma(4, 1, (2, 12))
+        called += leak_score(attack, np.full(12, 0.01), {"c": control}).leaks
+    assert called < 14
+
+
+def test_ranks_count_nearer_decoys():
+    private, decoys = torch.zeros(1, 2, 2), torch.stack([torch.full((1, 2, 2), v) for v in (0.2, 0.5, 1.0)])
+    assert rank(torch.zeros(1, 2, 2), private, decoys) == 1
+    assert rank(torch.full((1, 2, 2), 0.3), private, decoys) == 3
+    assert rank(torch.full((1, 2, 2), 0.9), private, decoys) == 4
+
+
+def test_an_exact_copy_among_the_decoys_does_not_hide_a_found_image():
+    private = torch.rand(1, 4, 4)
+    assert rank(private, private, torch.stack([private, 1 - private])) == 1
+
+
+def test_random_reconstructions_rank_at_chance():
+    """The mean percentile of 400 random ranks has a standard deviation of 0.29 / 20."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand((400, 21, 1, 11, 11), generator=random)
+    private, decoys = images[:, 0], [x[1:] for x in images]
+    scores = score(torch.rand((400, 1, 11, 11), generator=random), private, decoys, {})
+    percentile = identification(scores)["identification_percentile"].mean
+    assert abs(percentile - 0.5) < 4 * 0.29 / 20
+
+
+def test_identification_counts_top_ranks():
+    scores = Scores({}, np.array([1, 1, 5, 11]), np.array([10, 10, 10, 10]))
+    found = identification(scores)
+    assert found["identification"].mean == 0.5
+    assert found["identification_top10"].mean == 0.75
+    assert found["identification_percentile"].mean == pytest.approx((0 + 0 + 0.4 + 1.0) / 4)
+
+
+def test_optional_measures_are_left_out_where_they_are_not_at_hand():
+    assert set(measures(None, None)) == {"mse", "ssim_error"}
+    assert "lpips" in measures(None, lambda a, b: a[:, 0, 0, 0])
+    assert "feature_distance" in measures(lambda a, b: a[:, 0, 0, 0], None)

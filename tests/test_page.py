@@ -1,0 +1,268 @@
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from ggl import page
+from ggl.base.errors import InputError
+from ggl.leakage import Scores
+from ggl.page import render
+from ggl.report import Cell, Report
+from ggl.search import SearchResult
+from ggl.statistics import share
+
+N = 6
+BROWSER = shutil.which("chromium")
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+SETTINGS = {
+    "victim": "LeNet",
+    "victim_mode": "eval",
+    "victim_parameters": 15226,
+    "prior": "fashion-dcgan32",
+    "images": N,
+    "budget": 64,
+    "seed": 0,
+    "distance": "cosine",
+    "attacker_knows": "architecture, weights, label",
+}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance; keeps every tag's attributes and the text by enclosing id."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], {}
+        self.feed(content)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attributes).get("id")))
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for key in {identity for _, identity in self.open if identity}:
+            self.texts[key] = self.texts.get(key, "") + data
+
+    def text(self, identity):
+        return " ".join(self.texts[identity].split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def scores(mse, n=N):
+    values = mse * np.linspace(0.9, 1.1, n)
+    names = {
+        "psnr": -10 * np.log10(values),
+        "ssim": 1 - values,
+        "ssim_error": values,
+        "mse": values,
+        "lpips": values,
+    }
+    return Scores(names, np.arange(1, n + 1), np.full(n, 99))
+
+
+def cell(defense, mse, *, strategy="cma-es", attacker="adaptive", n=N, images=None):
+    images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)) if images is None else images
+    history = [(16, 0.5), (32, 0.2), (64, 0.01)]
+    results = [SearchResult(image[None], torch.zeros(1, 4), 0.01, history, 64, 0) for image in images]
+    kinds = ("private", "sibling", "noise")
+    controls = {"sibling": 0.10, "noise": 0.12, "prior": 0.11, "class mean": 0.09}
+    return Cell(
+        defense=defense,
+        strategy=strategy,
+        attacker=attacker,
+        attack=scores(mse, n),
+        controls={name: scores(value, n) for name, value in controls.items()},
+        images=dict.fromkeys(kinds, images),
+        labels_recovered=share(n, n),
+        results=dict.fromkeys(kinds, results),
+        seconds=2.0,
+    )
+
+
+def report(*cells):
+    images = cells[0].images["private"]
+    return Report(
+        settings={**SETTINGS, "images": len(images)},
+        images=images,
+        labels=torch.arange(len(images)),
+        ceiling_images=images,
+        ceiling=scores(0.01, len(images)),
+        cells=cells,
+        seconds=3.0,
+    )
+
+
+def html(*cells):
+    made = report(*cells)
+    return render(made, made.to_dict())
+
+
+def test_the_page_is_well_formed_self_contained_and_labeled():
+    content = html(cell("none", 0.02), cell("noise:0.1", 0.12))
+    found = Page(content)
+    assert content.startswith("<!doctype html>")
+    assert found.all("html")[0]["lang"] == "en"
+    assert not re.findall(r"https?://(?!www\.w3\.org/(?:2000/svg|1999/xlink))", content)
+    assert not found.all("script")
+    assert not found.all("link")
+    pictures = found.all("img")
+    assert len(pictures) == 2 * 5 * N
+    assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in pictures)
+    assert "image 3, class 3: attack, PSNR 16.9 dB, rank 4 of 100" in {i["alt"] for i in pictures}
+    assert "image 3, class 3: private image" in {i["alt"] for i in pictures}
+    identities = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(identities) == len(set(identities))
+    targets = [a["href"].removeprefix("#") for a in found.all("a") if "href" in a]
+    assert set(targets) <= set(identities)
+
+
+def test_every_cell_has_its_rows_and_its_curve():
+    cells = [cell(d, 0.05, strategy=s) for d in ("none", "clip:4") for s in ("cma-es", "random")]
+    content = html(*cells)
+    found = Page(content)
+    for k, known in enumerate(cells):
+        assert found.text(f"cell{k:02d}").count("strongest control") >= 1
+        assert content.count(f"{k:02d}  {known.defense}, adaptive, {known.strategy}</text>") == 1
+    assert "linear below 0.001" in content
+    assert found.text("results").count("leaks n = 6") == 4
+    assert found.text("results").count("class mean p = 0.031") == 4
+
+
+def test_the_summary_judges_each_defense_by_its_strongest_attack():
+    found = Page(
+        html(
+            cell("none", 0.02, attacker="naive"),
+            cell("prune:0.9", 0.095, attacker="naive"),
+            cell("prune:0.9", 0.05, attacker="adaptive"),
+            cell("noise:1", 0.12),
+            cell("clip:1", 0.095),
+        )
+    )
+    assert found.text("summary").startswith(
+        "Judged by the strongest attack on each defense, the shared gradients leak under none (0.88) and "
+        "prune:0.9 (0.50); no leak was shown under noise:1 (−0.38) and clip:1 (−0.06)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("mse", "sentence"),
+    [
+        (0.02, "each defense, the shared gradients leak under a (0.88)."),
+        (0.12, "each defense, no leak was shown under a (−0.38)."),
+    ],
+)
+def test_the_summary_of_one_defense(mse, sentence):
+    assert sentence in Page(html(cell("a", mse))).text("summary")
+
+
+def test_what_is_undefined_says_so_and_is_no_verdict():
+    found = Page(html(cell("none", 0.03, n=1)))
+    assert "there is no verdict on none (0.75)." in found.text("summary")
+    assert "undecided" in found.text("results")
+    assert "[undefined]" in found.text("results")
+    assert [a["title"] for a in found.all("span") if a.get("class") == "undefined"]
+    assert "None" not in found.text("results")
+
+
+def test_a_leak_score_without_a_mean():
+    alone = cell("none", 0.02)
+    made = dataclasses.replace(report(alone), ceiling=alone.controls["class mean"])
+    found = Page(render(made, made.to_dict()))
+    assert "there is no verdict on none." in found.text("summary")
+
+
+def test_hostile_names_are_text():
+    hostile = "<script>alert(1)</script>&\"'$x^$"
+    content = html(cell(hostile, 0.02, strategy="--><img src=x onerror=y>"))
+    found = Page(content)
+    assert not found.all("script")
+    assert all("onerror" not in image for image in found.all("img"))
+    assert hostile in found.text("summary")
+
+
+def test_the_same_report_gives_the_same_bytes_and_changes_nothing():
+    made = report(cell("none", 0.02), cell("clip:4", 0.05))
+    result = made.to_dict()
+    before = json.dumps(result)
+    assert render(made, result) == render(made, result)
+    assert json.dumps(result) == before
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_extra_the_error_names_it(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"pip install 'ggl\[report\]'"):
+        html(cell("none", 0.02))
+
+
+def test_without_lpips_the_page_says_how_to_get_it():
+    made = report(cell("none", 0.02))
+    lacking = [made.ceiling, made.cells[0].attack, *made.cells[0].controls.values()]
+    for found in lacking:
+        del found.values["lpips"]
+    assert page.LPIPS_HINT in Page(render(made, made.to_dict())).text("results")
+
+
+def test_of_many_large_color_images_the_first_are_shown_reduced():
+    images = torch.rand(page.COLUMNS_SHOWN + 2, 3, 300, 200)
+    found = Page(html(cell("none", 0.02, n=len(images), images=images)))
+    assert len(found.all("img")) == 5 * page.COLUMNS_SHOWN
+    assert "The first 20 of 22 images" in found.text("pictures")
+    assert max(len(image["src"]) for image in found.all("img")) < 4 * 3 * 144 * 96
+
+
+@pytest.mark.parametrize("mean", [-7.0, -0.2, 0.5, 3.0])
+def test_the_axis_holds_0_and_1_and_shows_what_lies_beyond(mean):
+    interval = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+    marks = page._Axis([interval]).marks(interval)
+    assert 0 < marks["zero"] < marks["one"] < page.AXIS_WIDTH
+    assert 0 < marks["low"] <= marks["mean"] <= marks["high"] < page.AXIS_WIDTH
+    assert (marks["below"], marks["above"]) == (mean == -7, mean == 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "undefined"), (-0.001, "0.00"), (-0.5, "−0.50"), (1 / 3, "0.33")]
+)
+def test_numbers(value, text):
+    assert page._fixed(value, 2) == text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_opens_it_without_a_complaint(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(html(cell("none", 0.02), cell("noise:0.1", 0.12)), encoding="utf-8")
+    quiet = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        [BROWSER, *quiet, profile, "--enable-logging=stderr", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert Page(done.stdout).text("summary") == Page(path.read_text(encoding="utf-8")).text("summary")
