@@ -1,7 +1,7 @@
 """The attacks: gradient inversion, and the inversion of an image that shows what the prior can say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -164,8 +164,11 @@ def attack_many(
         "budget": budget,
         "seed": seed,
         "restarts": restarts,
+        "precision": oracle.precision,
         "targets": [target.name for target in targets],
     }
+    tensors = [t for target in targets for t in _tensors_of(target)]
+    tensors += [*oracle.model.state_dict().values(), *prior.state_dict().values()]
     results = _search(
         prior,
         [target.labels for target in targets for _ in range(restarts)],
@@ -177,11 +180,20 @@ def attack_many(
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(settings, [t for target in targets for t in _tensors_of(target)]),
+        identity=fingerprint(settings, tensors),
         progress=progress,
     )
     groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
-    return [min(group, key=lambda result: result.loss) for group in groups]
+    return [_winner(group) for group in groups]
+
+
+def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
+    """Return the result of least loss, with the evaluations and backward passes of all."""
+    return replace(
+        min(restarts, key=lambda result: result.loss),
+        evaluations=sum(result.evaluations for result in restarts),
+        backward_passes=sum(result.backward_passes for result in restarts),
+    )
 
 
 def _tensors_of(target: Target) -> list[Tensor]:
@@ -214,7 +226,7 @@ def invert(
         seed=seed,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
-        identity=fingerprint(settings, [images, labels]),
+        identity=fingerprint(settings, [images, labels, *prior.state_dict().values()]),
         progress=progress,
     )
 

@@ -48,7 +48,7 @@ def demo(
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
-    """Attack held-out Fashion-MNIST images under three defenses and none, and report what leaks; needs no network."""
+    """Attack held-out Fashion-MNIST images, defended and not, and report what leaks. Needs no network."""
     from ggl.runs import DEMO, AuditPlan, run
 
     run(

@@ -56,9 +56,14 @@ class Cell:
         return leak_score(scores.values[metric], ceiling.values[metric], controls)
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return evaluations and the mean best loss of the attacks on the private images."""
-        histories = [np.array(result.history) for result in self.results["private"]]
-        return histories[0][:, 0].astype(np.int64), np.mean([h[:, 1] for h in histories], axis=0)
+        """Return evaluations and the mean best loss of the attacks on the private images.
+
+        It begins where every attack has met a finite loss.
+        """
+        histories = np.array([result.history for result in self.results["private"]])
+        mean = histories[:, :, 1].mean(axis=0)
+        finite = np.isfinite(mean)
+        return histories[0, finite, 0].astype(np.int64), mean[finite]
 
     def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
         """Return every figure of the cell."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ggl.base.errors import CheckpointError, InputError, WeightsError
+from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
@@ -84,6 +84,7 @@ class Search:
     Raises:
         InputError: a budget below one generation.
         CheckpointError: the checkpoint belongs to another search or is damaged.
+        GradientError: a search met no finite loss at all.
     """
 
     def __init__(
@@ -122,6 +123,10 @@ class Search:
                 progress(*self._progress())
         if self.checkpoint is not None:
             self._save(self.checkpoint)
+        if any(best.loss == float("inf") for best in self.best):
+            raise GradientError(
+                "no candidate of a search had a finite loss: check the victim and the defense"
+            )
         return self._results()
 
     def _generation(self) -> None:

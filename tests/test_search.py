@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ggl.base.errors import CheckpointError, InputError
+from ggl.base.errors import CheckpointError, GradientError, InputError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.optimizers import load_strategy, strategies
@@ -175,6 +175,15 @@ def test_losses_that_are_not_finite_never_win():
 
     (result,) = search(objective=broken).run()
     assert all(loss == loss and loss < torch.inf for _, loss in result.history)
+
+
+@every_strategy
+def test_a_search_without_any_finite_loss_is_an_error(name):
+    def hopeless(images, *rest):
+        return images.flatten(1).sum(1) * torch.nan
+
+    with pytest.raises(GradientError, match="no candidate of a search had a finite loss"):
+        search(name, hopeless).run()
 
 
 def test_progress_hears_of_every_generation():

@@ -13,7 +13,7 @@ def stream_seed(seed: int, *names: object) -> int:
 
     Streams of different names are independent, and a stream does not move when others are added.
     """
-    text = "/".join([str(seed), *map(str, names)])
+    text = repr([seed, *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

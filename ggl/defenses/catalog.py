@@ -13,7 +13,7 @@ from ggl.defenses.pruning import GlobalPruning, LayerPruning
 
 __all__ = ["defenses", "load_defense", "register_defense"]
 
-DefenseFactory: TypeAlias = Callable[..., Defense]
+DefenseFactory: TypeAlias = Callable[..., object]
 """A `Defense` class or a function that returns one, from no or one number: `name` or `name:number`."""
 
 defenses: Registry[DefenseFactory] = Registry("defense", "ggl.defenses")
@@ -52,4 +52,7 @@ def _load_one(specification: str) -> Defense:
     except TypeError as error:
         wanted = "no number after it" if numbers else f"a number, such as {specification}:0.1"
         raise InputError(f"defense {specification!r}: expected {wanted}") from error
-    return factory(*numbers)
+    defense = factory(*numbers)
+    if not isinstance(defense, Defense):
+        raise InputError(f"defense {specification!r}: expected a ggl.Defense, found {type(defense).__name__}")
+    return defense

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ggl.base.errors import InputError
+from ggl.base.errors import UnknownNameError
 from ggl.defenses import ATTACKERS, Composed, defenses, load_defense
 from ggl.gradients import Clip, Mask
 
@@ -229,8 +229,8 @@ def unchecked(function):
 @every
 def test_an_unknown_attacker_is_refused(name):
     defense = load_defense(name)
-    with pytest.raises(InputError, match="expected an attacker of naive, adaptive, informed; found 'clever'"):
-        unchecked(type(defense).view)(defense, gradient(), "clever")
+    with pytest.raises(UnknownNameError, match="no attacker is named 'adaptiv'; did you mean 'adaptive'"):
+        unchecked(type(defense).view)(defense, gradient(), "adaptiv")
 
 
 def test_a_composition_applies_its_parts_in_order():
