@@ -32,7 +32,7 @@ class Generator(nn.Module):
             nn.Sequential(
                 nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(above),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             )
             for below, above in pairwise(widths)
         )
@@ -44,7 +44,7 @@ class Generator(nn.Module):
         """Return images in [-1, 1]."""
         scale, shift = self.class_affine(labels)[:, :, None, None].chunk(2, dim=1)
         x = self.project_norm(self.project(z).unflatten(1, (-1, START, START)))
-        x = F.relu(x * (1 + scale) + shift)
+        x = F.relu_(x * (1 + scale) + shift)
         for block in self.blocks:
             x = block(x)
         return torch.tanh(self.to_image(x))

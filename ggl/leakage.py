@@ -8,12 +8,23 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.stats import binomtest  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ggl.metrics import mse, psnr, psnr_signed, ssim, ssim_error
 from ggl.statistics import Interval, bootstrap_mean, bootstrap_ratio, paired_test, share
 
-__all__ = ["HEADLINE", "LeakScore", "Measure", "Scores", "identification", "leak_score", "measures", "score"]
+__all__ = [
+    "HEADLINE",
+    "LeakScore",
+    "Measure",
+    "Scores",
+    "identification",
+    "identifies",
+    "leak_score",
+    "measures",
+    "score",
+]
 
 Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From images and private images, (n, c, h, w) each, to one number a pair, (n,)."""
@@ -107,6 +118,17 @@ def leak_score(
     control = controls[name]
     interval = bootstrap_ratio(control - attack, control - ceiling)
     return LeakScore(interval, name, paired_test(attack, control))
+
+
+def identifies(scores: Scores) -> bool:
+    """Say whether private images rank first more often than chance would have it.
+
+    At least two do, and a one-sided binomial test against 1 / (decoys + 1) has p < 0.05.
+    """
+    found = int((scores.ranks == 1).sum())
+    chance = float(np.mean(1 / (scores.decoys + 1)))
+    p_value = binomtest(found, len(scores.ranks), chance, alternative="greater").pvalue
+    return found > 1 and bool(p_value < SIGNIFICANCE)
 
 
 def identification(scores: Scores) -> dict[str, Interval]:

@@ -56,6 +56,14 @@ RC: Any = {
 COLORS = ("#2f7fc1", "#c8642d", "#2c9468", "#a463bd", "#9a7a1c", "#cc527e", "#6b7f8c")
 """Each with a contrast of at least 3 on white and on the dark page alike."""
 
+SENTENCES = {
+    "leaks": "the shared gradients leak under",
+    "identifies": "they identify private images, though the leak score's interval reaches 0, under",
+    "no leak shown": "no leak was shown under",
+    "undecided": "there is no verdict on",
+}
+"""How the summary begins each verdict's list of defenses."""
+
 LINES = ("solid", "dashed", "dashdot", "dotted")
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -92,7 +100,7 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
     cells = [_cell(report, k, found, axis) for k, found in enumerate(result["results"])]
     return {
         **result,
-        "groups": _by_verdict(cells),
+        "groups": {SENTENCES[verdict]: group for verdict, group in _by_verdict(cells).items() if group},
         "cells": cells,
         "figure": _figure(report.cells, str(result["settings"].get("distance", ""))),
         "shown": min(len(report.images), COLUMNS_SHOWN),
@@ -103,12 +111,6 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
     }
 
 
-def _verdict(cell: Json) -> str:
-    if cell["leak_score"]["low"] is None:
-        return "undecided"
-    return "leaks" if cell["leaks"] else "no leak shown"
-
-
 def _by_verdict(cells: Sequence[Json]) -> dict[str, list[Json]]:
     """Return each defense's strongest attack: of those that leak, if any, the highest leak score."""
     strongest: dict[str, Json] = {}
@@ -116,15 +118,15 @@ def _by_verdict(cells: Sequence[Json]) -> dict[str, list[Json]]:
         known = strongest.get(cell["defense"])
         if known is None or _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
-    groups: dict[str, list[Json]] = {"leaks": [], "no leak shown": [], "undecided": []}
+    groups: dict[str, list[Json]] = {verdict: [] for verdict in SENTENCES}
     for cell in strongest.values():
         groups[cell["verdict"]].append(cell)
     return groups
 
 
-def _strength(cell: Json) -> tuple[bool, float]:
+def _strength(cell: Json) -> tuple[bool, bool, float]:
     mean = cell["leak_score"]["mean"]
-    return cell["leaks"], -math.inf if mean is None else mean
+    return cell["leaks"], cell["identifies"], -math.inf if mean is None else mean
 
 
 def _cell(report: "Report", k: int, found: Json, axis: "_Axis") -> dict[str, object]:
@@ -132,7 +134,6 @@ def _cell(report: "Report", k: int, found: Json, axis: "_Axis") -> dict[str, obj
     return {
         **found,
         "key": f"cell{k:02d}",
-        "verdict": _verdict(found),
         "marks": axis.marks(found["leak_score"]),
         "pictures": _pictures(report, report.cells[k]),
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,13 +16,17 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from ggl.base.weights import write_atomically
-from ggl.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
+from ggl.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
 from ggl.metrics import METRICS
 from ggl.page import render
 from ggl.search import SearchResult
 from ggl.statistics import Interval, bootstrap_mean
 
-__all__ = ["Cell", "Report"]
+__all__ = ["Cell", "Report", "Verdict"]
+
+Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
+"""Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
+decoys more often than by chance. Undecided: the leak score has no interval."""
 
 PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
 
@@ -51,6 +56,15 @@ class Cell:
         """Return the attack's leak score by one error metric."""
         return self._leak(self.attack, ceiling, metric)
 
+    def verdict(self, ceiling: Scores) -> Verdict:
+        """Return what the figures allow to be said, the strongest statement first."""
+        leak = self.leak(ceiling)
+        if leak.leaks:
+            return "leaks"
+        if identifies(self.attack):
+            return "identifies"
+        return "undecided" if np.isnan(leak.interval.low) else "no leak shown"
+
     def _leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         controls = {name: control.values[metric] for name, control in self.controls.items()}
         return leak_score(scores.values[metric], ceiling.values[metric], controls)
@@ -74,7 +88,9 @@ class Cell:
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
+            "verdict": self.verdict(ceiling),
             "leaks": headline.leaks,
+            "identifies": identifies(self.attack),
             "leak_score_metric": HEADLINE,
             "leak_score": headline.to_dict(),
             "leak_scores": {name: self.leak(ceiling, name).to_dict() for name in errors},

@@ -41,6 +41,10 @@ DEMO: dict[str, Any] = {
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
 LOG_WIDTH = 120
+LEGEND = """\
+leak score: 0 is what the class alone gives away, 1 all that the prior can say
+identified: how often the private image ranks first among its decoys; 95 % intervals"""
+HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 
 
 @dataclass(frozen=True)
@@ -181,16 +185,7 @@ def _print(report: Report, plan: AuditPlan, console: Console) -> None:
     table = Table(
         title=f"{plan.victim}, {plan.prior}, {len(report.images)} images, {plan.budget} evaluations"
     )
-    for heading in (
-        "defense",
-        "attacker",
-        "strategy",
-        "leak score",
-        "identified",
-        "PSNR dB",
-        "control dB",
-        "verdict",
-    ):
+    for heading in HEADINGS:
         table.add_column(heading)
     result: Any = report.to_dict()
     for cell in result["results"]:
@@ -203,13 +198,11 @@ def _print(report: Report, plan: AuditPlan, console: Console) -> None:
             _interval(cell["identification"]),
             f"{cell['psnr']['mean']:.1f}",
             f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
-            "leaks" if cell["leaks"] else "no leak shown",
+            cell["verdict"],
         )
     console.print(table)
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
-    console.print(
-        "leak score: 0 is what the class alone gives away, 1 all that the prior can say; [95 % interval]"
-    )
+    console.print(LEGEND)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
 
 

@@ -200,10 +200,8 @@ class Search:
     def _save(self, path: Path) -> None:
         state = {"done": torch.tensor(self.done)}
         for k, (strategy, best) in enumerate(zip(self.strategies, self.best, strict=True)):
-            state[f"{k}.best.z"], state[f"{k}.best.loss"] = (
-                best.z,
-                torch.tensor(best.loss, dtype=torch.float64),
-            )
+            state[f"{k}.best.z"] = best.z
+            state[f"{k}.best.loss"] = torch.tensor(best.loss, dtype=torch.float64)
             state[f"{k}.best.history"] = torch.tensor(best.history, dtype=torch.float64)
             state |= {f"{k}.strategy.{name}": tensor for name, tensor in strategy.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)

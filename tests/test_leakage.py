@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ggl.leakage import Scores, identification, leak_score, measures, rank, score
+from ggl.leakage import Scores, identification, identifies, leak_score, measures, rank, score
 
 
 def test_the_leak_score_is_a_ratio_of_sums_against_the_strongest_control():
@@ -73,6 +73,19 @@ def test_identification_counts_top_ranks():
     assert found["identification"].mean == 0.5
     assert found["identification_top10"].mean == 0.75
     assert found["identification_percentile"].mean == pytest.approx((0 + 0 + 0.4 + 1.0) / 4)
+
+
+@pytest.mark.parametrize(
+    ("found", "n", "expected"), [(0, 10, False), (1, 10, False), (2, 10, True), (1, 1, False)]
+)
+def test_identifying_needs_two_images_and_more_than_chance(found, n, expected):
+    ranks = np.array([1] * found + [50] * (n - found))
+    assert identifies(Scores({}, ranks, np.full(n, 99))) is expected
+
+
+def test_two_of_ten_is_chance_among_few_decoys():
+    ranks = np.array([1, 1] + [2] * 8)
+    assert not identifies(Scores({}, ranks, np.full(10, 4)))
 
 
 def test_optional_measures_are_left_out_where_they_are_not_at_hand():

@@ -162,6 +162,17 @@ def test_the_summary_judges_each_defense_by_its_strongest_attack():
     )
 
 
+def test_an_attack_that_identifies_is_not_called_no_leak():
+    found = cell("prune:0.99", 0.095)
+    found = dataclasses.replace(found, attack=dataclasses.replace(found.attack, ranks=np.ones(N, dtype=int)))
+    page = Page(html(found))
+    assert (
+        "identify private images, though the leak score's interval reaches 0, under prune:0.99 (−0.06)."
+        in page.text("summary")
+    )
+    assert "identifies n = 6" in page.text("results")
+
+
 @pytest.mark.parametrize(
     ("mse", "sentence"),
     [

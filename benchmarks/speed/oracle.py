@@ -1,19 +1,19 @@
 """Candidates per second and peak memory of the gradient oracle's backends, in one run.
 
-    python benchmarks/speed/oracle.py [--victims lenet convnet resnet18] [--populations 16 64]
+    python benchmarks/speed/oracle.py [--victims lenet resnet18] [--populations 16 64] [--precision bfloat16]
 
 `plain` is one batched forward and backward pass over the population, parameter gradients included:
 what any attacker must pay. Backends take turns, round after round, and the median round counts, so
-that a noisy machine disturbs all alike. Memory is the growth of a fresh process's peak over its size
-before the first score.
+that a noisy machine disturbs all alike. Memory is what a fresh process's first score adds at its peak.
 """
 
 import argparse
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 
@@ -21,16 +21,28 @@ from ggl.gradients import GradientOracle
 from ggl.victims import load_victim
 
 BACKENDS = ("sequential", "vmap", "layerwise")
-MEGABYTE = 2**20
 HEADINGS = (
     *("victim", "P", *BACKENDS, "plain"),
     *("× sequential", "× plain's time", "vmap MiB", "layerwise MiB"),
 )
 
 
-def scorer(victim: str, backend: str, population: int, size: int) -> Callable[[], object]:
+@dataclass(frozen=True)
+class Variant:
+    """How the layerwise backend is run; the others keep the defaults."""
+
+    precision: str = "float32"
+    chunk_size: int | None = None
+    channels_last: bool = False
+
+
+def scorer(victim: str, backend: str, population: int, size: int, variant: Variant) -> Callable[[], object]:
     """Return a call that scores one population, or does the plain pass."""
+    if backend != "layerwise":
+        variant = Variant()
     model = load_victim(victim, in_channels=1, num_classes=10, image_size=size, seed=0)
+    if variant.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(0)
     images = torch.rand((population, 1, size, size), generator=random)
     labels = torch.zeros(1, dtype=torch.int64)
@@ -42,14 +54,16 @@ def scorer(victim: str, backend: str, population: int, size: int) -> Callable[[]
             torch.nn.functional.cross_entropy(model(images), every).backward()
 
         return plain
-    oracle = GradientOracle(model, backend=backend)
+    oracle = GradientOracle(
+        model, backend=backend, precision=variant.precision, chunk_size=variant.chunk_size
+    )
     shared = oracle.observe(images[:1], labels)
     return lambda: oracle.score(images, labels, shared, "cosine")
 
 
-def rates(victim: str, population: int, size: int, rounds: int) -> dict[str, float]:
+def rates(victim: str, population: int, size: int, rounds: int, variant: Variant) -> dict[str, float]:
     """Return candidates per second by backend, the median of interleaved rounds."""
-    calls = {backend: scorer(victim, backend, population, size) for backend in (*BACKENDS, "plain")}
+    calls = {backend: scorer(victim, backend, population, size, variant) for backend in (*BACKENDS, "plain")}
     seconds: dict[str, list[float]] = {backend: [] for backend in calls}
     for call in calls.values():
         call()
@@ -61,12 +75,19 @@ def rates(victim: str, population: int, size: int, rounds: int) -> dict[str, flo
     return {backend: population / statistics.median(times) for backend, times in seconds.items()}
 
 
-def memory_growth(victim: str, backend: str, population: int, size: int) -> float:
-    """Return by how many MiB scoring raises this process's peak memory."""
-    call = scorer(victim, backend, population, size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory_growth(victim: str, backend: str, population: int, size: int, variant: Variant) -> float:
+    """Return how many MiB the first score adds to this process's memory at its peak (Linux)."""
+    call = scorer(victim, backend, population, size, variant)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = resident("VmRSS")
     call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MEGABYTE
+    return (resident("VmHWM") - before) / 1024
+
+
+def resident(entry: str) -> int:
+    """Return an entry of this process's memory status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
 def main() -> None:
@@ -78,15 +99,24 @@ def main() -> None:
     parser.add_argument("--populations", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--size", type=int, default=32, help="image height and width in pixels")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--precision", default="float32", help="of the layerwise backend: float32 or bfloat16"
+    )
+    parser.add_argument("--chunk-size", type=int, help="of the layerwise backend")
+    parser.add_argument("--channels-last", action="store_true", help="memory format of the layerwise backend")
     options = parser.parse_args()
+    variant = Variant(options.precision, options.chunk_size, options.channels_last)
+    print(f"layerwise: {variant}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.size} px, cosine distance")
     print("candidates per second; ratios of the layerwise backend; peak memory growth in MiB\n")
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     for victim in options.victims:
         for population in options.populations:
-            speed = rates(victim, population, options.size, options.rounds)
+            speed = rates(victim, population, options.size, options.rounds, variant)
             with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-                tasks = [(victim, backend, population, options.size) for backend in ("vmap", "layerwise")]
+                tasks = [
+                    (victim, backend, population, options.size, variant) for backend in ("vmap", "layerwise")
+                ]
                 grown = pool.starmap(memory_growth, tasks, chunksize=1)
             layerwise = speed["layerwise"]
             cells = [f"{speed[name]:.0f}" for name in (*BACKENDS, "plain")]

@@ -8,7 +8,19 @@ import torch
 
 from ggl.base.random import numpy_stream, stream, stream_seed
 
-NAMES = [(0,), (1,), (-1,), (0, "a"), (0, "b"), (0, "a", "b"), (0, "a/b"), (0, "a", 1), (0, "a", 2), (1, "a"), (10, "a")]
+NAMES = [
+    (0,),
+    (1,),
+    (-1,),
+    (0, "a"),
+    (0, "b"),
+    (0, "a", "b"),
+    (0, "a/b"),
+    (0, "a", 1),
+    (0, "a", 2),
+    (1, "a"),
+    (10, "a"),
+]
 
 
 def test_the_same_name_gives_the_same_stream():
