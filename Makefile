@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Trust what the machine trusts, as pip does.
+export UV_SYSTEM_CERTS := 1
+
 .PHONY: demo test lint lock clean
 
 demo: $(INSTALLED)
