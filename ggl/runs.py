@@ -40,7 +40,8 @@ DEMO: dict[str, Any] = {
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
-LOG_WIDTH = 120
+LOG_WIDTH = 132
+INTERVALS = ("leak score", "identified")
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
 identified: how often the private image ranks first among its decoys; 95 % intervals"""
@@ -128,7 +129,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
     data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
     prior.check_labels(data.labels)
     if load_lpips() is None:
-        console.print(LPIPS_HINT)
+        console.print(LPIPS_HINT, markup=False)
     channels, size, _ = prior.image_shape
     victim = load_victim(
         plan.victim,
@@ -186,7 +187,7 @@ def _print(report: Report, plan: AuditPlan, console: Console) -> None:
         title=f"{plan.victim}, {plan.prior}, {len(report.images)} images, {plan.budget} evaluations"
     )
     for heading in HEADINGS:
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading in INTERVALS)
     result: Any = report.to_dict()
     for cell in result["results"]:
         leak = cell["leak_score"]
