@@ -19,7 +19,7 @@ from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, pri
 from ggl.datasets import load_dataset
 from ggl.defenses import Attacker, Defense, find_attacker, load_defense
 from ggl.generators import Prior
-from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
 from ggl.labels import infer_label
@@ -200,8 +200,7 @@ def audit(
         prior: the attacker's generator.
         defenses: names such as "none", "prune:0.9", "clip:4+noise:0.01".
         strategies: names such as "cma-es", "adam:starts=2".
-        attackers: of "naive", "adaptive", "informed"; where a defense leaves nothing to adapt to, they
-            are one.
+        attackers: of "naive", "adaptive", "informed"; those that would do the same are one, the first.
         budget: objective evaluations of each search.
         seed: of every random draw.
         decoys: images and labels of the same domain, for ranks, siblings and class means; by default
@@ -218,6 +217,7 @@ def audit(
         GradientError: a private image's gradient is zero or not finite.
         CheckpointError: `checkpoints` holds those of another audit.
     """
+    images, labels = images.cpu(), labels.cpu()
     known = [load_defense(defense) for defense in defenses]
     known_attackers = [find_attacker(attacker) for attacker in attackers]
     find_distance(distance)
@@ -266,7 +266,7 @@ def _run(
     for defense in defenses:
         shared = audit.shared(defense, clean)
         for strategy in strategies:
-            for attacker in _distinct(defense, attackers, shared["private"]):
+            for attacker in _distinct(defense, attackers, shared["private"], audit.distance):
                 cells.append(audit.cell(defense, strategy, attacker, shared, passive))
     return Report(
         settings=_settings(audit, victim),
@@ -329,9 +329,24 @@ def _features(victim: nn.Module, device: torch.device) -> Measure | None:
 
 
 def _distinct(
-    defense: Defense, attackers: Sequence[Attacker], shared: Sequence[Gradients]
-) -> Sequence[Attacker]:
-    """Return the attackers that differ: where no gradient leaves anything to adapt to, one is all."""
-    if any(defense.view(g, attacker).steps for g in shared for attacker in attackers):
-        return attackers
-    return attackers[:1]
+    defense: Defense, attackers: Sequence[Attacker], shared: Sequence[Gradients], distance: str
+) -> list[Attacker]:
+    """Return the attackers that differ in what they do to a trial gradient, the first of each kind."""
+    kinds: dict[str, Attacker] = {}
+    for attacker in attackers:
+        steps = [_effective(defense.view(g, attacker), distance) for g in shared]
+        kinds.setdefault(repr(steps), attacker)
+    return list(kinds.values())
+
+
+def _effective(view: View, distance: str) -> list[object]:
+    """Return what tells a view's steps apart; a last clip of the whole gradient is nothing to a cosine.
+
+    All masks of one observed gradient are its zeros, and so one.
+    """
+    steps = list(view.steps)
+    while (
+        distance == "cosine" and steps and isinstance(steps[-1], Clip) and isinstance(steps[-1].bound, float)
+    ):
+        steps.pop()
+    return ["mask" if isinstance(step, Mask) else step.bound for step in steps]

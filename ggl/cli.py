@@ -54,7 +54,7 @@ def demo(
     run(
         AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
         resume,
-        replace=True,
+        overwrite=True,
     )
 
 
@@ -141,14 +141,12 @@ def fetch(name: Annotated[str, typer.Argument(help="lpips-alexnet")]) -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2."""
+    sys.path.append("")  # so that package.module:name finds the user's code in the current folder
     try:
         app()
     except GGLError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"ggl: {error}", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("ggl: interrupted; the same command with --resume goes on")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """From pictures to a measurement: errors, ranks among decoys, and the leak score against controls."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -112,10 +113,14 @@ def leak_score(
 
     The control is the one of least mean error. 0 is what the class alone gives away, 1 all that the
     prior can say; the interval is a 95 % bootstrap over images, the p-value a paired permutation test
-    of attack against control.
+    of attack against control. Where the ceiling is no better than that control, the prior cannot say
+    more than the class alone: the score is undefined (NaN).
     """
     name = min(controls, key=lambda control: float(np.mean(controls[control])))
     control = controls[name]
+    if np.sum(control - ceiling) <= 0:
+        undefined = Interval(math.nan, math.nan, math.nan, len(attack))
+        return LeakScore(undefined, name, paired_test(attack, control))
     interval = bootstrap_ratio(control - attack, control - ceiling)
     return LeakScore(interval, name, paired_test(attack, control))
 

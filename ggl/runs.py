@@ -1,11 +1,12 @@
 """Audits as the command line runs them: inputs checked first, progress shown, results in a folder."""
 
 import inspect
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from ggl.audit import Stage, audit
 from ggl.base.devices import find_device
 from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.registry import Registry
+from ggl.base.weights import sha256
 from ggl.controls import pick_private
 from ggl.datasets import load_dataset
 from ggl.defenses import defenses
-from ggl.generators import load_prior, priors
+from ggl.generators import Prior, load_prior, priors
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.optimizers import strategies
 from ggl.page import check_page
@@ -38,7 +40,7 @@ DEMO: dict[str, Any] = {
 }
 """What `ggl demo` audits."""
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
 LOG_WIDTH = 132
 INTERVALS = ("leak score", "identified")
@@ -71,16 +73,16 @@ class AuditPlan:
     precision: str = "float32"
 
 
-def run(plan: AuditPlan, resume: bool, *, replace: bool = False) -> None:
+def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
     """Run the audit, save it in the plan's folder, and print its table.
 
     Args:
         plan: what to audit.
         resume: continue what a killed run left in the folder.
-        replace: overwrite an earlier run's results instead of refusing.
+        overwrite: replace an earlier run's results instead of refusing.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    _prepare_folder(plan.out, resume, replace)
+    _prepare_folder(plan.out, resume, overwrite)
     check_page()
     new = not plan.out.exists()
     try:
@@ -88,6 +90,9 @@ def run(plan: AuditPlan, resume: bool, *, replace: bool = False) -> None:
     except GGLError:
         if new:
             shutil.rmtree(plan.out, ignore_errors=True)
+        raise
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command with --resume goes on")
         raise
     report.save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
@@ -106,16 +111,20 @@ def describe(kind: str) -> dict[str, str]:
     return {name: (inspect.getdoc(table[name]) or "").partition("\n")[0] for name in table.names()}
 
 
-def _prepare_folder(out: Path, resume: bool, replace: bool) -> None:
+def _prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds something else; nothing is created yet."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: expected a folder for the results, found a file")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{out}: expected a folder for the results, but {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: expected a folder that can be written to, but {there} cannot")
     unfinished = (out / CHECKPOINTS).is_dir()
     if resume and not unfinished:
         raise CheckpointError(f"{out}: holds no unfinished run to resume; leave --resume out")
-    if resume or replace:
-        if not resume:
-            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    if resume:
+        return
+    if overwrite:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         return
     if unfinished:
         raise InputError(f"{out}: holds an unfinished run; add --resume, or choose another folder")
@@ -128,6 +137,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
     prior = load_prior(plan.prior)
     data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
     prior.check_labels(data.labels)
+    _check_folder_names(plan, prior)
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
     channels, size, _ = prior.image_shape
@@ -141,7 +151,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
     )
     chosen = pick_private(data.labels, plan.images, plan.seed)
     with _progress(console) as stage:
-        return audit(
+        report = audit(
             victim.to(device),
             data.images[chosen],
             data.labels[chosen],
@@ -158,6 +168,32 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             checkpoints=plan.out / CHECKPOINTS,
             progress=stage,
         )
+    return replace(report, settings={**report.settings, **_asked(plan)})
+
+
+def _asked(plan: AuditPlan) -> dict[str, object]:
+    """Return what identifies the victim and the data of an audit, for its settings."""
+    weights = plan.victim_weights
+    return {
+        "victim": plan.victim,
+        "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
+        "data": plan.data,
+        "split": plan.split,
+        "fit": plan.fit,
+    }
+
+
+def _check_folder_names(plan: AuditPlan, prior: Prior) -> None:
+    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
+    folder = Path(plan.data).expanduser()
+    if prior.num_classes is None or not folder.is_dir():
+        return
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
+            raise InputError(
+                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
+                f"0 to {prior.num_classes - 1}, found {child.name!r}"
+            )
 
 
 @contextmanager

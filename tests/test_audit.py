@@ -88,6 +88,24 @@ def test_attackers_are_one_where_a_defense_leaves_nothing_to_adapt_to(report):
     ]
 
 
+def test_attackers_are_one_where_the_distance_does_not_see_what_they_do(data, prior):
+    victim = ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
+    settings = {"prior": prior, "defenses": ["clip:1"], "attackers": ["naive", "informed"], "budget": 16}
+    images, labels = data.images[:1], data.labels[:1]
+    for distance, expected in (("cosine", ["naive"]), ("l2", ["naive", "informed"])):
+        report = ggl.audit(victim, images, labels, distance=distance, **settings)
+        assert [cell.attacker for cell in report.cells] == expected
+
+
+def test_few_images_and_no_last_layer_are_undecided(data, prior):
+    victim = torch.nn.Sequential(torch.nn.Conv2d(1, 10, 4, stride=4), torch.nn.AdaptiveAvgPool2d(1))
+    victim.append(torch.nn.Flatten())
+    report = ggl.audit(victim, data.images[:2], data.labels[:2], prior=prior, budget=16)
+    (cell,) = report.to_dict()["results"]
+    assert cell["verdict"] == "undecided"
+    assert cell["label_recovery"]["mean"] == 0.0
+
+
 def test_the_ceiling_is_above_the_attack(report):
     assert report.to_dict()["ceiling"]["psnr"]["mean"] > cell_of(report, "none")["psnr"]["mean"]
 
@@ -194,7 +212,9 @@ def test_killed_at_any_moment_and_resumed_the_result_is_identical(tmp_path):
     for stages in (1, 2, 4):
         run = subprocess.Popen(command("--out", str(killed), *resume), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while len(list(killed.glob("checkpoints/*.safetensors"))) < stages and time.monotonic() < deadline:
+        while (
+            len(list(killed.glob(".ggl-checkpoints/*.safetensors"))) < stages and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
@@ -202,4 +222,4 @@ def test_killed_at_any_moment_and_resumed_the_result_is_identical(tmp_path):
         resume = ("--resume",)
     subprocess.run(command("--out", str(killed), "--resume"), check=True, capture_output=True, timeout=120)
     assert outcome(killed) == outcome(whole)
-    assert not (killed / "checkpoints").exists()
+    assert not (killed / ".ggl-checkpoints").exists()

@@ -1,6 +1,7 @@
 """The command line: what it prints, and that bad input ends in one line, code 2, and no trace."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -81,14 +82,25 @@ def code_in_weights(tmp_path):
     return ["--victim-weights", path], "tensors only"
 
 
-def nothing(tmp_path):
-    return [], ""
+def folders_by_name(tmp_path):
+    for name in ("bag", "boot"):
+        picture(tmp_path / "data" / name / "1.png")
+    return ["--data", tmp_path / "data"], "named by its labels, 0 to 9, found 'bag'"
+
+
+def victim_of_another_size(in_channels, num_classes, image_size):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, num_classes))
 
 
 BAD = {
     "empty folder": empty_folder,
     "a text file among the images": folder_with_text,
     "a size that the prior does not give": wrong_size,
+    "class folders that are not labels": folders_by_name,
+    "a victim for another size": lambda _: (
+        ["--victim", "test_cli:victim_of_another_size"],
+        r"can't take images of shape \(1, 32, 32\)",
+    ),
     "a label out of range": label_out_of_range,
     "weights cut short": altered_weights,
     "weights of something else": foreign_weights,
@@ -130,7 +142,9 @@ def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
     code, output, _ = ggl(*arguments)
     assert code == 0
     assert "clip:1" in output
-    assert "no leak shown" in output or " leaks " in output
+    assert "undecided" in output
+    settings = json.loads((tmp_path / "out" / "result.json").read_text())["settings"]
+    assert (settings["victim"], settings["data"]) == ("lenet", "fashion-mnist-heldout")
     before = (tmp_path / "out" / "result.json").read_bytes()
     code, _, errors = ggl(*arguments)
     assert code == 2
@@ -139,7 +153,7 @@ def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
 
 
 def test_an_unfinished_run_needs_resume_and_resume_needs_one(ggl, tmp_path):
-    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / ".ggl-checkpoints").mkdir(parents=True)
     code, _, errors = ggl("audit", "--out", tmp_path / "out")
     assert code == 2
     assert "add --resume" in errors
@@ -152,8 +166,23 @@ def test_a_file_in_the_place_of_the_folder(ggl, tmp_path):
     (tmp_path / "out").write_text("mine")
     code, _, errors = ggl("audit", "--out", tmp_path / "out")
     assert code == 2
-    assert "found a file" in errors
+    assert "is a file" in errors
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_folder_below_a_file(ggl, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    code, _, errors = ggl("audit", "--out", tmp_path / "mine" / "out")
+    assert code == 2
+    assert "is a file" in errors
+
+
+def test_a_failed_demo_leaves_the_users_files_alone(ggl, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.pt").write_text("mine")
+    code, _, _ = ggl("demo", "--out", tmp_path, "--budget", 1)
+    assert code == 2
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["model.pt"]
 
 
 @pytest.mark.parametrize("kind", ["priors", "strategies", "defenses", "victims"])

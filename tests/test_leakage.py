@@ -32,6 +32,15 @@ def test_a_leak_needs_more_than_one_lucky_image():
     assert leak_score(steady, ceiling, {"c": control}).leaks
 
 
+def test_a_ceiling_below_the_control_gives_no_score():
+    """Both differences are negative then, and their ratio would praise an attack worse than chance."""
+    random = np.random.default_rng(2)
+    control, ceiling, attack = (v + 0.001 * random.standard_normal(10) for v in (0.05, 0.08, 0.105))
+    found = leak_score(attack, ceiling, {"class mean": control})
+    assert np.isnan(found.interval.mean)
+    assert not found.leaks
+
+
 def test_chance_is_rarely_called_a_leak():
     """Of attacks that draw from the control's own distribution, few are called leaks.
 

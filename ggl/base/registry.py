@@ -59,10 +59,17 @@ class Registry(Generic[T]):
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
-        if parameter and ("." in name or importlib.util.find_spec(name) is not None):
+        if parameter and ("." in name or _is_module(name)):
             entry: T = import_object(specification, self.kind)
             return entry, None
         raise unknown_name(self.kind, name, self.names())
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        return False
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:

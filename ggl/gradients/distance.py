@@ -42,7 +42,7 @@ def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
 
 
 def _cosine(dot: Tensor, square: Tensor, target_square: Tensor) -> Tensor:
-    return 1 - dot / (square * target_square).clamp_min(TINY).sqrt()
+    return 1 - dot / (square.clamp_min(TINY).sqrt() * target_square.clamp_min(TINY).sqrt())
 
 
 DISTANCES: dict[str, Distance] = {

@@ -205,13 +205,26 @@ class GradientOracle:
                 f"expected {len(images)} labels, one an image, found shape {tuple(labels.shape)}"
             )
         if self._classes is None:
-            with torch.no_grad():
-                self._classes = copy.deepcopy(self.model).eval()(images[:1]).shape[-1]
+            self._classes = self._count_classes(images[:1])
         wrong = labels[(labels < 0) | (labels >= self._classes)]
         if len(wrong):
             raise InputError(
                 f"expected labels from 0 to {self._classes - 1}, which the victim has; found {int(wrong[0])}"
             )
+
+    def _count_classes(self, image: Tensor) -> int:
+        try:
+            with torch.no_grad():
+                logits = copy.deepcopy(self.model).eval()(image)
+        except RuntimeError as error:
+            raise InputError(
+                f"the victim can't take images of shape {tuple(image.shape[1:])}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"expected the victim to return logits (n, classes), found {found}")
+        return logits.shape[1]
 
     def prepare(self, view: View) -> View:
         """Return the view on the victim's device and in its dtype, its parameters checked.

@@ -251,3 +251,13 @@ def test_scores_do_not_depend_on_neighbors(backend, batch):
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(oracle.score(images[order], labels, shared), together[order])
     torch.testing.assert_close(oracle.score(images[:1], labels, shared), together[:1])
+
+
+@pytest.mark.parametrize("backend", ["sequential", "vmap", "layerwise"])
+def test_cosine_is_exact_for_tiny_gradients(backend):
+    """Gradients of norm 1e-9: the product of their squares is far below float32's range of interest."""
+    _, labels, private = population(1, torch.float32)
+    oracle = GradientOracle(seeded(MODELS["group norm"]), backend=backend)
+    shared = {name: 1e-9 * g for name, g in oracle.observe(private, labels).items()}
+    same = oracle.score(private[None], labels, shared, "cosine")
+    torch.testing.assert_close(same, torch.zeros(1), rtol=0.0, atol=1e-5)
