@@ -92,7 +92,8 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
             shutil.rmtree(plan.out, ignore_errors=True)
         raise
     except KeyboardInterrupt:
-        console.print("interrupted; the same command with --resume goes on")
+        if (plan.out / CHECKPOINTS).is_dir():
+            console.print("interrupted; the same command with --resume goes on")
         raise
     report.save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
