@@ -57,21 +57,8 @@ class Cell:
     results: Mapping[str, Sequence[SearchResult]]
     seconds: float
 
-    def leak(self, ceiling: Scores, metric: str = HEADLINE) -> LeakScore:
-        """Return the attack's leak score by one error metric."""
-        return self._leak(self.attack, ceiling, metric)
-
-    def verdict(self, ceiling: Scores) -> Verdict:
-        """Return what the figures allow to be said, the strongest statement first."""
-        leak = self.leak(ceiling)
-        if leak.leaks:
-            return "leaks"
-        if identifies(self.attack):
-            return "identifies"
-        few = len(self.attack.ranks) < FEWEST_IMAGES
-        return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
-
-    def _leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
+    def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
+        """Return the leak score of the attack's or a control's scores, by one error metric."""
         controls = {name: control.values[metric] for name, control in self.controls.items()}
         return leak_score(scores.values[metric], ceiling.values[metric], controls)
 
@@ -88,21 +75,21 @@ class Cell:
     def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
         """Return every figure of the cell."""
         errors = [name for name in self.attack.values if METRICS[name].lower_is_better]
-        headline = self.leak(ceiling)
+        leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
         evaluations, losses = self.curve()
         return {
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
-            "verdict": self.verdict(ceiling),
-            "leaks": headline.leaks,
+            "verdict": find_verdict(leaks[HEADLINE], self.attack),
+            "leaks": leaks[HEADLINE].leaks,
             "identifies": identifies(self.attack),
             "leak_score_metric": HEADLINE,
-            "leak_score": headline.to_dict(),
-            "leak_scores": {name: self.leak(ceiling, name).to_dict() for name in errors},
+            "leak_score": leaks[HEADLINE].to_dict(),
+            "leak_scores": {name: leak.to_dict() for name, leak in leaks.items()},
             **_figures(self.attack),
             "controls": {
-                name: {"leak_score": self._leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
+                name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
                 for name, scores in self.controls.items()
             },
             "label_recovery": self.labels_recovered.to_dict(),
@@ -140,8 +127,8 @@ class Report:
             },
         }
 
-    def save(self, folder: str | Path, *, html: bool = True) -> None:
-        """Write the images, `report.html` and, last, `result.json` into a folder.
+    def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
+        """Write the images, `report.html` and, last, `result.json` into a folder; return the last.
 
         Raises:
             InputError: `html` without the packages of the extra `report`; nothing is written.
@@ -158,6 +145,7 @@ class Report:
         if page is not None:
             write_atomically(folder / "report.html", page.encode())
         write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+        return result
 
     def image_sets(self) -> dict[str, Tensor]:
         """Return every picture by the name that its files begin with."""
@@ -168,6 +156,16 @@ class Report:
                 for kind, images in cell.images.items()
             }
         return sets
+
+
+def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
+    """Return what the figures allow to be said, the strongest statement first."""
+    if leak.leaks:
+        return "leaks"
+    if identifies(scores):
+        return "identifies"
+    few = len(scores.ranks) < FEWEST_IMAGES
+    return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
 
 
 def cell_rate(cell: Cell) -> float:

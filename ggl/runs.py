@@ -95,9 +95,9 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
         if (plan.out / CHECKPOINTS).is_dir():
             console.print("interrupted; the same command with --resume goes on")
         raise
-    report.save(plan.out)
+    result = report.save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
-    _print(report, plan, console)
+    _print(result, plan, console)
 
 
 def describe(kind: str) -> dict[str, str]:
@@ -219,13 +219,10 @@ def _progress(console: Console) -> Iterator[Stage]:
         yield stage
 
 
-def _print(report: Report, plan: AuditPlan, console: Console) -> None:
-    table = Table(
-        title=f"{plan.victim}, {plan.prior}, {len(report.images)} images, {plan.budget} evaluations"
-    )
+def _print(result: Any, plan: AuditPlan, console: Console) -> None:
+    table = Table(title=f"{plan.victim}, {plan.prior}, {plan.images} images, {plan.budget} evaluations")
     for heading in HEADINGS:
         table.add_column(heading, no_wrap=heading in INTERVALS)
-    result: Any = report.to_dict()
     for cell in result["results"]:
         leak = cell["leak_score"]
         table.add_row(

@@ -15,7 +15,7 @@ __all__ = ["CMAES", "SeparableCMAES"]
 
 
 class CMAES(Strategy):
-    """CMA-ES with a full covariance matrix: the field's standard, 9 ms a generation at 128 dimensions.
+    """CMA-ES with a full covariance matrix: the field's standard; learns correlations.
 
     Starts at mean 0. pycma's own stopping rules are not consulted: the budget ends a search.
 
@@ -81,6 +81,6 @@ class CMAES(Strategy):
 
 
 class SeparableCMAES(CMAES):
-    """CMA-ES with a diagonal covariance matrix (sep-CMA-ES): learns faster, 0.7 ms a generation."""
+    """CMA-ES with a diagonal covariance matrix (sep-CMA-ES): learns faster, costs less."""
 
     diagonal = True

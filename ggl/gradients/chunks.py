@@ -28,7 +28,7 @@ class Chunks:
             rows = slice(done, min(total, done + max(1, self.size // images_each)))
             try:
                 parts.append(call(rows))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if rows.stop - rows.start == 1 or not _is_out_of_memory(error):
                     raise
                 self.size = max(images_each, (rows.stop - rows.start) * images_each // 2)

@@ -24,8 +24,8 @@ BLOCK_ELEMENTS = 2**21
 """How many numbers a block of built gradients holds at most, patches included (8 MiB of float32)."""
 
 LARGE_PRODUCTS = 2**22
-"""Multiplications of one candidate's weight gradient from which on it is built by itself on a CPU;
-LeNet's layers (2**18) are four times as fast together, ResNet-18's first (2**25) twice as fast alone."""
+"""Multiplications of one candidate's weight gradient from which on it is built by itself on a CPU:
+LeNet's layers (2**18) are faster together, ResNet-18's first (2**25) alone."""
 
 
 class Factors(ABC):
