@@ -14,13 +14,11 @@ from ggl.defenses import Attacker, Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, View
 from ggl.gradients.oracle import check_gradient
-from ggl.optimizers import load_strategy
+from ggl.latents import LatentRule, load_latents
+from ggl.optimizers import load_group
 from ggl.search import Objective, Progress, Search, SearchResult, fingerprint
 
-__all__ = ["PENALTY", "GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
-
-PENALTY = 1e-3
-"""Weight of the prior's latent penalty in the objective, unless a caller gives another."""
+__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def attack(
     defense: str | Defense = "none",
     attacker: Attacker = "adaptive",
     distance: str = "cosine",
-    penalty: float = PENALTY,
+    latents: str | None = None,
     budget: int,
     seed: int = 0,
     restarts: int = 1,
@@ -86,7 +84,7 @@ def attack(
 ) -> SearchResult:
     """Search the prior for the batch whose gradient matches the one that was shared.
 
-    z* = argmin_z D(T(∇L(G(z), labels)), shared) + penalty · R(z), GGL (arXiv 2203.15696, eq. 5).
+    z* = argmin_z D(T(∇L(G(z), labels)), shared) + λ R(z), GGL (arXiv 2203.15696, eq. 5).
 
     Args:
         oracle: the victim.
@@ -97,7 +95,8 @@ def attack(
         defense: what the attacker believes that the client did.
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them.
         distance: "cosine" or "l2".
-        penalty: weight of the prior's latent penalty.
+        latents: how searched coordinates become latents, as `ggl.latents.load_latents` reads it; by default
+            the prior's own rule.
         budget: objective evaluations, all restarts together.
         seed: of every random draw.
         restarts: independent searches that share the budget; the lowest loss wins.
@@ -117,7 +116,7 @@ def attack(
         defense=defense,
         attacker=attacker,
         distance=distance,
-        penalty=penalty,
+        latents=latents,
         budget=budget,
         seed=seed,
         restarts=restarts,
@@ -135,7 +134,7 @@ def attack_many(
     defense: str | Defense = "none",
     attacker: Attacker = "adaptive",
     distance: str = "cosine",
-    penalty: float = PENALTY,
+    latents: str | None = None,
     budget: int,
     seed: int = 0,
     restarts: int = 1,
@@ -151,6 +150,7 @@ def attack_many(
     if len({len(target.labels) for target in targets}) != 1:
         raise InputError("expected at least one target, all of one batch size")
     known = load_defense(defense)
+    rule = load_latents(latents or prior.latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
     views = [known.view(target.shared, attacker) for target in targets for _ in range(restarts)]
@@ -160,7 +160,7 @@ def attack_many(
         "defense": known.name,
         "attacker": attacker,
         "distance": distance,
-        "penalty": penalty,
+        "latents": rule.name,
         "budget": budget,
         "seed": seed,
         "restarts": restarts,
@@ -176,7 +176,7 @@ def attack_many(
         strategy,
         [f"{target.name}/{r}" for target in targets for r in range(restarts)],
         budget=budget // restarts,
-        penalty=penalty,
+        latents=rule,
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
@@ -222,7 +222,7 @@ def invert(
         strategy,
         [f"invert/{i}" for i in range(len(images))],
         budget=budget,
-        penalty=0.0,
+        latents=load_latents("free"),
         seed=seed,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
@@ -239,7 +239,7 @@ def _search(
     names: Sequence[str],
     *,
     budget: int,
-    penalty: float,
+    latents: LatentRule,
     seed: int,
     device: torch.device,
     checkpoint: Path | None,
@@ -247,17 +247,14 @@ def _search(
     progress: Progress | None,
 ) -> list[SearchResult]:
     size = len(labels[0]) * prior.latent_dim
-    strategies = [
-        load_strategy(strategy, latent_dim=size, budget=budget, seed=stream_seed(seed, name))
-        for name in names
-    ]
+    seeds = [stream_seed(seed, name) for name in names]
     search = Search(
         prior,
         torch.stack(list(labels)),
         objective,
-        strategies,
+        load_group(strategy, latent_dim=size, budget=budget, seeds=seeds, device=device),
         budget=budget,
-        penalty=penalty,
+        latents=latents,
         device=device,
         checkpoint=checkpoint,
         identity=identity,

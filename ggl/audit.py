@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.attack import PENALTY, Target, attack_many, invert
+from ggl.attack import Target, attack_many, invert
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, prior_samples
@@ -23,6 +23,7 @@ from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
 from ggl.labels import infer_label
+from ggl.latents import load_latents
 from ggl.leakage import Measure, Scores, measures, score
 from ggl.lpips import load_lpips
 from ggl.metrics import feature_distance
@@ -56,7 +57,7 @@ class _Audit:
     budget: int
     seed: int
     distance: str
-    penalty: float
+    latents: str
     checkpoints: Path | None
     progress: Stage | None
 
@@ -120,7 +121,7 @@ class _Audit:
             defense=defense,
             attacker=attacker,
             distance=self.distance,
-            penalty=self.penalty,
+            latents=self.latents,
             budget=self.budget,
             seed=self.seed,
             checkpoint=self._checkpoint(title),
@@ -182,7 +183,7 @@ def audit(
     seed: int = 0,
     decoys: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]] | None = None,
     distance: str = "cosine",
-    penalty: float = PENALTY,
+    latents: str | None = None,
     backend: str = "auto",
     precision: str = "float32",
     checkpoints: Path | None = None,
@@ -206,7 +207,7 @@ def audit(
         decoys: images and labels of the same domain, for ranks, siblings and class means; by default
             the prior's own held-out images.
         distance: "cosine" or "l2".
-        penalty: weight of the prior's latent penalty.
+        latents: how searched coordinates become latents, as in `attack`.
         backend: of the gradient oracle.
         precision: of the gradient oracle.
         checkpoints: a folder that lets a killed audit resume with an identical result.
@@ -221,8 +222,10 @@ def audit(
     known = [load_defense(defense) for defense in defenses]
     known_attackers = [find_attacker(attacker) for attacker in attackers]
     find_distance(distance)
+    rule = load_latents(latents or prior.latents)
     for strategy in strategies:
-        check_budget(budget, load_strategy(strategy, latent_dim=prior.latent_dim, budget=budget, seed=seed))
+        trial = load_strategy(strategy, latent_dim=prior.latent_dim, budget=budget, seed=seed)
+        check_budget(budget, trial.batch_size)
     _check(images, labels, prior)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision)
@@ -236,7 +239,7 @@ def audit(
         budget=budget,
         seed=seed,
         distance=distance,
-        penalty=penalty,
+        latents=rule.name,
         checkpoints=checkpoints,
         progress=progress,
     )
@@ -290,7 +293,7 @@ def _settings(audit: _Audit, victim: nn.Module) -> dict[str, object]:
         "ceiling_budget": CEILING_BUDGET,
         "seed": audit.seed,
         "distance": audit.distance,
-        "penalty": audit.penalty,
+        "latents": audit.latents,
         "backend": audit.oracle.backend,
         "precision": audit.oracle.precision,
         "device": str(audit.oracle.device),

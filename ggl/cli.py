@@ -90,6 +90,10 @@ def audit(
     seed: Seed = 0,
     device: Device = "auto",
     distance: Annotated[str, typer.Option(help="cosine or l2")] = "cosine",
+    latents: Annotated[
+        str | None,
+        typer.Option(help='free, shell:W, kld:W, tanh, box:B, joined by "+"; default the prior\'s own'),
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, layerwise, vmap or sequential")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for scoring")] = "float32",
     resume: Resume = False,
@@ -113,6 +117,7 @@ def audit(
         seed=seed,
         device=device,
         distance=distance,
+        latents=latents,
         backend=backend,
         precision=precision,
     )

@@ -69,6 +69,7 @@ class AuditPlan:
     split: str = "test"
     fit: str | None = None
     distance: str = "cosine"
+    latents: str | None = None
     backend: str = "auto"
     precision: str = "float32"
 
@@ -164,6 +165,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             seed=plan.seed,
             decoys=(data.images, data.labels),
             distance=plan.distance,
+            latents=plan.latents,
             backend=plan.backend,
             precision=plan.precision,
             checkpoints=plan.out / CHECKPOINTS,

@@ -15,7 +15,8 @@ from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsE
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
-from ggl.optimizers import Strategy
+from ggl.latents import LatentRule
+from ggl.optimizers import Group
 
 __all__ = ["Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
 
@@ -62,9 +63,22 @@ class SearchResult:
 
 @dataclass
 class _Best:
+    """The best candidate that one search met, and its loss after every generation."""
+
     z: Tensor
     loss: float = float("inf")
-    history: list[float] = field(default_factory=list)
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> int:
+        return self.history[-1][0] if self.history else 0
+
+    def take(self, z: Tensor, loss: Tensor) -> None:
+        """Note a generation's evaluations, and its best candidate where that is better."""
+        finite = torch.where(torch.isfinite(loss), loss, torch.inf)
+        if finite.min() < self.loss:
+            self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
+        self.history.append((self.evaluations + len(z), self.loss))
 
 
 class Search:
@@ -73,10 +87,10 @@ class Search:
     Args:
         prior: decodes latents.
         labels: (k, b), the labels of each search's b images.
-        objective: what is minimized, with `penalty` times the prior's mean latent penalty.
-        strategies: one a search, over b · d dimensions, all of one batch size.
+        objective: what is minimized, with the latent rule's mean penalty.
+        group: the k searches, over b · d dimensions.
         budget: objective evaluations of each search; whole generations only.
-        penalty: weight of the prior's penalty.
+        latents: how searched coordinates become latents.
         device: where images are decoded and scored.
         checkpoint: a file that a killed search is resumed from; it stays when the search is done.
         identity: what the checkpoint must have been made for.
@@ -92,35 +106,39 @@ class Search:
         prior: Prior,
         labels: Int[Tensor, "k b"],
         objective: Objective,
-        strategies: Sequence[Strategy],
+        group: Group,
         *,
         budget: int,
-        penalty: float,
+        latents: LatentRule,
         device: torch.device,
         checkpoint: Path | None = None,
         identity: str = "",
     ) -> None:
-        size = strategies[0].batch_size
-        check_budget(budget, strategies[0])
+        check_budget(budget, max(group.sizes()))
         self.prior, self.labels, self.objective = prior.to(device), labels.to(device), objective
-        self.strategies, self.penalty, self.device = list(strategies), penalty, device
-        self.generations, self.done = budget // size, 0
+        self.group, self.latents, self.device, self.budget = group, latents, device, budget
         self.checkpoint, self.identity = checkpoint, identity
-        self.best = [_Best(torch.zeros(s.latent_dim, dtype=torch.float64)) for s in strategies]
+        self.best = [_Best(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
-    def run(self, progress: Progress | None = None) -> list[SearchResult]:
-        """Search to the end of the budget and return every search's result."""
+    def run(self, progress: Progress | None = None, until: int | None = None) -> list[SearchResult]:
+        """Search on and return every search's best so far.
+
+        Args:
+            progress: called after every generation.
+            until: evaluations of each search to go on to, at most the budget, which is the default.
+        """
+        limit = self.budget if until is None else min(until, self.budget)
         saved = time.monotonic()
-        while self.done < self.generations:
-            self._generation()
+        while active := self._active(limit):
+            self._generation(active)
             if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._save(self.checkpoint)
                 saved = time.monotonic()
             if progress is not None:
-                progress(*self._progress())
+                progress(*self._progress(limit))
         if self.checkpoint is not None:
             self._save(self.checkpoint)
         if any(best.loss == float("inf") for best in self.best):
@@ -129,81 +147,80 @@ class Search:
             )
         return self._results()
 
-    def _generation(self) -> None:
-        asked = [strategy.ask() for strategy in self.strategies]
-        needs_gradient = self.strategies[0].needs_gradient
-        losses, gradients = self._evaluate(torch.cat(asked), needs_gradient)
-        counts = [len(z) for z in asked]
-        parts = zip(
-            self.strategies, self.best, asked, losses.split(counts), gradients.split(counts), strict=True
-        )
-        for strategy, best, z, loss, gradient in parts:
-            strategy.tell(z, loss, gradient if needs_gradient else None)
-            finite = torch.where(torch.isfinite(loss), loss, torch.inf)
-            if finite.min() < best.loss:
-                best.loss, best.z = float(finite.min()), z[finite.argmin()]
-            best.history.append(best.loss)
-        self.done += 1
+    def _active(self, limit: int) -> list[int]:
+        """Return the searches that go on and whose next whole generation is within the limit."""
+        sizes = self.group.sizes()
+        return [k for k, best in enumerate(self.best) if 0 < sizes[k] <= limit - best.evaluations]
 
-    def _evaluate(self, z: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor]:
+    def _generation(self, active: Sequence[int]) -> None:
+        asked = self.group.ask(active)
+        counts = [len(z) for z in asked]
+        losses, gradients = self._evaluate(torch.cat(asked), active, counts)
+        parts = losses.split(counts)
+        self.group.tell(asked, parts, gradients.split(counts) if self.group.needs_gradient else None)
+        for k, z, loss in zip(active, asked, parts, strict=True):
+            self.best[k].take(z, loss)
+
+    def _evaluate(self, z: Tensor, active: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the losses (n,) and their gradients (n, d), which are empty where none is needed."""
-        counts = [s.batch_size for s in self.strategies]
-        owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        owner = torch.tensor(active).repeat_interleave(torch.tensor(counts))
+        wanted = self.group.needs_gradient
         gradients: list[Tensor] = []
 
         def evaluate(rows: slice) -> Tensor:
-            latents = z[rows].to(self.device, torch.float32).requires_grad_(needs_gradient)
+            latents = z[rows].to(self.device, torch.float32).requires_grad_(wanted)
             labels = self.labels[owner[rows].to(self.device)]
-            with torch.set_grad_enabled(needs_gradient):
-                loss = self._loss(latents, labels, *overlaps(counts, rows))
-            if needs_gradient:
+            places, shares = overlaps(counts, rows)
+            with torch.set_grad_enabled(wanted):
+                loss = self._loss(latents, labels, [active[place] for place in places], shares)
+            if wanted:
                 gradients.append(torch.autograd.grad(loss.sum(), latents)[0].cpu())
             return loss.detach().to("cpu", torch.float64)
 
         losses = self.chunks.map(len(z), self.labels.shape[1], evaluate)
-        return losses, torch.cat(gradients) if needs_gradient else torch.empty(len(z), 0)
+        return losses, torch.cat(gradients) if wanted else torch.empty(len(z), 0)
 
     def _loss(
         self, latents: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
     ) -> Float[Tensor, " n"]:
-        images, per_image = self._decode(latents, labels)
-        loss = self.objective(images, labels, chosen, counts)
-        if self.penalty:
-            loss = loss + self.penalty * self.prior.penalty(per_image).view(labels.shape).mean(1)
-        return loss
+        images, placed = self._decode(latents, labels)
+        penalty = self.latents.penalty(self.prior, placed).view(labels.shape).mean(1)
+        return self.objective(images, labels, chosen, counts) + penalty
 
-    def _decode(self, latents: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images (n, b, c, h, w) and the latents of each (n · b, d) of latents (n, b · d)."""
-        per_image = latents.reshape(labels.numel(), self.prior.latent_dim)
-        return self.prior.decode(per_image, labels.flatten()).unflatten(0, labels.shape), per_image
+    def _decode(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images (n, b, c, h, w) and the latents of each (n · b, d) of coordinates (n, b · d)."""
+        placed = self.latents.place(z.reshape(labels.numel(), self.prior.latent_dim))
+        return self.prior.decode(placed, labels.flatten()).unflatten(0, labels.shape), placed
 
     @torch.no_grad()
     def _results(self) -> list[SearchResult]:
         results = []
-        size = self.strategies[0].batch_size
-        passes = self.done * size if self.strategies[0].needs_gradient else 0
         for k, best in enumerate(self.best):
-            latents = best.z[None].to(self.device, torch.float32)
-            images, per_image = self._decode(latents, self.labels[k : k + 1])
-            loss = float(self._loss(latents, self.labels[k : k + 1], [k], [1]))
-            history = [((i + 1) * size, value) for i, value in enumerate(best.history)]
+            z = best.z[None].to(self.device, torch.float32)
+            images, placed = self._decode(z, self.labels[k : k + 1])
+            loss = float(self._loss(z, self.labels[k : k + 1], [k], [1]))
+            spent = best.evaluations
+            passes = spent if self.group.needs_gradient else 0
             results.append(
-                SearchResult(images[0].cpu(), per_image.cpu(), loss, history, self.done * size, passes)
+                SearchResult(images[0].cpu(), placed.cpu(), loss, list(best.history), spent, passes)
             )
         return results
 
-    def _progress(self) -> tuple[int, int, float]:
-        each = self.strategies[0].batch_size * len(self.strategies)
-        mean = sum(best.loss for best in self.best) / len(self.best)
-        return self.done * each, self.generations * each, mean
+    def _progress(self, limit: int) -> tuple[int, int, float]:
+        spent = [best.evaluations for best in self.best]
+        left = sum(
+            (limit - done) // size * size
+            for done, size in zip(spent, self.group.sizes(), strict=True)
+            if size
+        )
+        return sum(spent), sum(spent) + left, sum(best.loss for best in self.best) / len(self.best)
 
     def _save(self, path: Path) -> None:
-        state = {"done": torch.tensor(self.done)}
-        for k, (strategy, best) in enumerate(zip(self.strategies, self.best, strict=True)):
+        state = {f"strategy.{name}": tensor for name, tensor in self.group.state_dict().items()}
+        for k, best in enumerate(self.best):
             state[f"{k}.best.z"] = best.z
             state[f"{k}.best.loss"] = torch.tensor(best.loss, dtype=torch.float64)
-            state[f"{k}.best.history"] = torch.tensor(best.history, dtype=torch.float64)
-            state |= {f"{k}.strategy.{name}": tensor for name, tensor in strategy.state_dict().items()}
+            state[f"{k}.best.history"] = torch.tensor(best.history, dtype=torch.float64).view(-1, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, state, {"identity": self.identity})
 
@@ -225,26 +242,21 @@ class Search:
             ) from error
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
-        self.done = int(state["done"])
-        for k, (strategy, best) in enumerate(zip(self.strategies, self.best, strict=True)):
+        for k, best in enumerate(self.best):
             best.z, best.loss = state[f"{k}.best.z"], float(state[f"{k}.best.loss"])
-            best.history = state[f"{k}.best.history"].tolist()
-            prefix = f"{k}.strategy."
-            strategy.load_state_dict(
-                {
-                    name.removeprefix(prefix): tensor
-                    for name, tensor in state.items()
-                    if name.startswith(prefix)
-                }
-            )
+            history = state[f"{k}.best.history"].tolist()
+            best.history = [(int(evaluations), loss) for evaluations, loss in history]
+        prefix = "strategy."
+        own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        self.group.load_state_dict(own)
 
 
-def check_budget(budget: int, strategy: Strategy) -> None:
-    """Raise `InputError` where a budget is below one generation of the strategy."""
-    if budget < strategy.batch_size:
+def check_budget(budget: int, generation: int) -> None:
+    """Raise `InputError` where a budget is below one generation."""
+    if budget < generation:
         raise InputError(
-            f"a budget of {budget} evaluations is below one generation of {strategy.batch_size}; "
-            f"give at least {strategy.batch_size}"
+            f"a budget of {budget} evaluations is below one generation of {generation}; "
+            f"give at least {generation}"
         )
 
 

@@ -24,6 +24,15 @@ class Strategy(ABC):
     needs_gradient: ClassVar[bool] = False
     """Whether `tell` wants the loss's gradient beside it."""
 
+    anytime: ClassVar[bool] = True
+    """Whether a search's course does not depend on its budget: a longer one begins as a shorter one."""
+
+    batch_size: int
+    """Candidates of the next generation; may change from one generation to the next."""
+
+    stopped: bool = False
+    """Whether the search has ended by its own criteria: it may still be asked, but has nothing to gain."""
+
     def __init__(self, latent_dim: int, batch_size: int) -> None:
         if latent_dim < 1:
             raise InputError(f"expected a latent dimension of at least 1, found {latent_dim}")

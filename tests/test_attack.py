@@ -96,7 +96,7 @@ def test_a_result_is_an_image_of_the_prior(run, prior, targets, strategy):
 
 @every_strategy
 def test_the_loss_is_the_distance_plus_the_penalty(run, oracle, prior, targets, strategy):
-    result = run(strategy=strategy, penalty=0.01, distance="l2")
+    result = run(strategy=strategy, latents="shell:0.01", distance="l2")
     distance = oracle.score(result.images, targets[0].labels, targets[0].shared, "l2")
     expected = distance + 0.01 * prior.penalty(result.latents)
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
@@ -213,7 +213,7 @@ def test_a_killed_attack_resumes_to_the_result_of_an_uninterrupted_one(oracle, t
         {"seed": 1},
         {"restarts": 2},
         {"distance": "l2"},
-        {"penalty": 0.0},
+        {"latents": "free"},
         {"defense": "clip:1"},
         {"attacker": "naive"},
     ],
@@ -343,7 +343,7 @@ def test_an_adaptive_attacker_beats_a_naive_one_under_clipping(oracle, private, 
             defense=defense,
             attacker=attacker,
             distance="l2",
-            penalty=0.0,
+            latents="free",
         )
         errors[attacker] = sum(map(mean_squared_error, results, private[0]))
     assert errors["adaptive"] < 0.8 * errors["naive"]

@@ -6,7 +6,8 @@ import torch
 from ggl.base.errors import CheckpointError, GradientError, InputError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
-from ggl.optimizers import load_strategy, strategies
+from ggl.latents import load_latents
+from ggl.optimizers import load_group, load_strategy, strategies
 from ggl.search import Search, fingerprint
 
 DIM = 6
@@ -39,14 +40,14 @@ class Distance:
         return (images.flatten(1) - wanted[:, None]).square().sum(1)
 
 
-def search(name="cma-es", objective=None, budget=60, seeds=(0,), batch=1, penalty=0.1, **options):
+def search(name="cma-es", objective=None, budget=60, seeds=(0,), batch=1, latents="shell:0.1", **options):
     return Search(
         Pixels(),
         torch.zeros(len(seeds), batch, dtype=torch.int64),
         objective or Distance(len(seeds)),
-        [load_strategy(name, latent_dim=batch * DIM, budget=budget, seed=seed) for seed in seeds],
+        load_group(name, latent_dim=batch * DIM, budget=budget, seeds=seeds),
         budget=budget,
-        penalty=penalty,
+        latents=load_latents(latents),
         device=torch.device("cpu"),
         **options,
     )
@@ -124,14 +125,14 @@ def test_the_result_is_the_best_candidate_that_was_asked(name):
         seen.append((losses.detach(), images.detach()))
         return losses
 
-    (result,) = search(name, remembering, penalty=0.0).run()
+    (result,) = search(name, remembering, latents="free").run()
     losses, images = (torch.cat(parts) for parts in zip(*seen[:-1], strict=True))
     torch.testing.assert_close(result.images[0], images[losses.argmin(), 0])
     assert result.loss == pytest.approx(losses.min().item(), rel=1e-5)
 
 
 def test_the_penalty_enters_the_loss():
-    free, penalized = (search(penalty=weight).run()[0] for weight in (0.0, 0.5))
+    free, penalized = (search(latents=rule).run()[0] for rule in ("free", "shell:0.5"))
     prior, objective = Pixels(), Distance()
     labels = torch.zeros(1, 1, dtype=torch.int64)
     expected = objective(penalized.images[None], labels, [0], [1]) + 0.5 * prior.penalty(penalized.latents)
@@ -206,7 +207,7 @@ def test_a_stopped_search_resumes_bit_for_bit(name, tmp_path, generations):
     with pytest.raises(StoppedError):
         search(name, seeds=(0, 1), budget=130, checkpoint=path).run(stop_after(generations))
     resumed = search(name, seeds=(0, 1), budget=130, checkpoint=path)
-    assert resumed.done == generations
+    assert len(resumed.best[1].history) == generations
     assert_same(resumed.run(), expected)
 
 
@@ -215,7 +216,7 @@ def test_a_search_stopped_twice_resumes_bit_for_bit(tmp_path):
     for generations in (1, 3):
         with pytest.raises(StoppedError):
             search(checkpoint=path).run(stop_after(generations))
-    assert search(checkpoint=path).done == 4
+    assert len(search(checkpoint=path).best[0].history) == 4
     assert_same(search(checkpoint=path).run(), search().run())
 
 

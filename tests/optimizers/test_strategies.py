@@ -75,10 +75,10 @@ def test_an_unknown_name_is_told_with_the_nearest_one(specification, reason):
 @pytest.mark.parametrize(
     ("specification", "reason"),
     [
-        ("cma-es:sigma0=big", "expected option=number after the colon, found 'sigma0=big'"),
-        ("cma-es:sigma0", "expected option=number"),
-        ("cma-es:0.3", "expected option=number"),
-        ("cma-es:sigma0=0.3,", "expected option=number"),
+        ("cma-es:sigma0=big", "expected a number for sigma0, found 'big'"),
+        ("cma-es:sigma0", "expected option=value"),
+        ("cma-es:0.3", "expected option=value"),
+        ("cma-es:sigma0=0.3,", "expected option=value"),
         ("cma-es:sigma0=0", "expected sigma0 above 0, found 0"),
         ("sep-cma-es:sigma0=-1", "expected sigma0 above 0, found -1"),
         ("cma-es:sigma0=nan", "expected sigma0 above 0"),

@@ -1,0 +1,86 @@
+"""Several searches that advance together: each is what it would be alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from ggl.optimizers.base import State, Strategy
+
+__all__ = ["Group", "Rows", "SideBySide"]
+
+Rows: TypeAlias = Sequence[Tensor]
+"""One tensor a search: latents (n, d) float64, losses (n,) or gradients (n, d)."""
+
+
+class Group(ABC):
+    """K searches of one strategy, asked and told together.
+
+    The rules of `Strategy` hold for each search; the group's latents are on its device.
+    """
+
+    needs_gradient: bool
+    latent_dim: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many searches there are."""
+
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """Return how many candidates each search asks for next, 0 where it has stopped."""
+
+    @abstractmethod
+    def ask(self, chosen: Sequence[int]) -> list[Tensor]:
+        """Return the next generation of each chosen search, in ascending order."""
+
+    @abstractmethod
+    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:
+        """Take the losses of what was asked, one entry a chosen search, in the order of asking."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything that resumed searches need."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Continue searches of the same settings from `state_dict`, bit for bit."""
+
+
+class SideBySide(Group):
+    """Single strategies, each with its own object."""
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self.strategies = list(strategies)
+        self.needs_gradient = self.strategies[0].needs_gradient
+        self.latent_dim = self.strategies[0].latent_dim
+        self._chosen: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.strategies)
+
+    def sizes(self) -> list[int]:
+        """Return each strategy's batch size, 0 where it has stopped."""
+        return [0 if strategy.stopped else strategy.batch_size for strategy in self.strategies]
+
+    def ask(self, chosen: Sequence[int]) -> list[Tensor]:
+        """Ask each chosen strategy."""
+        self._chosen = list(chosen)
+        return [self.strategies[k].ask() for k in chosen]
+
+    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:
+        """Tell each strategy that was asked."""
+        for i, k in enumerate(self._chosen):
+            self.strategies[k].tell(z[i], losses[i], None if gradients is None else gradients[i])
+
+    def state_dict(self) -> State:
+        """Return the strategies' states, their names preceded by the search's number."""
+        return {f"{k}.{name}": t for k, s in enumerate(self.strategies) for name, t in s.state_dict().items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Load each strategy's own part."""
+        for k, strategy in enumerate(self.strategies):
+            prefix = f"{k}."
+            own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+            strategy.load_state_dict(own)
