@@ -84,11 +84,13 @@ def test_the_budget_is_spent_in_whole_generations_and_never_overrun(name, extra)
     """The winner's own re-evaluation comes on top: one candidate in one more call."""
     size = load_strategy(name, latent_dim=DIM, budget=100, seed=0).batch_size
     objective, budget = Distance(), 3 * size + extra
-    (result,) = search(name, objective, budget).run()
-    whole = budget // size
-    assert objective.calls == [size] * whole + [1]
-    assert result.evaluations == whole * size <= budget
-    assert result.backward_passes == (result.evaluations if name == "adam" else 0)
+    searched = search(name, objective, budget)
+    (result,) = searched.run()
+    *generations, again = objective.calls
+    assert again == 1
+    assert result.evaluations == sum(generations) <= budget
+    assert searched.group.sizes()[0] > budget - result.evaluations or searched.group.sizes() == [0]
+    assert result.backward_passes == (result.evaluations if searched.group.needs_gradient else 0)
 
 
 @every_strategy
@@ -111,7 +113,7 @@ def test_the_history_never_rises_and_ends_at_the_result(name):
     evaluations, losses = zip(*result.history, strict=True)
     assert list(losses) == sorted(losses, reverse=True)
     assert losses[-1] == pytest.approx(result.loss, rel=1e-5)
-    assert list(evaluations) == [(i + 1) * evaluations[0] for i in range(len(evaluations))]
+    assert list(evaluations) == sorted(set(evaluations))
     assert evaluations[-1] == result.evaluations
     assert losses[-1] < losses[0]
 

@@ -1,0 +1,75 @@
+"""The example of docs/add-a-strategy.md is a strategy that keeps the contract."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ggl
+from ggl.base.errors import InputError
+from ggl.optimizers import load_strategy, strategies
+
+PAGE = Path(__file__).parents[1] / "docs" / "add-a-strategy.md"
+DIM = 16
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """The page's code as the module `mysearch`; its registration is undone."""
+    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (tmp_path / "mysearch.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("mysearch")
+    yield
+    del sys.modules["mysearch"]
+
+
+def load(specification, seed=0):
+    return load_strategy(specification, latent_dim=DIM, budget=2000, seed=seed)
+
+
+def sphere(z):
+    return (z - 1).square().sum(1)
+
+
+def minimize(strategy, generations):
+    best = torch.inf
+    for _ in range(generations):
+        z = strategy.ask()
+        strategy.tell(z, sphere(z))
+        best = min(best, sphere(z).min().item())
+    return best
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "mysearch:CrossEntropy"])
+def test_it_minimizes_a_sphere(example, name):
+    assert minimize(load(name), 40) < 0.01
+
+
+def test_it_resumes_bit_for_bit(example):
+    first, second = load("cross-entropy"), load("cross-entropy", seed=5)
+    minimize(first, 3)
+    second.load_state_dict(first.state_dict())
+    assert minimize(first, 3) == minimize(second, 3)
+
+
+def test_its_options_are_read_by_their_annotations(example):
+    strategy = load("cross-entropy:population=30,elite=0.1")
+    assert (strategy.batch_size, strategy.elite) == (30, 3)
+    with pytest.raises(InputError, match="expected a whole number for population"):
+        load("cross-entropy:population=1.5")
+
+
+def test_it_attacks(example):
+    data = ggl.load_dataset("fashion-mnist-heldout")
+    victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=0)
+    oracle = ggl.GradientOracle(victim)
+    shared = oracle.observe(data.images[:1], data.labels[:1])
+    attack = {"prior": ggl.load_prior("fashion-dcgan32"), "budget": 500, "seed": 0}
+    searched = ggl.attack(oracle, shared, data.labels[:1], strategy="cross-entropy", **attack)
+    drawn = ggl.attack(oracle, shared, data.labels[:1], strategy="random", **attack)
+    assert searched.loss < drawn.loss
