@@ -1,26 +1,26 @@
 """Every strategy at equal objective evaluations: what each recovers, and what it costs.
 
-    python benchmarks/strategies.py --out runs/strategies [--workers 2] [--only cma-es adam]
-    python benchmarks/strategies_table.py runs/strategies
+    python benchmarks/strategies.py [--workers 2] [--only cma-es adam]
+    python benchmarks/strategies_table.py
 
 The settings below were written down before anything was run. Ten held-out Fashion-MNIST images, one a
 class, each attacked with three seeds; a strategy's thirty searches of a cell run side by side in a process
-of one thread. A cell is done when its file is there: a command that was stopped goes on with the next one.
-Seconds are the process's CPU seconds a search, so that other work on the machine counts little.
+of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end, and a command that was
+stopped goes on with the cells that are missing there. Seconds are the process's CPU seconds a search, so
+that other work on the machine counts little.
 """
 
 import argparse
-import hashlib
-import json
+import csv
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from ggl.attack import GradientMatch
@@ -28,7 +28,7 @@ from ggl.base.random import stream, stream_seed
 from ggl.base.weights import write_atomically
 from ggl.controls import choose_decoys, pick_private
 from ggl.datasets import load_dataset
-from ggl.defenses import load_defense
+from ggl.defenses import Attacker, load_defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle
 from ggl.latents import load_latents
@@ -39,8 +39,12 @@ from ggl.victims import load_victim
 
 PRIOR, DATA = "fashion-dcgan32", "fashion-mnist-heldout"
 IMAGES, SEEDS = 10, 3
-DISTANCE, ATTACKER = "cosine", "adaptive"
+DISTANCE = "cosine"
+ATTACKER: Attacker = "adaptive"
 BUDGETS = (500, 2_000, 10_000, 25_000)
+FINE = (1_000, 1_500, 2_500, 5_000)
+"""Further budgets at which the default is scored without a defense."""
+
 DEFENSES: dict[str, tuple[str, ...]] = {
     "lenet": ("none", "noise:0.2", "prune:0.9"),
     "mlp": ("none", "noise:0.005", "prune:0.9"),
@@ -48,64 +52,171 @@ DEFENSES: dict[str, tuple[str, ...]] = {
 """Per victim; the noise's standard deviation is about the root mean square of the victim's gradients."""
 
 PATTERN, DEFAULT = "nevergrad-cma-ggl", "cma-es"
-LONGEST: dict[str, int] = {
-    "cma-es": 25_000,
-    "sep-cma-es": 25_000,
-    PATTERN: 25_000,
-    "random": 25_000,
-    "adam": 10_000,
-    "l-bfgs": 10_000,
-    "basin-cma": 10_000,
-    "pycma": 2_000,
-    "pycma:variant=dd": 10_000,
-    "pycma:variant=vkd": 10_000,
-    "pycma:restarts=bipop": 25_000,
+UNDEFENDED: dict[str, dict[str, int]] = {
+    "lenet": {
+        DEFAULT: 25_000,
+        "sep-cma-es": 25_000,
+        "cma-es:sigma0=0.3": 2_000,
+        "cma-es:sigma0=1": 2_000,
+        "cma-es:population=50": 10_000,
+        "sep-cma-es:sigma0=0.3": 2_000,
+        "pycma": 2_000,
+        "pycma:variant=dd": 10_000,
+        "pycma:variant=vkd": 2_000,
+        "nevergrad": 2_000,
+        "nevergrad:optimizer=DiagonalCMA": 2_000,
+        "nevergrad:optimizer=DE": 2_000,
+        PATTERN: 25_000,
+        "bo": 500,
+        "turbo": 2_000,
+        "turbo:regions=5": 2_000,
+        "random": 25_000,
+        "adam": 10_000,
+        "l-bfgs": 2_000,
+        "basin-cma": 2_000,
+    },
+    "mlp": {
+        DEFAULT: 25_000,
+        "sep-cma-es": 10_000,
+        "cma-es:sigma0=0.3": 2_000,
+        "cma-es:sigma0=1": 2_000,
+        "cma-es:population=50": 2_000,
+        "sep-cma-es:sigma0=0.3": 2_000,
+        "pycma": 2_000,
+        "pycma:variant=dd": 2_000,
+        "pycma:variant=vkd": 2_000,
+        "nevergrad": 2_000,
+        "nevergrad:optimizer=DiagonalCMA": 2_000,
+        "nevergrad:optimizer=DE": 2_000,
+        PATTERN: 25_000,
+        "bo": 500,
+        "turbo": 500,
+        "turbo:regions=5": 500,
+        "random": 25_000,
+        "adam": 10_000,
+        "l-bfgs": 2_000,
+        "basin-cma": 2_000,
+    },
+}
+"""How far each is run without a defense: the whole grid to 25,000 would take two cores half a day."""
+
+DEFENDED: dict[str, int] = {
+    DEFAULT: 2_000,
+    "sep-cma-es": 2_000,
+    "pycma:variant=dd": 2_000,
+    "pycma:variant=vkd": 2_000,
     "nevergrad": 2_000,
     "nevergrad:optimizer=DiagonalCMA": 2_000,
     "nevergrad:optimizer=DE": 2_000,
+    PATTERN: 2_000,
     "bo": 500,
-    "turbo": 2_000,
-    "turbo:regions=5": 2_000,
+    "turbo": 500,
+    "turbo:regions=5": 500,
+    "random": 2_000,
+    "adam": 2_000,
+    "l-bfgs": 2_000,
+    "basin-cma": 2_000,
 }
-"""How far each strategy is run without a defense; with one, the same up to `DEFENDED`."""
+"""How far each is run with one."""
 
-DEFENDED = 2_000
+RULES = ("free", "shell:0.01", "kld:0.1", "tanh", "box:2")
+RULES_BUDGET = 2_000
+"""Latent rules that the default strategy is run with besides the prior's own, without a defense."""
 
-Row: TypeAlias = dict[str, str | int | float]
+RESULTS = Path(__file__).parent / "results" / "strategies.csv"
+Key: TypeAlias = tuple[str, str, str, int]
+"""Victim, defense, strategy with its latent rule, budget."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One strategy against one victim and defense, up to one budget."""
+class Row:
+    """What one search had found within one budget."""
 
     victim: str
     defense: str
     strategy: str
     budget: int
-    marks: tuple[int, ...]
+    image: int
+    seed: int
+    loss: float
+    psnr: float
+    rank: int
+    seconds: float
 
-    def path(self, out: Path) -> Path:
-        """Return the file that holds the cell's rows."""
-        return out / f"{hashlib.sha256(repr(self).encode()).hexdigest()[:16]}.json"
-
-
-def plan(only: Sequence[str] = ()) -> Iterator[Cell]:
-    """Yield every cell, budgets that an anytime strategy passes on its way being one cell."""
-    for defended in (False, True):
-        for strategy, longest in LONGEST.items():
-            if only and strategy not in only:
-                continue
-            for victim, defenses in DEFENSES.items():
-                for defense in defenses[1:] if defended else defenses[:1]:
-                    marks = tuple(b for b in BUDGETS if b <= min(longest, DEFENDED if defended else longest))
-                    yield from _cells(victim, defense, strategy, marks)
+    @property
+    def key(self) -> Key:
+        """Return what the row shares with the other images and seeds."""
+        return self.victim, self.defense, self.strategy, self.budget
 
 
-def _cells(victim: str, defense: str, strategy: str, marks: tuple[int, ...]) -> Iterator[Cell]:
-    if load_strategy(strategy, latent_dim=64, budget=marks[-1], seed=0).anytime:
-        yield Cell(victim, defense, strategy, marks[-1], marks)
+@dataclass(frozen=True)
+class Cell:
+    """One strategy against one victim and defense, scored at each of some budgets, the last the longest."""
+
+    victim: str
+    defense: str
+    strategy: str
+    budgets: tuple[int, ...]
+    latents: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the strategy with its latent rule, where that is not the prior's own."""
+        return f"{self.strategy}, {self.latents}" if self.latents else self.strategy
+
+    @property
+    def keys(self) -> list[Key]:
+        """Return the keys of the cell's rows."""
+        return [(self.victim, self.defense, self.label, budget) for budget in self.budgets]
+
+
+def plan(only: Sequence[str] = ()) -> list[Cell]:
+    """Return every cell: what the two headline comparisons need, then the short ones, then the long."""
+    cells: list[Cell] = []
+    for victim, defenses in DEFENSES.items():
+        for defense in defenses:
+            longest = DEFENDED if defense != "none" else UNDEFENDED[victim]
+            for strategy, budget in longest.items():
+                cells += _cells(victim, defense, strategy, budget)
+        budgets = tuple(budget for budget in BUDGETS if budget <= RULES_BUDGET)
+        cells += [Cell(victim, "none", DEFAULT, budgets, rule) for rule in RULES]
+    return sorted((cell for cell in cells if not only or cell.strategy in only), key=_turn)
+
+
+def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
+    """Yield one cell for all budgets that an anytime strategy passes on its way, else one a budget."""
+    fine = FINE if strategy == DEFAULT and defense == "none" else ()
+    budgets = tuple(budget for budget in sorted((*BUDGETS, *fine)) if budget <= longest)
+    if load_strategy(strategy, latent_dim=64, budget=longest, seed=0).anytime:
+        yield Cell(victim, defense, strategy, budgets)
     else:
-        yield from (Cell(victim, defense, strategy, mark, (mark,)) for mark in marks)
+        yield from (Cell(victim, defense, strategy, (budget,)) for budget in budgets)
+
+
+def _turn(cell: Cell) -> int:
+    headline = cell.victim == "lenet" and cell.defense == "none" and cell.latents is None
+    if headline and cell.strategy in (DEFAULT, PATTERN):
+        return 0
+    return 1 if cell.budgets[-1] <= RULES_BUDGET else 2
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """Return the rows that are there."""
+    if not path.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Row)}
+    with path.open(newline="") as file:
+        return [Row(**{k: kinds[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]  # type: ignore[operator]
+
+
+def write_rows(rows: Iterable[Row], path: Path = RESULTS) -> None:
+    """Write rows, sorted, atomically."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (row.key, row.image, row.seed)))
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, text.getvalue().encode())
 
 
 class Bench:
@@ -129,7 +240,7 @@ class Bench:
         ]
         self.objective = GradientMatch(self.oracle, [known.view(g, ATTACKER) for g in shared], DISTANCE)
 
-    def search(self, strategy: str, budget: int) -> Search:
+    def search(self, cell: Cell) -> Search:
         """Return the searches of a cell, image by image and seed by seed."""
         prior = load_prior(PRIOR)
         seeds = [stream_seed(i % SEEDS, "image", i // SEEDS) for i in range(len(self.images))]
@@ -137,76 +248,68 @@ class Bench:
             prior,
             self.labels[:, None],
             self.objective,
-            load_group(strategy, latent_dim=prior.latent_dim, budget=budget, seeds=seeds),
-            budget=budget,
-            latents=load_latents(prior.latents),
+            load_group(cell.strategy, latent_dim=prior.latent_dim, budget=cell.budgets[-1], seeds=seeds),
+            budget=cell.budgets[-1],
+            latents=load_latents(cell.latents or prior.latents),
             device=torch.device("cpu"),
         )
 
 
-def run_cell(cell: Cell, out: Path) -> float:
-    """Run one cell, write its rows and its searches' courses, and return its CPU seconds."""
+def run_cell(cell: Cell) -> list[Row]:
+    """Run one cell and return its rows."""
     torch.set_num_threads(1)
     bench = Bench(cell.victim, cell.defense)
-    search = bench.search(cell.strategy, cell.budget)
+    search = bench.search(cell)
     started = time.process_time()
     rows: list[Row] = []
-    for mark in cell.marks:
-        results = search.run(until=mark)
+    for budget in cell.budgets:
+        results = search.run(until=budget)
         seconds = (time.process_time() - started) / len(results)
-        rows += _rows(cell, mark, results, bench, seconds)
-    courses = [_falls(result.history) for result in results]
-    text = json.dumps({"cell": asdict(cell), "rows": rows, "courses": courses})
-    write_atomically(cell.path(out), text.encode())
-    return time.process_time() - started
+        rows += _rows(cell, budget, results, bench, seconds)
+    return rows
 
 
-def _rows(cell: Cell, mark: int, results: Sequence[SearchResult], bench: Bench, seconds: float) -> list[Row]:
-    """Return what each search had found by a mark."""
+def _rows(
+    cell: Cell, budget: int, results: Sequence[SearchResult], bench: Bench, seconds: float
+) -> Iterator[Row]:
+    """Yield what each search had found within a budget."""
     scores = score(torch.cat([r.images for r in results]), bench.images, bench.decoys, {})
-    return [
-        {
-            "victim": cell.victim,
-            "defense": cell.defense,
-            "strategy": cell.strategy,
-            "budget": mark,
-            "image": i // SEEDS,
-            "seed": i % SEEDS,
-            "evaluations": result.evaluations,
-            "loss": round(result.loss, 6),
-            "psnr": round(float(scores.values["psnr"][i]), 3),
-            "rank": int(scores.ranks[i]),
-            "seconds": round(seconds, 2),
-        }
-        for i, result in enumerate(results)
-    ]
+    for i, result in enumerate(results):
+        yield Row(
+            victim=cell.victim,
+            defense=cell.defense,
+            strategy=cell.label,
+            budget=budget,
+            image=i // SEEDS,
+            seed=i % SEEDS,
+            loss=round(result.loss, 5),
+            psnr=round(float(scores.values["psnr"][i]), 2),
+            rank=int(scores.ranks[i]),
+            seconds=round(seconds, 2),
+        )
 
 
-def _falls(course: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return the entries of a course at which the best loss fell."""
-    return [now for before, now in zip([(0, np.inf), *course], course, strict=False) if now[1] < before[1]]
-
-
-def run(out: Path, workers: int, only: Sequence[str]) -> None:
-    """Run every cell that is not done, in the order of the plan."""
-    out.mkdir(parents=True, exist_ok=True)
-    todo = [cell for cell in plan(only) if not cell.path(out).exists()]
+def run(workers: int, only: Sequence[str]) -> None:
+    """Run every cell whose rows are missing, in the order of the plan."""
+    rows = read_rows()
+    there = {row.key for row in rows}
+    todo = [cell for cell in plan(only) if not there.issuperset(cell.keys)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(run_cell, cell, out): cell for cell in todo}
+        pending = {pool.submit(run_cell, cell): cell for cell in todo}
         for done in as_completed(pending):
+            rows += done.result()
+            write_rows(rows)
             cell = pending[done]
-            line = f"{cell.victim}, {cell.defense}, {cell.strategy}, {cell.budget}"
-            print(f"{line}: {done.result():.0f} s", flush=True)
+            print(f"{cell.victim}, {cell.defense}, {cell.label}, {cell.budgets[-1]}", flush=True)
 
 
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells' files")
     parser.add_argument("--workers", type=int, default=2, help="cells at once, one thread each")
     parser.add_argument("--only", nargs="+", default=[], help="strategies")
     arguments = parser.parse_args()
-    run(arguments.out, arguments.workers, arguments.only)
+    run(arguments.workers, arguments.only)
 
 
 if __name__ == "__main__":

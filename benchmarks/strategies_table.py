@@ -1,67 +1,58 @@
 """The comparison of strategies as tables with intervals, from the cells that were run.
 
-    python benchmarks/strategies_table.py runs/strategies
+    python benchmarks/strategies_table.py
 
-Writes `benchmarks/results/strategies.csv`, a row a search and budget, and `strategies.md` beside it.
+Reads `benchmarks/results/strategies.csv`, a row a search and budget, and writes `strategies.md` beside it.
 Intervals are 95 % bootstraps over images, each image's seeds averaged first; differences are paired by
 image and seed. What was not run stays empty.
 """
 
-import argparse
-import csv
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from strategies import BUDGETS, DEFAULT, DEFENSES, LONGEST, PATTERN
 
 from ggl.base.weights import write_atomically
+from ggl.benchmarks.strategies import (
+    BUDGETS,
+    DEFAULT,
+    DEFENSES,
+    FINE,
+    PATTERN,
+    RESULTS,
+    RULES,
+    SEEDS,
+    UNDEFENDED,
+    Key,
+    Row,
+    read_rows,
+)
 from ggl.statistics import Interval, bootstrap_mean
 
-RESULTS = Path(__file__).parent / "results"
-Key: TypeAlias = tuple[str, str, str, int]
-"""Victim, defense, strategy, budget."""
-Course: TypeAlias = list[list[float]]
+LABELS = [*UNDEFENDED["lenet"], *(f"{DEFAULT}, {rule}" for rule in RULES)]
 
 HEADER = """\
 # Strategies at equal evaluations
 
-Made by `python benchmarks/strategies.py --out runs/strategies`, then
-`python benchmarks/strategies_table.py runs/strategies`; the settings are in the first of the two, every
-search is a row of `strategies.csv`. Embedded prior, one image a gradient, cosine distance, adaptive
-attacker; ten images, three seeds each.
+Made by `python benchmarks/strategies.py`, then `python benchmarks/strategies_table.py`; the settings are in
+the first of the two, every search is a row of `strategies.csv`. Embedded prior, one image a gradient,
+cosine distance, adaptive attacker; ten images, three seeds each. A cell is PSNR in dB with its 95 %
+interval over images, then how many of the thirty searches' images rank the private one first of a hundred.
 """
 
 
 class Results:
     """Every row, by victim, defense, strategy and budget, images in order and seeds within them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.rows: dict[Key, list[dict[str, Any]]] = {}
-        self.courses: dict[Key, list[Course]] = {}
-        for path in sorted(folder.glob("*.json")):
-            cell = json.loads(path.read_text())
-            for row in cell["rows"]:
-                key = (row["victim"], row["defense"], row["strategy"], row["budget"])
-                self.rows.setdefault(key, []).append(row)
-                self.courses[key] = cell["courses"]
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows: dict[Key, list[Row]] = {}
+        for row in sorted(rows, key=lambda row: (row.key, row.image, row.seed)):
+            self.rows.setdefault(row.key, []).append(row)
 
     def values(self, key: Key, name: str) -> NDArray[np.float64]:
         """Return a figure (images, seeds)."""
         rows = self.rows[key]
-        seeds = 1 + max(int(row["seed"]) for row in rows)
-        return np.array([row[name] for row in rows], dtype=np.float64).reshape(-1, seeds)
-
-    def write_csv(self, path: Path) -> None:
-        """Write every row."""
-        rows = [row for key in sorted(self.rows) for row in self.rows[key]]
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64).reshape(-1, SEEDS)
 
 
 def over_images(values: NDArray[np.float64]) -> Interval:
@@ -78,7 +69,7 @@ def psnr_table(results: Results, victim: str, defense: str) -> Iterator[str]:
     yield f"\n## {victim}, {defense}\n"
     yield f"| strategy | {' | '.join(f'{budget:,}' for budget in BUDGETS)} | s per 1,000 |"
     yield f"|---|{'---|' * len(BUDGETS)}---|"
-    for strategy in LONGEST:
+    for strategy in LABELS:
         keys = [(victim, defense, strategy, budget) for budget in BUDGETS]
         if any(key in results.rows for key in keys):
             cells = [_psnr(results, key) if key in results.rows else "" for key in keys]
@@ -93,7 +84,7 @@ def _psnr(results: Results, key: Key) -> str:
 def _pace(results: Results, keys: Sequence[Key]) -> str:
     """Return the CPU seconds per 1,000 evaluations of the longest run."""
     rows = results.rows[max((key for key in keys if key in results.rows), key=lambda key: key[-1])]
-    return f"{1000 * rows[0]['seconds'] / rows[0]['evaluations']:.2f}"
+    return f"{1000 * rows[0].seconds / rows[0].budget:.2f}"
 
 
 def difference_table(results: Results, budget: int) -> Iterator[str]:
@@ -102,7 +93,7 @@ def difference_table(results: Results, budget: int) -> Iterator[str]:
     yield f"\n## PSNR less that of `{DEFAULT}`, dB, {budget:,} evaluations\n"
     yield f"| strategy | {' | '.join(', '.join(cell) for cell in cells)} |"
     yield f"|---|{'---|' * len(cells)}"
-    for strategy in LONGEST:
+    for strategy in LABELS:
         pairs = [((*cell, strategy, budget), (*cell, DEFAULT, budget)) for cell in cells]
         known = [all(key in results.rows for key in pair) for pair in pairs]
         if strategy == DEFAULT or not any(known):
@@ -117,27 +108,22 @@ def _difference(results: Results, key: Key, other: Key) -> str:
     return _text(over_images(results.values(key, "psnr") - results.values(other, "psnr")), "+.1f")
 
 
-def evaluations_to(course: Course, loss: float) -> float:
-    """Return the evaluations after which a course first lay at or below a loss, infinite if never."""
-    return next((evaluations for evaluations, best in course if best <= loss), np.inf)
-
-
 def pattern_lines(results: Results, budget: int = 25_000) -> Iterator[str]:
-    """Yield how soon the default reaches the published pattern's final loss, per victim."""
-    yield f"\n## Evaluations of `{DEFAULT}` to the final loss of `{PATTERN}` at {budget:,}\n"
+    """Yield within which budget the default reaches the published pattern's final loss, per victim."""
+    yield f"\n## `{DEFAULT}` against the final loss of `{PATTERN}` at {budget:,} evaluations\n"
     for victim in DEFENSES:
-        key, default = ((victim, "none", name, budget) for name in (PATTERN, DEFAULT))
-        if key not in results.rows or default not in results.rows:
+        pattern = (victim, "none", PATTERN, budget)
+        if pattern not in results.rows:
             continue
-        losses = results.values(key, "loss")
-        needed = np.array(
-            [evaluations_to(c, loss) for c, loss in zip(results.courses[default], losses.flat, strict=True)]
-        ).reshape(losses.shape)
-        median = float(np.median(np.median(needed, axis=1)))
-        yield (
-            f"- {victim}: median over images {median:,.0f} of {budget:,} ({median / budget:.1%}); "
-            f"reached in {int(np.isfinite(needed).sum())} of {needed.size} searches"
-        )
+        final = results.values(pattern, "loss").mean(1)
+        for mark in sorted((*BUDGETS, *FINE)):
+            key = (victim, "none", DEFAULT, mark)
+            if key in results.rows:
+                less = results.values(key, "loss").mean(1) - final
+                yield (
+                    f"- {victim}, {mark:,} evaluations: the loss is lower for {int((less <= 0).sum())} of "
+                    f"{less.size} images, median difference {np.median(less):+.4f}"
+                )
 
 
 def time_lines(results: Results, budget: int = 10_000) -> Iterator[str]:
@@ -174,13 +160,9 @@ def page(results: Results) -> str:
 
 
 def main() -> None:
-    """Read the command line and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="of the cells that benchmarks/strategies.py wrote")
-    results = Results(parser.parse_args().folder)
-    RESULTS.mkdir(exist_ok=True)
-    results.write_csv(RESULTS / "strategies.csv")
-    write_atomically(RESULTS / "strategies.md", page(results).encode())
+    """Write the page."""
+    results = Results(read_rows())
+    write_atomically(RESULTS.with_suffix(".md"), page(results).encode())
 
 
 if __name__ == "__main__":

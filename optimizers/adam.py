@@ -9,11 +9,35 @@ from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.optimizers.base import State, Strategy
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "Moments"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
+
+
+class Moments:
+    """Adam's running moments (arXiv 1412.6980, algorithm 1) of several points at once, (n, d)."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.mean, self.square, self.count = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """Take a gradient and return the step against it for a learning rate of 1."""
+        self.count += 1
+        self.mean = BETAS[0] * self.mean + (1 - BETAS[0]) * gradient
+        self.square = BETAS[1] * self.square + (1 - BETAS[1]) * gradient.square()
+        mean = self.mean / (1 - BETAS[0] ** self.count)
+        square = self.square / (1 - BETAS[1] ** self.count)
+        return mean / (square.sqrt() + EPSILON)
+
+    def state(self) -> State:
+        """Return the moments and how many steps made them."""
+        return {"mean": self.mean, "square": self.square, "step": torch.tensor(self.count)}
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self.mean, self.square, self.count = state["mean"], state["square"], int(state["step"])
 
 
 class Adam(Strategy):
@@ -31,6 +55,7 @@ class Adam(Strategy):
     """
 
     needs_gradient = True
+    anytime = False
 
     def __init__(
         self, latent_dim: int, *, budget: int, seed: int, learning_rate: float = 0.1, starts: int = 4
@@ -42,8 +67,7 @@ class Adam(Strategy):
         super().__init__(latent_dim, starts)
         self.learning_rate, self.steps = learning_rate, max(1, budget // starts)
         self._z = torch.randn(starts, latent_dim, generator=stream(seed, "adam"), dtype=torch.float64)
-        self._mean, self._square = torch.zeros_like(self._z), torch.zeros_like(self._z)
-        self._step = 0
+        self._moments = Moments(self._z)
 
     def _ask(self) -> Tensor:
         return self._z
@@ -51,27 +75,18 @@ class Adam(Strategy):
     def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
         if gradient is None:
             raise InputError("adam needs the gradient of every loss")
-        self._step += 1
-        self._mean = BETAS[0] * self._mean + (1 - BETAS[0]) * gradient
-        self._square = BETAS[1] * self._square + (1 - BETAS[1]) * gradient.square()
-        mean = self._mean / (1 - BETAS[0] ** self._step)
-        square = self._square / (1 - BETAS[1] ** self._step)
-        self._z = z - self._rate() * mean / (square.sqrt() + EPSILON)
+        step = self._moments.step(gradient)
+        self._z = z - self._rate() * step
 
     def _rate(self) -> float:
-        done = self._step / self.steps
+        done = self._moments.count / self.steps
         rising = min(1.0, done / RAMP_UP)
         falling = min(1.0, max(0.0, 1 - done) / RAMP_DOWN)
         return self.learning_rate * rising * (0.5 - 0.5 * math.cos(math.pi * falling))
 
     def _state(self) -> State:
-        return {
-            "z": self._z,
-            "mean": self._mean,
-            "square": self._square,
-            "step": torch.tensor(self._step),
-        }
+        return {"z": self._z, **self._moments.state()}
 
     def _load(self, state: State) -> None:
-        self._z, self._mean, self._square = state["z"], state["mean"], state["square"]
-        self._step = int(state["step"])
+        self._z = state["z"]
+        self._moments.load(state)

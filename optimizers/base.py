@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 
-__all__ = ["State", "Strategy"]
+__all__ = ["State", "Strategy", "finite_losses"]
 
 State: TypeAlias = dict[str, Tensor]
 """A strategy's state: tensors alone, so that a checkpoint is a plain weights file."""
@@ -24,7 +24,7 @@ class Strategy(ABC):
     needs_gradient: ClassVar[bool] = False
     """Whether `tell` wants the loss's gradient beside it."""
 
-    anytime: ClassVar[bool] = True
+    anytime: bool = True
     """Whether a search's course does not depend on its budget: a longer one begins as a shorter one."""
 
     batch_size: int
@@ -66,7 +66,7 @@ class Strategy(ABC):
         if self.needs_gradient and gradient is None:
             raise InputError(f"{type(self).__name__} needs the gradient of every loss")
         order = _rows_of(self._asked, z.detach().to("cpu", torch.float64))
-        loss = _finite(loss.detach().to("cpu", torch.float64))[order]
+        loss = finite_losses(loss.detach().to("cpu", torch.float64))[order]
         if gradient is not None:
             gradient = gradient.detach().to("cpu", torch.float64).nan_to_num(0.0, 0.0, 0.0)[order]
         self._tell(self._asked, loss, gradient)
@@ -118,7 +118,8 @@ def _sort_rows(rows: Tensor) -> Tensor:
     return place.argsort(stable=True)
 
 
-def _finite(loss: Tensor) -> Tensor:
+def finite_losses(loss: Tensor) -> Tensor:
+    """Return the losses (n,) with those that are not finite made worse than every finite one."""
     fine = torch.isfinite(loss)
     worst = loss[fine].max() if fine.any() else torch.zeros((), dtype=loss.dtype)
     return torch.where(fine, loss, worst + worst.abs().clamp_min(1.0))

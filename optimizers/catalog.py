@@ -11,9 +11,16 @@ from ggl.base.errors import InputError
 from ggl.base.registry import Registry, unknown_name
 from ggl.optimizers.adam import Adam
 from ggl.optimizers.base import Strategy
+from ggl.optimizers.basin_cma import BasinCMA
 from ggl.optimizers.cmaes import CMAES, SeparableCMAES
+from ggl.optimizers.gp import GaussianProcess
 from ggl.optimizers.group import Group, SideBySide
+from ggl.optimizers.lbfgs import LBFGS
+from ggl.optimizers.nevergrad import Nevergrad
+from ggl.optimizers.nevergrad_ggl import NevergradCMAGGL
+from ggl.optimizers.pycma import PyCMA
 from ggl.optimizers.random_search import RandomSearch
+from ggl.optimizers.turbo import TuRBO
 
 __all__ = ["load_group", "load_strategy", "register_strategy", "strategies"]
 
@@ -25,8 +32,15 @@ register_strategy = strategies.register
 
 register_strategy("cma-es")(CMAES)
 register_strategy("sep-cma-es")(SeparableCMAES)
+register_strategy("pycma")(PyCMA)
+register_strategy("nevergrad")(Nevergrad)
+register_strategy("nevergrad-cma-ggl")(NevergradCMAGGL)
+register_strategy("bo")(GaussianProcess)
+register_strategy("turbo")(TuRBO)
 register_strategy("random")(RandomSearch)
 register_strategy("adam")(Adam)
+register_strategy("l-bfgs")(LBFGS)
+register_strategy("basin-cma")(BasinCMA)
 
 
 def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int) -> Strategy:

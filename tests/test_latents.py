@@ -112,6 +112,6 @@ def test_bad_numbers_are_refused(rule, reason):
 @pytest.mark.parametrize("rule", ["shel:0.1", "", "free+", "boxes:2"])
 def test_unknown_rules_are_refused(rule):
     with pytest.raises(
-        UnknownNameError, match="no latents rule is named .* known: free, shell, kld, tanh, box"
+        UnknownNameError, match=r"no latents rule is named .* known: free, shell, kld, tanh, box"
     ):
         load_latents(rule)

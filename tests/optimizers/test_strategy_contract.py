@@ -9,6 +9,12 @@ from ggl.base.weights import load_tensors, save_tensors
 from ggl.optimizers import load_strategy, strategies
 
 DIM, BUDGET = 16, 400
+VARIANTS = [
+    "pycma:variant=diagonal",
+    "pycma:variant=dd",
+    "pycma:variant=vkd",
+    "pycma:restarts=bipop,restart_above=100",
+]
 pytestmark = pytest.mark.parametrize("name", strategies.names())
 
 
@@ -174,11 +180,16 @@ def test_global_random_states_do_not_reach_the_search(name):
         assert torch.equal(advance(load(name), 3), expected)
 
 
-def test_the_search_improves_on_its_first_generation(name):
-    strategy = load(name)
-    generations = advance(strategy, BUDGET // strategy.batch_size)
-    losses = sphere(generations.flatten(0, 1)).view(len(generations), -1)
-    assert losses.min() < losses[0].min()
+def test_a_sphere_of_16_dimensions_is_minimized_within_the_budget(name):
+    """The value at the prior's mode is 16; random search gets below it, a searcher far below."""
+    strategy, spent, best = load(name), 0, torch.inf
+    while not strategy.stopped and spent + strategy.batch_size <= BUDGET:
+        z = strategy.ask()
+        assert len(z) == strategy.batch_size
+        spent, best = spent + len(z), min(best, sphere(z).min().item())
+        tell(strategy, z)
+    assert strategy.stopped or spent > BUDGET - strategy.batch_size
+    assert best < (16 if name == "random" else 6)
 
 
 def test_told_twice_is_refused(name):
