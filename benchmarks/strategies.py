@@ -45,79 +45,37 @@ BUDGETS = (500, 2_000, 10_000, 25_000)
 FINE = (1_000, 1_500, 2_500, 5_000)
 """Further budgets at which the default is scored without a defense."""
 
-DEFENSES: dict[str, tuple[str, ...]] = {
-    "lenet": ("none", "noise:0.2", "prune:0.9"),
-    "mlp": ("none", "noise:0.005", "prune:0.9"),
-}
-"""Per victim; the noise's standard deviation is about the root mean square of the victim's gradients."""
+NOISE = {"lenet": "noise:0.2", "mlp": "noise:0.005"}
+"""Per victim: a standard deviation of about the root mean square of the victim's gradients."""
+
+DEFENSES = {victim: ("none", noise, "prune:0.9") for victim, noise in NOISE.items()}
 
 PATTERN, DEFAULT = "nevergrad-cma-ggl", "cma-es"
-UNDEFENDED: dict[str, dict[str, int]] = {
-    "lenet": {
-        DEFAULT: 25_000,
-        "sep-cma-es": 25_000,
-        "cma-es:sigma0=0.3": 2_000,
-        "cma-es:sigma0=1": 2_000,
-        "cma-es:population=50": 10_000,
-        "sep-cma-es:sigma0=0.3": 2_000,
-        "pycma": 2_000,
-        "pycma:variant=dd": 10_000,
-        "pycma:variant=vkd": 2_000,
-        "nevergrad": 2_000,
-        "nevergrad:optimizer=DiagonalCMA": 2_000,
-        "nevergrad:optimizer=DE": 2_000,
-        PATTERN: 25_000,
-        "bo": 500,
-        "turbo": 2_000,
-        "turbo:regions=5": 2_000,
-        "random": 25_000,
-        "adam": 10_000,
-        "l-bfgs": 2_000,
-        "basin-cma": 2_000,
-    },
-    "mlp": {
-        DEFAULT: 25_000,
-        "sep-cma-es": 10_000,
-        "cma-es:sigma0=0.3": 2_000,
-        "cma-es:sigma0=1": 2_000,
-        "cma-es:population=50": 2_000,
-        "sep-cma-es:sigma0=0.3": 2_000,
-        "pycma": 2_000,
-        "pycma:variant=dd": 2_000,
-        "pycma:variant=vkd": 2_000,
-        "nevergrad": 2_000,
-        "nevergrad:optimizer=DiagonalCMA": 2_000,
-        "nevergrad:optimizer=DE": 2_000,
-        PATTERN: 25_000,
-        "bo": 500,
-        "turbo": 500,
-        "turbo:regions=5": 500,
-        "random": 25_000,
-        "adam": 10_000,
-        "l-bfgs": 2_000,
-        "basin-cma": 2_000,
-    },
-}
-"""How far each is run without a defense: the whole grid to 25,000 would take two cores half a day."""
-
-DEFENDED: dict[str, int] = {
-    DEFAULT: 2_000,
-    "sep-cma-es": 2_000,
-    "pycma:variant=dd": 2_000,
-    "pycma:variant=vkd": 2_000,
-    "nevergrad": 2_000,
-    "nevergrad:optimizer=DiagonalCMA": 2_000,
-    "nevergrad:optimizer=DE": 2_000,
-    PATTERN: 2_000,
-    "bo": 500,
-    "turbo": 500,
-    "turbo:regions=5": 500,
-    "random": 2_000,
-    "adam": 2_000,
-    "l-bfgs": 2_000,
-    "basin-cma": 2_000,
-}
-"""How far each is run with one."""
+SHORT = (
+    *("sep-cma-es:sigma0=0.3", "cma-es:sigma0=0.3", "cma-es:sigma0=1", "cma-es:population=50"),
+    *("pycma", "pycma:variant=vkd", "nevergrad", "nevergrad:optimizer=DiagonalCMA"),
+    *("adam", "l-bfgs", "basin-cma"),
+)
+DEFENDED = (DEFAULT, "sep-cma-es", "pycma:variant=dd", "nevergrad", PATTERN, "random", "adam", "l-bfgs")
+PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
+    ("lenet", ("none",), 25_000, (DEFAULT, PATTERN, "random")),
+    ("mlp", ("none",), 25_000, ("random",)),
+    ("lenet", ("none",), 2_000, (*SHORT, "nevergrad:optimizer=DE")),
+    ("lenet", DEFENSES["lenet"][1:], 2_000, DEFENDED),
+    ("mlp", DEFENSES["mlp"][1:], 2_000, DEFENDED),
+    ("mlp", ("none",), 2_000, (*SHORT, "pycma:variant=dd")),
+    ("lenet", ("none",), 10_000, ("sep-cma-es", "pycma:variant=dd")),
+    ("mlp", ("none",), 25_000, (DEFAULT, PATTERN)),
+    ("mlp", ("none",), 10_000, ("sep-cma-es",)),
+    ("lenet", ("none",), 500, ("bo:population=50", "turbo")),
+    ("mlp", ("none",), 500, ("bo:population=50", "turbo:population=50")),
+    ("lenet", ("none",), 2_000, ("turbo:population=50", "turbo:regions=5,population=50")),
+    ("lenet", ("none",), 10_000, ("pycma:restarts=bipop",)),
+    ("lenet", DEFENSES["lenet"][1:], 500, ("turbo:population=50", "basin-cma")),
+    ("mlp", DEFENSES["mlp"][1:], 500, ("turbo:population=50", "basin-cma")),
+)
+"""Victim, defenses, the longest budget, strategies, in the order of running. The whole grid to 25,000 would
+take two cores half a day: the long budgets are given to what the headline comparisons need."""
 
 RULES = ("free", "shell:0.01", "kld:0.1", "tanh", "box:2")
 RULES_BUDGET = 2_000
@@ -171,16 +129,17 @@ class Cell:
 
 
 def plan(only: Sequence[str] = ()) -> list[Cell]:
-    """Return every cell: what the two headline comparisons need, then the short ones, then the long."""
-    cells: list[Cell] = []
-    for victim, defenses in DEFENSES.items():
-        for defense in defenses:
-            longest = DEFENDED if defense != "none" else UNDEFENDED[victim]
-            for strategy, budget in longest.items():
-                cells += _cells(victim, defense, strategy, budget)
-        budgets = tuple(budget for budget in BUDGETS if budget <= RULES_BUDGET)
-        cells += [Cell(victim, "none", DEFAULT, budgets, rule) for rule in RULES]
-    return sorted((cell for cell in cells if not only or cell.strategy in only), key=_turn)
+    """Return every cell, in the order of running."""
+    cells = [
+        cell
+        for victim, defenses, longest, strategies in PLAN
+        for defense in defenses
+        for strategy in strategies
+        for cell in _cells(victim, defense, strategy, longest)
+    ]
+    budgets = tuple(budget for budget in BUDGETS if budget <= RULES_BUDGET)
+    cells += [Cell(victim, "none", DEFAULT, budgets, rule) for victim in DEFENSES for rule in RULES]
+    return [cell for cell in cells if not only or cell.strategy in only]
 
 
 def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
@@ -191,13 +150,6 @@ def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[C
         yield Cell(victim, defense, strategy, budgets)
     else:
         yield from (Cell(victim, defense, strategy, (budget,)) for budget in budgets)
-
-
-def _turn(cell: Cell) -> int:
-    headline = cell.victim == "lenet" and cell.defense == "none" and cell.latents is None
-    if headline and cell.strategy in (DEFAULT, PATTERN):
-        return 0
-    return 1 if cell.budgets[-1] <= RULES_BUDGET else 2
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:

@@ -20,16 +20,15 @@ from ggl.benchmarks.strategies import (
     FINE,
     PATTERN,
     RESULTS,
-    RULES,
     SEEDS,
-    UNDEFENDED,
     Key,
     Row,
+    plan,
     read_rows,
 )
 from ggl.statistics import Interval, bootstrap_mean
 
-LABELS = [*UNDEFENDED["lenet"], *(f"{DEFAULT}, {rule}" for rule in RULES)]
+LABELS = list(dict.fromkeys(cell.label for cell in plan()))
 
 HEADER = """\
 # Strategies at equal evaluations

@@ -119,7 +119,8 @@ def _sort_rows(rows: Tensor) -> Tensor:
 
 
 def finite_losses(loss: Tensor) -> Tensor:
-    """Return the losses (n,) with those that are not finite made worse than every finite one."""
+    """Return losses (..., n) of which those that are not finite are worse than every finite one."""
     fine = torch.isfinite(loss)
-    worst = loss[fine].max() if fine.any() else torch.zeros((), dtype=loss.dtype)
+    worst = torch.where(fine, loss, -torch.inf).amax(-1, keepdim=True)
+    worst = torch.where(torch.isfinite(worst), worst, 0.0)
     return torch.where(fine, loss, worst + worst.abs().clamp_min(1.0))

@@ -14,6 +14,7 @@ __all__ = ["Constants", "constants", "default_population"]
 SMALLEST_POPULATION = 3
 EXACT_LENGTHS = 100
 RANK_MU_OFFSET = 0.25
+STALENESS = 0.02
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,11 @@ class Constants:
 
     @property
     def gap(self) -> float:
-        """Generations between eigendecompositions: 1 / (10 d (c1 + cmu)), appendix B.2."""
-        return 1 / (10 * self.dim * (self.c1 + self.cmu))
+        """Generations between eigendecompositions: the covariance changes by some 2 % in between.
+
+        Appendix B.2 has 1 / (10 d (c1 + cmu)), which bounds the cost instead; pycma's `updatecovwait`.
+        """
+        return STALENESS / (self.c1 + self.cmu)
 
     @cached_property
     def mean_length(self) -> float:

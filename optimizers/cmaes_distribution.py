@@ -47,8 +47,8 @@ class Distribution(Protocol):
     def steps(self, which: Which, z: Tensor) -> Tensor:
         """Return y ~ N(0, C) (39) of standard normals (n, λ, d)."""
 
-    def whitened(self, which: Which, z: Tensor) -> Tensor:
-        """Return C^(-1/2) y of the step y that a combination z (n, d) of the standard normals became."""
+    def recombine(self, which: Which, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step y that a combination z (n, d) of the standard normals became, and C^(-1/2) y."""
 
     def update(self, which: Which, selection: Selection) -> None:
         """Adapt the covariance (47)."""
@@ -92,7 +92,7 @@ class FullCovariance:
         self.decomposed = torch.zeros(count, dtype=torch.int64, device=device)
 
     def prepare(self, which: Which, generations: Tensor) -> Tensor:
-        """Decompose the covariance of every search whose turn it is (appendix B.2)."""
+        """Decompose the covariance of every search whose turn it is."""
         since = pick(generations - self.decomposed, which)
         due = since >= max(1.0, self.constants.gap)
         past = torch.zeros_like(due)
@@ -127,9 +127,11 @@ class FullCovariance:
         """Return B D z."""
         return torch.bmm(z * pick(self.lengths, which)[:, None], pick(self.axes, which))
 
-    def whitened(self, which: Which, z: Tensor) -> Tensor:
-        """Return B z: C^(-1/2) B D z = B D⁻¹ Bᵀ B D z."""
-        return torch.bmm(z[:, None], pick(self.axes, which))[:, 0]
+    def recombine(self, which: Which, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return B D z and B z: C^(-1/2) B D z = B D⁻¹ Bᵀ B D z."""
+        both = torch.stack([z * pick(self.lengths, which), z], dim=1)
+        step, whitened = torch.bmm(both, pick(self.axes, which)).unbind(1)
+        return step, whitened
 
     def update(self, which: Which, selection: Selection) -> None:
         """Add the rank-one and the rank-μ part in one product.
@@ -190,9 +192,9 @@ class DiagonalCovariance:
         """Return D z."""
         return z * pick(self.covariance, which).sqrt()[:, None]
 
-    def whitened(self, which: Which, z: Tensor) -> Tensor:  # noqa: ARG002
-        """Return z."""
-        return z
+    def recombine(self, which: Which, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D z and z."""
+        return z * pick(self.covariance, which).sqrt(), z
 
     def update(self, which: Which, selection: Selection) -> None:
         """Multiply by exp(ln 2 Σ w (z² - 1)), pycma's `DiagonalDecoding.update`."""

@@ -1,10 +1,11 @@
 """Batched CMA-ES against pycma: overhead of a generation, and evaluations to a target.
 
-    python benchmarks/speed/strategies.py overhead [--threads 1] [--searches 64] [--generations 15]
+    python benchmarks/speed/strategies.py overhead [--threads 1] [--searches 64] [--generations 28]
     python benchmarks/speed/strategies.py convergence [--seeds 20]
 
 `overhead`: seconds of one ask and tell of all searches, the group and as many pycma objects taking turns,
-so that a noisy machine disturbs both alike; medians after warm-up. `cpu` is the same in processor time.
+so that a noisy machine disturbs both alike; means after warm-up, since eigendecompositions come only every
+few generations. `cpu` is the same in processor time.
 `convergence`: evaluations to a loss below the target or, where none gets there, the least loss within the
 budget, from mean 0 towards an optimum away from it; medians with 95 % bootstrap intervals, and the p-value
 of the Mann-Whitney test. A search that misses its target counts as infinite.
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from cma.evolution_strategy import CMAEvolutionStrategy
 from scipy.stats import mannwhitneyu  # type: ignore[attr-defined]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ggl.base.random import numpy_stream, stream
@@ -129,7 +131,7 @@ def overhead(dim: int, population: int, searches: int, generations: int) -> None
         others = [reference(dim, population, separable, seed) for seed in range(searches)]
         calls = (batched_generation(group), reference_generation(others))
         times = np.array([[timed(call) for call in calls] for _ in range(WARM_UP + generations)])[WARM_UP:]
-        (ours, ours_cpu), (theirs, theirs_cpu) = np.median(times, axis=0) * 1e3
+        (ours, ours_cpu), (theirs, theirs_cpu) = times.mean(axis=0) * 1e3
         print(
             f"| {'diagonal' if separable else 'full'} | {ours:.1f} | {theirs:.1f} | {theirs / ours:.1f} "
             f"| {ours_cpu:.1f} | {theirs_cpu:.1f} | {theirs_cpu / ours_cpu:.1f} |",
@@ -238,15 +240,16 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128, help="of `overhead`")
     parser.add_argument("--population", type=int, default=50, help="of `overhead`")
     parser.add_argument("--searches", type=int, default=64, help="of `overhead`")
-    parser.add_argument("--generations", type=int, default=15, help="of `overhead`")
+    parser.add_argument("--generations", type=int, default=28, help="of `overhead`")
     parser.add_argument("--seeds", type=int, default=20, help="of `convergence`")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.figure == "overhead":
-        overhead(options.dim, options.population, options.searches, options.generations)
-    else:
-        convergence(options.seeds)
+    with threadpool_limits(options.threads):
+        if options.figure == "overhead":
+            overhead(options.dim, options.population, options.searches, options.generations)
+        else:
+            convergence(options.seeds)
 
 
 if __name__ == "__main__":
