@@ -33,8 +33,8 @@ class TuRBO(Strategy):
             min(2 d, 100).
         bound: half the side of the box searched, in standard deviations of the prior.
         acquisition: "thompson", the paper's, or "logei", which needs a single region.
-        candidates: points of a region that Thompson sampling chooses from, at most 100 d; the paper's
-            5,000 cost about 15 times the default's time.
+        candidates: points of a region that Thompson sampling chooses from, at most 100 d; the
+            paper has 5,000, whose posterior's Cholesky factor costs 15 times as much.
         cap: a region's model sees at most so many of its points, the best ones.
         force: take a budget above 5,000.
         device: of the models: "auto" is a GPU where there is one.

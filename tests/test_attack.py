@@ -17,13 +17,14 @@ from ggl.datasets import load_dataset
 from ggl.defenses import load_defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle
-from ggl.optimizers import strategies
 from ggl.victims import load_victim
 
 BUDGET = 96
 """Six generations of CMA-ES at 64 dimensions and of random search, 24 of Adam."""
 
-every_strategy = pytest.mark.parametrize("strategy", strategies.names())
+# The loop's side of the contract; tests/optimizers holds every strategy to its own.
+STRATEGIES = ["cma-es", "sep-cma-es", "pycma", "random", "adam"]
+each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
 class StoppedError(Exception):
@@ -84,7 +85,7 @@ def mean_squared_error(result, image):
     return (result.images[0] - image).square().mean().item()
 
 
-@every_strategy
+@each_strategy
 def test_a_result_is_an_image_of_the_prior(run, prior, targets, strategy):
     result = run(strategy=strategy)
     assert result.images.shape == (1, 1, 32, 32)
@@ -94,7 +95,7 @@ def test_a_result_is_an_image_of_the_prior(run, prior, targets, strategy):
     assert result.evaluations == BUDGET
 
 
-@every_strategy
+@each_strategy
 def test_the_loss_is_the_distance_plus_the_penalty(run, oracle, prior, targets, strategy):
     result = run(strategy=strategy, latents="shell:0.01", distance="l2")
     distance = oracle.score(result.images, targets[0].labels, targets[0].shared, "l2")
@@ -102,7 +103,7 @@ def test_the_loss_is_the_distance_plus_the_penalty(run, oracle, prior, targets, 
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-@every_strategy
+@each_strategy
 def test_the_seed_defines_the_attack(run, strategy):
     first, second, other = (run(strategy=strategy, seed=seed) for seed in (3, 3, 4))
     assert same(first, second)
@@ -122,7 +123,7 @@ def test_nothing_given_is_changed(run, oracle, prior, targets):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@every_strategy
+@each_strategy
 def test_targets_side_by_side_equal_single_attacks(oracle, targets, prior, strategy):
     """Scores of float32 batches of other sizes differ by rounding, which a search may magnify."""
     options = {"prior": prior, "budget": BUDGET, "strategy": strategy, "seed": 5}
@@ -141,7 +142,7 @@ def test_targets_of_other_names_search_on_other_streams(oracle, targets, prior):
     assert torch.equal(first.latents, third.latents)
 
 
-@every_strategy
+@each_strategy
 @pytest.mark.parametrize("generations", [1, 4])
 def test_a_stopped_attack_resumes_bit_for_bit(run, tmp_path, strategy, generations):
     calls = []
@@ -275,7 +276,7 @@ def test_one_number_that_is_not_finite_is_enough_to_refuse(oracle, prior, target
         ({"budget": 15}, InputError, "below one generation of 16"),
         ({"budget": 31, "restarts": 2}, InputError, "below one generation of 16"),
         ({"restarts": 0}, InputError, "at least 1 restart"),
-        ({"strategy": "cma"}, UnknownNameError, "did you mean 'cma-es'"),
+        ({"strategy": "cmaes"}, UnknownNameError, "did you mean 'cma-es'"),
         ({"defense": "clipp:1"}, UnknownNameError, "did you mean 'clip'"),
         ({"distance": "l3"}, UnknownNameError, "did you mean 'l2'"),
     ],
@@ -349,7 +350,7 @@ def test_an_adaptive_attacker_beats_a_naive_one_under_clipping(oracle, private, 
     assert errors["adaptive"] < 0.8 * errors["naive"]
 
 
-@every_strategy
+@each_strategy
 def test_an_attack_beats_the_wrong_gradient(run, oracle, private, targets, prior, strategy):
     """The control: the same search on the gradient of another image, given the private image's label."""
     result = run(strategy=strategy, budget=320)
@@ -368,7 +369,7 @@ def test_inversion_beats_random_search(prior, private):
         assert mean_squared_error(better, image) < 0.7 * mean_squared_error(worse, image)
 
 
-@every_strategy
+@each_strategy
 def test_a_stopped_inversion_resumes_bit_for_bit(prior, private, tmp_path, strategy):
     options = {"prior": prior, "budget": 64, "strategy": strategy}
 

@@ -61,7 +61,7 @@ def test_the_default_population_grows_with_the_dimension(dim, population):
 @pytest.mark.parametrize(
     ("specification", "reason"),
     [
-        ("cma", "no strategy is named 'cma'; did you mean 'cma-es'"),
+        ("cmaes", "no strategy is named 'cmaes'; did you mean 'cma-es'"),
         ("cma-es:sigma=0.3", "did you mean 'sigma0'"),
         ("random:sigma0=1", "option of strategy random"),
         ("adam:seed=1", "known: learning_rate, starts"),
