@@ -62,15 +62,13 @@ PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("mlp", ("none",), 25_000, ("random",)),
     ("lenet", ("none",), 2_000, (*SHORT, "nevergrad:optimizer=DE")),
     ("lenet", DEFENSES["lenet"][1:], 2_000, DEFENDED),
-    ("mlp", DEFENSES["mlp"][1:], 2_000, DEFENDED),
-    ("mlp", ("none",), 2_000, (*SHORT, "pycma:variant=dd")),
-    ("lenet", ("none",), 10_000, ("sep-cma-es", "pycma:variant=dd")),
-    ("mlp", ("none",), 25_000, (DEFAULT, PATTERN)),
-    ("mlp", ("none",), 10_000, ("sep-cma-es",)),
     ("lenet", ("none",), 500, ("bo:population=50", "turbo")),
-    ("mlp", ("none",), 500, ("bo:population=50", "turbo:population=50")),
+    ("mlp", ("none",), 2_000, (DEFAULT, PATTERN, "sep-cma-es", "pycma:variant=dd", *SHORT)),
+    ("lenet", ("none",), 10_000, ("sep-cma-es", "pycma:variant=dd")),
+    ("mlp", DEFENSES["mlp"][1:], 2_000, DEFENDED),
     ("lenet", ("none",), 2_000, ("turbo:population=50", "turbo:regions=5,population=50")),
-    ("lenet", ("none",), 10_000, ("pycma:restarts=bipop",)),
+    ("mlp", ("none",), 500, ("bo:population=50", "turbo:population=50")),
+    ("lenet", ("none",), 10_000, ("adam",)),
     ("lenet", DEFENSES["lenet"][1:], 500, ("turbo:population=50", "basin-cma")),
     ("mlp", DEFENSES["mlp"][1:], 500, ("turbo:population=50", "basin-cma")),
 )
@@ -138,18 +136,27 @@ def plan(only: Sequence[str] = ()) -> list[Cell]:
         for cell in _cells(victim, defense, strategy, longest)
     ]
     budgets = tuple(budget for budget in BUDGETS if budget <= RULES_BUDGET)
-    cells += [Cell(victim, "none", DEFAULT, budgets, rule) for victim in DEFENSES for rule in RULES]
+    rules = [Cell("lenet", "none", DEFAULT, budgets, rule) for rule in RULES]
+    cells = list(dict.fromkeys([cells[0], *rules, *cells]))
     return [cell for cell in cells if not only or cell.strategy in only]
 
 
 def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
-    """Yield one cell for all budgets that an anytime strategy passes on its way, else one a budget."""
+    """Yield one cell for all budgets that an anytime strategy passes on its way.
+
+    Others need one a budget, and are run at the longest alone where there is a defense or another victim.
+    """
     fine = FINE if strategy == DEFAULT and defense == "none" else ()
     budgets = tuple(budget for budget in sorted((*BUDGETS, *fine)) if budget <= longest)
     if load_strategy(strategy, latent_dim=64, budget=longest, seed=0).anytime:
         yield Cell(victim, defense, strategy, budgets)
-    else:
-        yield from (Cell(victim, defense, strategy, (budget,)) for budget in budgets)
+        return
+    first = next(iter(DEFENSES))
+    yield from (
+        Cell(victim, defense, strategy, (budget,))
+        for budget in budgets
+        if budget == budgets[-1] or (victim == first and defense == "none")
+    )
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:

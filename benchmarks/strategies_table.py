@@ -65,14 +65,14 @@ def _text(interval: Interval, form: str = ".1f") -> str:
 
 def psnr_table(results: Results, victim: str, defense: str) -> Iterator[str]:
     """Yield a table of PSNR and private images ranked first, a row a strategy."""
+    rows = {label: [(victim, defense, label, budget) for budget in BUDGETS] for label in LABELS}
+    there = {label: keys for label, keys in rows.items() if any(key in results.rows for key in keys)}
     yield f"\n## {victim}, {defense}\n"
     yield f"| strategy | {' | '.join(f'{budget:,}' for budget in BUDGETS)} | s per 1,000 |"
     yield f"|---|{'---|' * len(BUDGETS)}---|"
-    for strategy in LABELS:
-        keys = [(victim, defense, strategy, budget) for budget in BUDGETS]
-        if any(key in results.rows for key in keys):
-            cells = [_psnr(results, key) if key in results.rows else "" for key in keys]
-            yield f"| {strategy} | {' | '.join(cells)} | {_pace(results, keys)} |"
+    for label, keys in there.items():
+        cells = [_psnr(results, key) if key in results.rows else "" for key in keys]
+        yield f"| {label} | {' | '.join(cells)} | {_pace(results, keys)} |"
 
 
 def _psnr(results: Results, key: Key) -> str:
@@ -92,15 +92,12 @@ def difference_table(results: Results, budget: int) -> Iterator[str]:
     yield f"\n## PSNR less that of `{DEFAULT}`, dB, {budget:,} evaluations\n"
     yield f"| strategy | {' | '.join(', '.join(cell) for cell in cells)} |"
     yield f"|---|{'---|' * len(cells)}"
-    for strategy in LABELS:
-        pairs = [((*cell, strategy, budget), (*cell, DEFAULT, budget)) for cell in cells]
-        known = [all(key in results.rows for key in pair) for pair in pairs]
-        if strategy == DEFAULT or not any(known):
-            continue
-        texts = [
-            _difference(results, *pair) if there else "" for pair, there in zip(pairs, known, strict=True)
-        ]
-        yield f"| {strategy} | {' | '.join(texts)} |"
+    for label in LABELS:
+        pairs = [((*cell, label, budget), (*cell, DEFAULT, budget)) for cell in cells]
+        known = [results.rows.keys() >= set(pair) for pair in pairs]
+        if label != DEFAULT and any(known):
+            texts = [_difference(results, *pair) if k else "" for pair, k in zip(pairs, known, strict=True)]
+            yield f"| {label} | {' | '.join(texts)} |"
 
 
 def _difference(results: Results, key: Key, other: Key) -> str:

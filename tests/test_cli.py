@@ -119,6 +119,15 @@ BAD = {
     "a device that is not there": lambda _: (["--device", "cuda:99"], "cuda:99.*is not there"),
     "a device that does not exist": lambda _: (["--device", "gpu"], "expected a device such as"),
     "a strategy's option": lambda _: (["--strategy", "cma-es:sigma=1"], "did you mean 'sigma0'"),
+    "an option that is no number": lambda _: (["--strategy", "cma-es:sigma0=big"], "a number for sigma0"),
+    "an option that is no word": lambda _: (["--strategy", "pycma:variant=dv"], "did you mean 'dd'"),
+    "an optimizer of Nevergrad's": lambda _: (["--strategy", "nevergrad:optimizer=CMAA"], "'CMA'"),
+    "a budget that a model can't finish": lambda _: (
+        ["--strategy", "turbo", "--budget", 6000],
+        "5,?000.*force=1",
+    ),
+    "unknown latents": lambda _: (["--latents", "boxx:2"], "did you mean 'box'"),
+    "latents without a number": lambda _: (["--latents", "shell"], "expected a number above 0"),
 }
 
 
