@@ -150,7 +150,7 @@ def attack_many(
     if len({len(target.labels) for target in targets}) != 1:
         raise InputError("expected at least one target, all of one batch size")
     known = load_defense(defense)
-    rule = load_latents(latents or prior.latents)
+    rule = load_latents(prior.latents if latents is None else latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
     views = [known.view(target.shared, attacker) for target in targets for _ in range(restarts)]

@@ -222,7 +222,7 @@ def audit(
     known = [load_defense(defense) for defense in defenses]
     known_attackers = [find_attacker(attacker) for attacker in attackers]
     find_distance(distance)
-    rule = load_latents(latents or prior.latents)
+    rule = load_latents(prior.latents if latents is None else latents)
     for strategy in strategies:
         trial = load_strategy(strategy, latent_dim=prior.latent_dim, budget=budget, seed=seed)
         check_budget(budget, trial.batch_size)

@@ -89,7 +89,7 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
     try:
         report = _audit(plan, console)
     except GGLError:
-        if new:
+        if new and not (plan.out / CHECKPOINTS).is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)
         raise
     except KeyboardInterrupt:

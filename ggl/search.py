@@ -24,6 +24,8 @@ Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with the evaluations done, those planned, and the mean best loss over the searches."""
 
 CHECKPOINT_SECONDS = 5.0
+SAVING_SHARE = 20
+"""A checkpoint is written at most every so many times as long as the last one took."""
 
 
 @runtime_checkable
@@ -131,12 +133,16 @@ class Search:
             until: evaluations of each search to go on to, at most the budget, which is the default.
         """
         limit = self.budget if until is None else min(until, self.budget)
+        if not any(best.history for best in self.best):
+            check_budget(limit, max(self.group.sizes()))
         saved = time.monotonic()
+        pause = CHECKPOINT_SECONDS
         while active := self._active(limit):
             self._generation(active)
-            if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if self.checkpoint is not None and (started := time.monotonic()) - saved > pause:
                 self._save(self.checkpoint)
                 saved = time.monotonic()
+                pause = max(CHECKPOINT_SECONDS, SAVING_SHARE * (saved - started))
             if progress is not None:
                 progress(*self._progress(limit))
         if self.checkpoint is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream
-from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.base import State, Strategy, check_state
 
 __all__ = ["Adam", "Moments"]
 
@@ -88,5 +88,6 @@ class Adam(Strategy):
         return {"z": self._z, **self._moments.state()}
 
     def _load(self, state: State) -> None:
+        check_state(state, self._state())
         self._z = state["z"]
         self._moments.load(state)

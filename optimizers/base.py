@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ggl.base.errors import InputError
+from ggl.base.errors import CheckpointError, InputError
 
-__all__ = ["State", "Strategy", "finite_losses"]
+__all__ = ["State", "Strategy", "check_state", "finite_losses"]
 
 State: TypeAlias = dict[str, Tensor]
 """A strategy's state: tensors alone, so that a checkpoint is a plain weights file."""
@@ -18,7 +18,8 @@ State: TypeAlias = dict[str, Tensor]
 class Strategy(ABC):
     """A searcher that minimizes, one whole generation at a time, and never calls the objective.
 
-    A subclass writes `_ask`, `_tell`, `_state` and `_load`. Latents are float64 on the CPU.
+    A subclass writes `_ask`, `_tell`, `_state` and `_load`. Latents are float64 on the CPU; a group's are on
+    its device.
     """
 
     needs_gradient: ClassVar[bool] = False
@@ -116,6 +117,25 @@ def _sort_rows(rows: Tensor) -> Tensor:
     """Return the order that sorts rows lexicographically."""
     place: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
     return place.argsort(stable=True)
+
+
+def check_state(state: State, own: State) -> None:
+    """Raise `CheckpointError` unless a state has one's own names, shapes and types of tensors."""
+    for name in sorted(state.keys() | own.keys()):
+        found, expected = state.get(name), own.get(name)
+        if (
+            found is None
+            or expected is None
+            or (found.shape, found.dtype) != (expected.shape, expected.dtype)
+        ):
+            raise CheckpointError(
+                f"a saved search: expected {_describe(expected)} as {name!r}, found {_describe(found)}; "
+                "resume it with the settings it was saved with, or start anew"
+            )
+
+
+def _describe(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
 def finite_losses(loss: Tensor) -> Tensor:

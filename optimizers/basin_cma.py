@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.optimizers.adam import Moments
-from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.base import State, Strategy, check_state
 from ggl.optimizers.cmaes import CMAES
 from ggl.optimizers.cmaes_constants import constants
 
@@ -94,6 +94,7 @@ class BasinCMA(Strategy):
         return inner | {f"outer.{name}": tensor for name, tensor in outer.items()}
 
     def _load(self, state: State) -> None:
+        check_state(state, self._state())
         prefix = "outer."
         self._before = {
             name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)

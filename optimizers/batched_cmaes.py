@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream
-from ggl.optimizers.base import State, finite_losses
+from ggl.optimizers.base import State, check_state, finite_losses
 from ggl.optimizers.cmaes_constants import constants, default_population
 from ggl.optimizers.cmaes_distribution import (
     DiagonalCovariance,
@@ -189,6 +189,9 @@ class BatchedCMAES(Group):
         """
         if self._asked is not None:
             raise InputError("a strategy is saved between generations: tell the last one first")
+        return self._tensors()
+
+    def _tensors(self) -> State:
         own = {
             "mean": self.mean.clone(),
             "sigma": self.sigma.clone(),
@@ -200,7 +203,12 @@ class BatchedCMAES(Group):
         return own | self.distribution.state() | self.stopping.state()
 
     def load_state_dict(self, state: State) -> None:
-        """Continue searches of the same settings from `state_dict`, bit for bit."""
+        """Continue searches of the same settings from `state_dict`, bit for bit.
+
+        Raises:
+            CheckpointError: a state of other settings; the group is left as it was.
+        """
+        check_state(state, self._tensors())
         self.mean, self.sigma, self.path_c, self.path_sigma, self.generations = (
             state[name].to(self.device, copy=True)
             for name in ("mean", "sigma", "path_c", "path_sigma", "generations")

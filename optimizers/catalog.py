@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import torch
 
@@ -25,7 +25,9 @@ from ggl.optimizers.turbo import TuRBO
 __all__ = ["load_group", "load_strategy", "register_strategy", "strategies"]
 
 StrategyFactory: TypeAlias = Callable[..., Strategy]
-"""A `Strategy` class: (latent_dim, *, budget, seed, and options that are numbers or words)."""
+"""A `Strategy` class, or a function that returns one: (latent_dim, *, budget, seed, and options)."""
+
+LARGEST_COUNT = 10_000_000
 
 strategies: Registry[StrategyFactory] = Registry("strategy", "ggl.optimizers")
 register_strategy = strategies.register
@@ -44,10 +46,10 @@ register_strategy("basin-cma")(BasinCMA)
 
 
 def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int) -> Strategy:
-    """Return the strategy of "name" or "name:option=value,option=value".
+    """Return the strategy of "name", "name:option=value,option=value" or "package.module:Class:option=value".
 
     Args:
-        specification: a registered name with its options, or `package.module:Class`.
+        specification: a registered name or the user's own class, with options.
         latent_dim: d of the latents searched.
         budget: objective evaluations that the search may spend.
         seed: of the strategy's random stream.
@@ -57,10 +59,7 @@ def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int
         InputError: an option of the wrong kind or out of range.
     """
     factory, options = _resolve(specification)
-    strategy = factory(latent_dim, budget=budget, seed=seed, **options)
-    if not isinstance(strategy, Strategy):
-        raise InputError(f"strategy {specification!r}: expected a Strategy, found {type(strategy).__name__}")
-    return strategy
+    return _build(specification, factory, options, latent_dim=latent_dim, budget=budget, seed=seed)
 
 
 def load_group(
@@ -73,45 +72,81 @@ def load_group(
 ) -> Group:
     """Return searches that advance together, one a seed; otherwise as `load_strategy`.
 
-    A strategy class with a `group` method of its own advances them as one set of tensors on `device`.
+    A strategy class with a `group` method advances them as one set of tensors on `device`. A class that
+    inherits the method but changes the search does not. An option `device` is `device` by default.
     """
     factory, options = _resolve(specification)
-    together = getattr(factory, "group", None)
-    if together is None:
-        kind = {"latent_dim": latent_dim, "budget": budget}
-        return SideBySide([load_strategy(specification, seed=seed, **kind) for seed in seeds])
-    group: Group = together(
-        latent_dim, budget=budget, seeds=seeds, device=device or torch.device("cpu"), **options
-    )
-    return group
+    place = device or torch.device("cpu")
+    together = _own_group(factory)
+    if together is not None:
+        group = together(latent_dim, budget=budget, seeds=seeds, device=place, **options)
+        if not isinstance(group, Group):
+            raise InputError(f"strategy {specification!r}: expected a Group, found {type(group).__name__}")
+        return group
+    if "device" in inspect.signature(factory).parameters:
+        options = {"device": str(place), **options}
+    kind = {"latent_dim": latent_dim, "budget": budget}
+    return SideBySide([_build(specification, factory, options, seed=seed, **kind) for seed in seeds])
+
+
+def _build(specification: str, factory: StrategyFactory, options: dict[str, Any], **given: int) -> Strategy:
+    strategy = factory(given.pop("latent_dim"), **given, **options)
+    if not isinstance(strategy, Strategy):
+        raise InputError(f"strategy {specification!r}: expected a Strategy, found {type(strategy).__name__}")
+    return strategy
+
+
+def _own_group(factory: StrategyFactory) -> Callable[..., object] | None:
+    """Return the `group` of the class that wrote the search, if it has one."""
+    owner = next((c for c in getattr(factory, "__mro__", ()) if "group" in vars(c)), None)
+    if owner is None or not callable(owner.group):
+        return None
+    same = all(getattr(factory, part) is getattr(owner, part) for part in ("__init__", "_ask", "_tell"))
+    found: Callable[..., object] | None = getattr(factory, "group") if same else None  # noqa: B009
+    return found
 
 
 def _resolve(specification: str) -> tuple[StrategyFactory, dict[str, Any]]:
     """Return the factory of a specification, and its options converted to their annotated kinds."""
     factory, text = strategies.resolve(specification)
-    kinds = {p.name: p.annotation for p in inspect.signature(factory, eval_str=True).parameters.values()}
-    known = [option for option in kinds if option not in ("latent_dim", "budget", "seed")]
+    kinds = _options_of(specification, factory)
     options: dict[str, Any] = {}
     for part in text.split(",") if text else []:
         option, _, value = (word.strip() for word in part.partition("="))
-        if not value:
-            raise InputError(
-                f"strategy {specification!r}: expected option=value after the colon, found {part!r}"
-            )
-        if option not in known:
-            raise unknown_name(f"option of strategy {specification.partition(':')[0]}", option, known)
+        if not value or option in options:
+            raise InputError(f"strategy {specification!r}: expected option=value, each once, found {part!r}")
+        if option not in kinds:
+            raise unknown_name(f"option of strategy {specification.partition(':')[0]}", option, list(kinds))
         options[option] = _convert(option, value, kinds[option])
     return factory, options
 
 
+def _options_of(specification: str, factory: StrategyFactory) -> dict[str, Any]:
+    """Return the annotations of a factory's options."""
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters
+    except (TypeError, ValueError, NameError) as error:
+        raise InputError(
+            f"strategy {specification!r}: expected a Strategy class with annotations, found {error}"
+        ) from error
+    if not {"latent_dim", "budget", "seed"} <= parameters.keys():
+        raise InputError(
+            f"strategy {specification!r}: expected a class that takes latent_dim, budget and seed, "
+            f"found {', '.join(parameters) or 'no parameters'}"
+        )
+    named = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return {p.name: p.annotation for p in named if p.name not in ("latent_dim", "budget", "seed")}
+
+
 def _convert(option: str, value: str, annotation: Any) -> Any:
     """Return the value as what its annotation says: a word, a flag, a count or a number."""
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    if str in kinds:
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if words:
+        if value not in words:
+            raise unknown_name(f"value of {option}", value, words)
         return value
-    if get_origin(annotation) is Literal:
-        if value not in get_args(annotation):
-            raise unknown_name(f"value of {option}", value, list(get_args(annotation)))
+    if str in kinds:
         return value
     if bool in kinds:
         if value not in ("0", "1"):
@@ -121,6 +156,8 @@ def _convert(option: str, value: str, annotation: Any) -> Any:
         number = float(value)
     except ValueError as error:
         raise InputError(f"expected a number for {option}, found {value!r}") from error
-    if int in kinds and not number.is_integer():
-        raise InputError(f"expected a whole number for {option}, found {value}")
-    return int(number) if int in kinds else number
+    if int not in kinds:
+        return number
+    if not number.is_integer() or abs(number) > LARGEST_COUNT:
+        raise InputError(f"expected a whole number up to {LARGEST_COUNT:,} for {option}, found {value}")
+    return int(number)

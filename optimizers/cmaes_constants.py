@@ -76,22 +76,22 @@ def constants(dim: int, population: int, *, separable: bool) -> Constants:
     positive = [w for w in raw if w > 0]
     mueff = sum(positive) ** 2 / sum(w**2 for w in positive)
     cc, c1, cmu = (_separable_rates if separable else _rates)(dim, population, mueff)
+    cs = min(0.5, (mueff + 2) / (dim + mueff + 3))  # (55); the paper has d + mueff + 5
     return Constants(
         dim=dim,
         weights=_final_weights(raw, dim, mueff, c1, cmu, separable=separable),
         mueff=mueff,
-        cs=min(0.5, (mueff + 2) / (dim + mueff + 3)),  # (55); the paper has d + mueff + 5
-        damping=_damping(dim, mueff),
+        cs=cs,
+        damping=_damping(dim, mueff, cs),
         cc=cc,
         c1=c1,
         cmu=cmu,
     )
 
 
-def _damping(dim: int, mueff: float) -> float:
+def _damping(dim: int, mueff: float, cs: float) -> float:
     """Return d_σ (55); pycma damps populations that are large for the dimension by up to three times more."""
     more = max(1.0, 3 * (1 - math.pow(0.5, dim / 9)))
-    cs = min(0.5, (mueff + 2) / (dim + mueff + 3))
     return 1 + 2 * max(0.0, more * math.sqrt((mueff - 1) / (dim + 1)) - 1) + cs
 
 

@@ -12,7 +12,7 @@ from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
 from ggl.optimizers.base import State, Strategy
 
-__all__ = ["GaussianProcess", "best_rows", "check_options", "normal_design"]
+__all__ = ["GaussianProcess", "best_rows", "check_options", "design_size", "normal_design"]
 
 LARGEST_BUDGET = 5000
 NEIGHBORS, STEP = 5, 0.05
@@ -37,7 +37,7 @@ class GaussianProcess(Strategy):
         bound: half the side of the box searched, in standard deviations of the prior.
         cap: the model sees at most so many points, the best ones.
         force: take a budget above 5,000.
-        device: of the model: "auto" is a GPU where there is one.
+        device: of the model; in an attack by default the victim's.
 
     Attributes:
         failed_fits: fits that failed, each replaced by the default hyperparameters.
@@ -54,12 +54,12 @@ class GaussianProcess(Strategy):
         bound: float = 2.0,
         cap: int = 1000,
         force: bool = False,
-        device: str = "auto",
+        device: str = "cpu",
     ) -> None:
         check_options("bo", budget=budget, bound=bound, initial=initial, cap=cap, force=force)
         super().__init__(latent_dim, population)
         design = min(2 * latent_dim, 50) if initial is None else initial
-        self.initial = population * math.ceil(design / population)
+        self.initial = design_size("bo", design, population, budget)
         self.seed, self.bound, self.cap, self.device = seed, bound, cap, find_device(device)
         self.failed_fits = 0
         self._z = torch.empty(0, latent_dim, dtype=torch.float64)
@@ -139,12 +139,27 @@ def check_options(
     if budget > LARGEST_BUDGET and not force:
         raise InputError(
             f"{name}: expected a budget of at most {LARGEST_BUDGET}, found {budget}: a fit's cost grows with "
-            "the cube of the evaluations; take a smaller budget, turbo or cma-es, or force=1"
+            "the cube of the evaluations; take a smaller budget, cma-es, or force=1"
         )
     if not (bound > 0 and math.isfinite(bound)):
         raise InputError(f"{name}: expected bound above 0, found {bound:g}")
     if cap < 2 or (initial is not None and initial < 2):
         raise InputError(f"{name}: expected cap and initial of at least 2, found {cap} and {initial}")
+
+
+def design_size(name: str, wanted: int, population: int, budget: int, regions: int = 1) -> int:
+    """Return the evaluations of an initial design, whole generations.
+
+    Raises:
+        InputError: the designs of all regions leave nothing of the budget.
+    """
+    size = population * math.ceil(wanted / population)
+    if regions * size >= budget:
+        raise InputError(
+            f"{name}: expected a budget above the initial design's {regions * size} evaluations, "
+            f"found {budget}; raise the budget or lower initial"
+        )
+    return size
 
 
 def normal_design(count: int, dim: int, bound: float, seed: int) -> Float[Tensor, "n d"]:

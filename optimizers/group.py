@@ -17,7 +17,8 @@ Rows: TypeAlias = Sequence[Tensor]
 class Group(ABC):
     """K searches of one strategy, asked and told together.
 
-    The rules of `Strategy` hold for each search; the group's latents are on its device.
+    What `Strategy` promises holds for each search, but rows come back in the order of asking; the group's
+    latents are on its device.
     """
 
     needs_gradient: bool

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream
-from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.base import State, Strategy, check_state
 
 __all__ = ["LBFGS", "two_loop"]
 
@@ -149,6 +149,7 @@ class LBFGS(Strategy):
         }
 
     def _load(self, state: State) -> None:
+        check_state(state, self._state())
         self._z, self._loss, self._gradient = state["z"], state["loss"], state["gradient"]
         self._direction, self._step, self._tries = state["direction"], state["step"], state["tries"]
         self._moves, self._changes = state["moves"], state["changes"]

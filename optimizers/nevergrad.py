@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ggl.base.errors import InputError
-from ggl.base.registry import unknown_name
+from ggl.base.errors import InputError, UnknownNameError
+from ggl.optimizers.cmaes_constants import default_population
 from ggl.optimizers.nevergrad_search import NevergradSearch, load_library
 
 __all__ = ["Nevergrad"]
@@ -52,7 +52,7 @@ class Nevergrad(NevergradSearch):
         if not (sigma > 0 and math.isfinite(sigma)):
             raise InputError(f"nevergrad: expected sigma above 0, found {sigma:g}")
         self.optimizer, self.population, self.sigma = optimizer, population, sigma
-        size = 4 + int(3 * math.log(max(latent_dim, 1))) if population is None else population
+        size = default_population(max(latent_dim, 1)) if population is None else population
         super().__init__(latent_dim, size, budget=budget, seed=seed)
         self._planned = size
         self._start()
@@ -116,8 +116,10 @@ class Nevergrad(NevergradSearch):
 def _registered(library: Any, name: str) -> Any:
     known = sorted(library.optimizers.registry)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=8, cutoff=0.0)
-        raise unknown_name(f"optimizer of Nevergrad's {len(known)}, the nearest of which follow,", name, near)
+        near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.0))
+        raise UnknownNameError(
+            f"no optimizer of Nevergrad's {len(known)} is named {name!r}; the nearest: {near}"
+        )
     return library.optimizers.registry[name]
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggl.base.errors import InputError
+from ggl.base.errors import CheckpointError, InputError
 from ggl.base.random import numpy_stream
 from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.cmaes_constants import default_population
 from ggl.optimizers.restarts import BIPOP, IPOP, Run
 
 __all__ = ["PyCMA"]
@@ -70,7 +71,7 @@ class PyCMA(Strategy):
         restarts: Literal["none", "ipop", "bipop"] = "none",
         restart_above: int = 10_000,
     ) -> None:
-        size = 4 + int(3 * math.log(max(latent_dim, 1))) if population is None else population
+        size = default_population(max(latent_dim, 1)) if population is None else population
         _check(variant, size, sigma0, mean, restart_above)
         super().__init__(latent_dim, size)
         self.budget, self.seed, self.variant = budget, seed, variant
@@ -150,22 +151,32 @@ class PyCMA(Strategy):
         self._begin(replace(run, population=min(run.population, room)), mean)
 
     def _state(self) -> State:
-        """Return the losses told so far, generation after generation: with the seed they are all."""
+        """Return the losses told so far, which with the seed are the whole state, and the next generation."""
         return {
             "sizes": torch.tensor([len(loss) for loss in self._told], dtype=torch.int64),
             "losses": torch.cat([torch.empty(0, dtype=torch.float64), *self._told]),
+            "next": self._ask(),
         }
 
     def _load(self, state: State) -> None:
-        """Replay: the seed gives the same generations, the saved losses the same updates."""
+        """Replay: the seed gives the same generations, the saved losses the same updates.
+
+        Raises:
+            CheckpointError: the replay led elsewhere: other settings, or another version of pycma or NumPy.
+        """
         self._start()
         for loss in state["losses"].double().split(state["sizes"].tolist()):
             if len(loss) != self.batch_size:
-                raise InputError(
-                    f"pycma: expected losses of a generation of {self.batch_size}, found {len(loss)}; "
-                    "load the state into a strategy of the same options, budget and seed"
-                )
+                raise self._elsewhere()
             self._tell(self._ask(), loss, None)
+        if not torch.equal(self._ask(), state["next"]):
+            raise self._elsewhere()
+
+    def _elsewhere(self) -> CheckpointError:
+        return CheckpointError(
+            "pycma: expected the saved generations again, found others; resume with the same options, "
+            "budget, seed and library versions, or start anew"
+        )
 
 
 def _check(variant: Variant, population: int, sigma0: float, mean: float, restart_above: int) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ggl.base.random import stream
-from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.base import State, Strategy, check_state
 
 __all__ = ["RandomSearch"]
 
@@ -39,4 +39,5 @@ class RandomSearch(Strategy):
         return {"random": self._random.get_state()}
 
     def _load(self, state: State) -> None:
+        check_state(state, self._state())
         self._random.set_state(state["random"])

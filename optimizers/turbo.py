@@ -10,7 +10,7 @@ from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
 from ggl.optimizers.base import State, Strategy
-from ggl.optimizers.gp import best_rows, check_options, normal_design
+from ggl.optimizers.gp import best_rows, check_options, design_size, normal_design
 from ggl.optimizers.trust_region import TrustRegion, box, perturb
 
 __all__ = ["TuRBO"]
@@ -37,7 +37,7 @@ class TuRBO(Strategy):
             paper has 5,000, whose posterior's Cholesky factor costs 15 times as much.
         cap: a region's model sees at most so many of its points, the best ones.
         force: take a budget above 5,000.
-        device: of the models: "auto" is a GPU where there is one.
+        device: of the models; in an attack by default the victim's.
 
     Attributes:
         failed_fits: fits that failed, each replaced by the default hyperparameters.
@@ -57,7 +57,7 @@ class TuRBO(Strategy):
         candidates: int = 2000,
         cap: int = 500,
         force: bool = False,
-        device: str = "auto",
+        device: str = "cpu",
     ) -> None:
         check_options("turbo", budget=budget, bound=bound, initial=initial, cap=cap, force=force)
         if regions < 1 or (regions > 1 and acquisition == "logei"):
@@ -73,7 +73,7 @@ class TuRBO(Strategy):
                 "raise candidates or lower the population"
             )
         design = min(2 * latent_dim, 100) if initial is None else initial
-        self.initial = population * math.ceil(design / population)
+        self.initial = design_size("turbo", design, population, budget, regions)
         self.seed, self.bound, self.cap, self.device = seed, bound, cap, find_device(device)
         self.acquisition, self.failed_fits = acquisition, 0
         self.regions = [TrustRegion(latent_dim) for _ in range(regions)]

@@ -7,13 +7,14 @@ from ggl.base.errors import CheckpointError, GradientError, InputError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.latents import load_latents
-from ggl.optimizers import load_group, load_strategy
+from ggl.optimizers import load_group, load_strategy, strategies
 from ggl.search import Search, fingerprint
 
 DIM = 6
 # The loop's side of the contract; tests/optimizers holds every strategy to its own.
 STRATEGIES = ["cma-es", "sep-cma-es", "pycma", "random", "adam"]
 each_strategy = pytest.mark.parametrize("name", STRATEGIES)
+every_strategy = pytest.mark.parametrize("name", strategies.names())
 
 
 class StoppedError(Exception):
@@ -78,6 +79,21 @@ def stop_after(generations):
 @pytest.fixture(autouse=True)
 def checkpoint_always(monkeypatch):
     monkeypatch.setattr("ggl.search.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("ggl.search.SAVING_SHARE", 0)
+
+
+@every_strategy
+def test_every_strategy_is_searched_and_resumed_within_the_budget(name, tmp_path):
+    path, budget = tmp_path / "search.safetensors", 75
+    expected = search(name, seeds=(0, 1), budget=budget).run()
+    with pytest.raises(StoppedError):
+        search(name, seeds=(0, 1), budget=budget, checkpoint=path).run(stop_after(2))
+    objective = Distance(2)
+    resumed = search(name, objective, seeds=(0, 1), budget=budget, checkpoint=path)
+    before = sum(best.evaluations for best in resumed.best)
+    assert_same(resumed.run(), expected)
+    assert all(result.evaluations <= budget for result in expected)
+    assert before + sum(objective.calls) == 2 * expected[0].evaluations + 2
 
 
 @each_strategy
@@ -133,6 +149,23 @@ def test_the_result_is_the_best_candidate_that_was_asked(name):
     losses, images = (torch.cat(parts) for parts in zip(*seen[:-1], strict=True))
     torch.testing.assert_close(result.images[0], images[losses.argmin(), 0])
     assert result.loss == pytest.approx(losses.min().item(), rel=1e-5)
+
+
+def test_a_search_may_be_looked_at_on_its_way():
+    whole, parts = search(budget=60), search(budget=60)
+    (halfway,) = parts.run(until=30)
+    assert halfway.evaluations == 27
+    assert_same(parts.run(), whole.run())
+    with pytest.raises(InputError, match="below one generation"):
+        search(budget=60).run(until=3)
+
+
+def test_a_checkpoint_of_another_strategy_is_refused(tmp_path):
+    path = tmp_path / "search.safetensors"
+    search("cma-es", checkpoint=path).run()
+    for name in ("sep-cma-es", "cma-es:population=20", "adam", "pycma"):
+        with pytest.raises(CheckpointError):
+            search(name, checkpoint=path)
 
 
 def test_the_penalty_enters_the_loss():

@@ -55,13 +55,14 @@ class Registry(Generic[T]):
         raise unknown_name(self.kind, name, self.names())
 
     def resolve(self, specification: str) -> tuple[T, str | None]:
-        """Return the entry and the parameter text of `name`, `name:parameter` or `package.module:name`."""
+        """Return the entry and the parameter text of `name:parameter` or `package.module:name:parameter`."""
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
         if parameter and ("." in name or _is_module(name)):
-            entry: T = import_object(specification, self.kind)
-            return entry, None
+            attribute, _, rest = parameter.partition(":")
+            entry: T = import_object(f"{name}:{attribute}", self.kind)
+            return entry, rest or None
         raise unknown_name(self.kind, name, self.names())
 
 

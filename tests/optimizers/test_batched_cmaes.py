@@ -218,8 +218,7 @@ def test_a_loss_that_is_not_finite_is_the_worst(bad, separable):
 @pytest.mark.parametrize("separable", [False, True])
 def test_a_search_of_equal_losses_stops_and_the_other_goes_on(value, separable):
     searches = group(4, population=20, separable=separable)
-    for generation in range(FLAT_GENERATIONS + 1):
-        assert generation < 10 or searches.stopping.window == 16
+    for _ in range(FLAT_GENERATIONS + 1):
         if searches.sizes()[0] == 0:
             break
         rows = searches.ask([0, 1])

@@ -1,15 +1,20 @@
 """Strategies by name, and each against what its name promises."""
 
+import importlib.machinery
+import sys
 import types
+from typing import Literal, Optional
 
 import cma
 import numpy as np
 import pytest
 import torch
 
-from ggl.base.errors import InputError, UnknownNameError
-from ggl.base.random import numpy_stream
-from ggl.optimizers import load_strategy
+from ggl.base.errors import DeviceError, GGLError, InputError, UnknownNameError
+from ggl.optimizers import SideBySide, load_group, load_strategy
+from ggl.optimizers.batched_cmaes import BatchedCMAES
+from ggl.optimizers.cmaes import CMAES
+from ggl.optimizers.random_search import RandomSearch
 
 DIM = 12
 
@@ -102,15 +107,84 @@ def test_bad_options_are_refused(specification, reason):
     assert "\n" not in str(error.value)
 
 
-def test_the_users_own_class_is_loaded(monkeypatch):
-    from ggl.optimizers.random_search import RandomSearch
+class Own(RandomSearch):
+    """A user's strategy with options of every kind."""
 
-    module = types.ModuleType("own.search")
-    module.Mine, module.wrong = RandomSearch, lambda latent_dim, budget, seed: "a string"
-    monkeypatch.setitem(__import__("sys").modules, "own.search", module)
-    assert isinstance(load("own.search:Mine"), RandomSearch)
-    with pytest.raises(InputError, match="expected a Strategy, found str"):
-        load("own.search:wrong")
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        budget: int,
+        seed: int,
+        mode: Literal["a", "b"] | None = None,
+        count: Optional[int] = None,  # noqa: UP045
+        share: float = 0.5,
+        flag: bool = False,
+        path: str = "",
+        **more: int,
+    ) -> None:
+        super().__init__(latent_dim, budget=budget, seed=seed)
+        self.options = (mode, count, share, flag, path, more)
+
+
+class Changed(CMAES):
+    """A user's CMA-ES that does something else with what it is told."""
+
+    def _tell(self, z, loss, gradient):
+        super()._tell(z, -loss, gradient)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    module = types.ModuleType("own_search")
+    module.Own, module.Changed = Own, Changed
+    module.wrong = lambda latent_dim, *, budget, seed: "a string"
+    monkeypatch.setitem(sys.modules, "own_search", module)
+    module.__spec__ = importlib.machinery.ModuleSpec("own_search", None)
+
+
+def test_the_users_own_class_is_loaded_with_its_options(own):
+    assert load("own_search:Own").options == (None, None, 0.5, False, "", {})
+    strategy = load("own_search:Own:mode=b,count=3,share=1,flag=1,path=x:y")
+    assert strategy.options == ("b", 3, 1.0, True, "x:y", {})
+    assert [type(value) for value in strategy.options[1:4]] == [int, float, bool]
+
+
+@pytest.mark.parametrize(
+    ("specification", "reason"),
+    [
+        ("own_search:wrong", "expected a Strategy, found str"),
+        ("own_search:Own:mode=c", "no value of mode is named 'c'"),
+        ("own_search:Own:more=1", "did you mean 'mode'"),
+        ("own_search:Own:flag=yes", "expected 0 or 1 for flag, found yes"),
+        ("own_search:Own:count=1e30", "whole number up to 10,000,000 for count"),
+        ("own_search:Own:count=1,count=2", "each once, found 'count=2'"),
+        ("json:dumps", "takes latent_dim, budget and seed, found obj"),
+        ("builtins:int", "expected a Strategy class"),
+    ],
+)
+def test_what_is_no_strategy_or_no_option_is_refused(own, specification, reason):
+    with pytest.raises(GGLError, match=reason) as error:
+        load(specification)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("specification", "kind"),
+    [
+        ("cma-es", BatchedCMAES),
+        ("sep-cma-es", BatchedCMAES),
+        ("own_search:Changed", SideBySide),
+        ("random", SideBySide),
+    ],
+)
+def test_a_class_that_changes_the_search_does_not_inherit_its_group(own, specification, kind):
+    assert type(load_group(specification, latent_dim=DIM, budget=200, seeds=[0, 1])) is kind
+
+
+def test_a_group_places_models_where_its_device_is():
+    with pytest.raises(DeviceError, match="'cuda:99' is not there"):
+        load_group("turbo", latent_dim=DIM, budget=200, seeds=[0], device=torch.device("cuda:99"))
 
 
 @pytest.mark.parametrize(("name", "diagonal"), [("cma-es", False), ("sep-cma-es", True)])
