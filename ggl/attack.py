@@ -91,7 +91,7 @@ def attack(
         shared: the observed gradient, as the defense left it.
         labels: (b,) of the private batch, known to the attacker.
         prior: whose latents are searched.
-        strategy: "name" or "name:option=number,...".
+        strategy: "name" or "name:option=value,...".
         defense: what the attacker believes that the client did.
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them.
         distance: "cosine" or "l2".

@@ -90,12 +90,14 @@ class BasinCMA(Strategy):
 
     def _state(self) -> State:
         outer = self._before if self._moments.count else self._outer.state_dict()
-        inner = {"z": self._z, "shift": self._shift, **self._moments.state()}
-        return inner | {f"outer.{name}": tensor for name, tensor in outer.items()}
+        return self._inner() | {f"outer.{name}": tensor for name, tensor in outer.items()}
+
+    def _inner(self) -> State:
+        return {"z": self._z, "shift": self._shift, **self._moments.state()}
 
     def _load(self, state: State) -> None:
-        check_state(state, self._state())
         prefix = "outer."
+        check_state({name: t for name, t in state.items() if not name.startswith(prefix)}, self._inner())
         self._before = {
             name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
         }

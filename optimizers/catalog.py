@@ -158,6 +158,8 @@ def _convert(option: str, value: str, annotation: Any) -> Any:
         raise InputError(f"expected a number for {option}, found {value!r}") from error
     if int not in kinds:
         return number
-    if not number.is_integer() or abs(number) > LARGEST_COUNT:
-        raise InputError(f"expected a whole number up to {LARGEST_COUNT:,} for {option}, found {value}")
+    if not number.is_integer():
+        raise InputError(f"expected a whole number for {option}, found {value}")
+    if abs(number) > LARGEST_COUNT:
+        raise InputError(f"expected at most {LARGEST_COUNT:,} for {option}, found {value}")
     return int(number)

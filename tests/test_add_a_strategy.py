@@ -58,8 +58,9 @@ def test_it_resumes_bit_for_bit(example):
 
 
 def test_its_options_are_read_by_their_annotations(example):
-    strategy = load("cross-entropy:population=30,elite=0.1")
-    assert (strategy.batch_size, strategy.elite) == (30, 3)
+    for name in ("cross-entropy", "mysearch:CrossEntropy"):
+        strategy = load(f"{name}:population=30,elite=0.1")
+        assert (strategy.batch_size, strategy.elite) == (30, 3)
     with pytest.raises(InputError, match="expected a whole number for population"):
         load("cross-entropy:population=1.5")
 

@@ -84,10 +84,10 @@ def checkpoint_always(monkeypatch):
 
 @every_strategy
 def test_every_strategy_is_searched_and_resumed_within_the_budget(name, tmp_path):
-    path, budget = tmp_path / "search.safetensors", 75
+    path, budget = tmp_path / "search.safetensors", 105
     expected = search(name, seeds=(0, 1), budget=budget).run()
     with pytest.raises(StoppedError):
-        search(name, seeds=(0, 1), budget=budget, checkpoint=path).run(stop_after(2))
+        search(name, seeds=(0, 1), budget=budget, checkpoint=path).run(stop_after(1))
     objective = Distance(2)
     resumed = search(name, objective, seeds=(0, 1), budget=budget, checkpoint=path)
     before = sum(best.evaluations for best in resumed.best)

@@ -408,10 +408,10 @@ def test_the_best_rows_are_in_the_order_they_were_told():
     assert best_rows(torch.tensor([3.0, 1.0, 1.0, 2.0]).double(), 3).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("kind", "options"), [("bo", {}), ("turbo", {}), ("turbo", {"regions": 5})])
-def test_a_budget_that_the_initial_design_uses_up_is_refused(kind, options):
+@pytest.mark.parametrize(("kind", "regions"), [("bo", {}), ("turbo", {}), ("turbo", {"regions": 5})])
+def test_a_budget_that_the_initial_design_uses_up_is_refused(kind, regions):
     """Else a Sobol design would be reported as a search by a model."""
-    design = 8 * options.get("regions", 1)
-    with pytest.raises(InputError, match=f"above the initial design's {design} evaluations, found {design}"):
-        load(kind, budget=design, **options)
-    assert load(kind, budget=design + 4, **options).batch_size == 4
+    initial = 100 // regions.get("regions", 1)
+    with pytest.raises(InputError, match="above the initial design's 100 evaluations, found 100"):
+        load(kind, initial=initial, **regions)
+    assert load(kind, initial=initial - 4, **regions).initial == initial - 4

@@ -269,7 +269,7 @@ def test_losses_beyond_nevergrads_largest_are_taken():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest():
-    with pytest.raises(UnknownNameError, match="did you mean 'DiagonalCMA'"):
+    with pytest.raises(UnknownNameError, match="'diagonalCMA'; the nearest: DiagonalCMA, "):
         Nevergrad(DIM, budget=100, seed=0, optimizer="diagonalCMA")
 
 

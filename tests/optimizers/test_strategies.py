@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ggl.base.errors import DeviceError, GGLError, InputError, UnknownNameError
+from ggl.base.random import numpy_stream
 from ggl.optimizers import SideBySide, load_group, load_strategy
 from ggl.optimizers.batched_cmaes import BatchedCMAES
 from ggl.optimizers.cmaes import CMAES
@@ -157,7 +158,7 @@ def test_the_users_own_class_is_loaded_with_its_options(own):
         ("own_search:Own:mode=c", "no value of mode is named 'c'"),
         ("own_search:Own:more=1", "did you mean 'mode'"),
         ("own_search:Own:flag=yes", "expected 0 or 1 for flag, found yes"),
-        ("own_search:Own:count=1e30", "whole number up to 10,000,000 for count"),
+        ("own_search:Own:count=1e30", "at most 10,000,000 for count"),
         ("own_search:Own:count=1,count=2", "each once, found 'count=2'"),
         ("json:dumps", "takes latent_dim, budget and seed, found obj"),
         ("builtins:int", "expected a Strategy class"),
