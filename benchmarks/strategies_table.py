@@ -109,11 +109,11 @@ def pattern_lines(results: Results) -> Iterator[str]:
     """Yield within which budget the default reaches what the published pattern ends at."""
     last = BUDGETS[-1]
     yield f"\n## `{DEFAULT}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
-    yield "| victim | latents | evaluations | lower loss | median by | higher PSNR | median by, dB |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| victim | its latents | latents | evaluations | lower loss | median by | higher PSNR | by, dB |"
+    yield "|---|---|---|---|---|---|---|---|"
     for victim in DEFENSES:
-        for rule in ("", ", free"):
-            pattern = (victim, "none", PATTERN + rule, last)
+        for its, rule in (("", ""), (", free", ", free"), (", free", ", tanh")):
+            pattern = (victim, "none", PATTERN + its, last)
             for budget in sorted((*BUDGETS, *FINE)):
                 key = (victim, "none", DEFAULT + rule, budget)
                 if results.rows.keys() >= {pattern, key}:
@@ -122,7 +122,7 @@ def pattern_lines(results: Results) -> Iterator[str]:
                         for name in ("loss", "psnr")
                     )
                     yield (
-                        f"| {victim} | {rule[2:] or 'shell:0.001'} | {budget:,} "
+                        f"| {victim} | {its[2:] or 'shell:0.001'} | {rule[2:] or 'shell:0.001'} | {budget:,} "
                         f"| {int((loss <= 0).sum())} of {loss.size} | {np.median(loss):+.5f} "
                         f"| {int((psnr >= 0).sum())} of {psnr.size} | {np.median(psnr):+.1f} |"
                     )
