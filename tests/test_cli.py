@@ -121,7 +121,7 @@ BAD = {
     "a strategy's option": lambda _: (["--strategy", "cma-es:sigma=1"], "did you mean 'sigma0'"),
     "an option that is no number": lambda _: (["--strategy", "cma-es:sigma0=big"], "a number for sigma0"),
     "an option that is no word": lambda _: (["--strategy", "pycma:variant=dv"], "did you mean 'dd'"),
-    "an optimizer of Nevergrad's": lambda _: (["--strategy", "nevergrad:optimizer=CMAA"], "'CMA'"),
+    "an optimizer of Nevergrad's": lambda _: (["--strategy", "nevergrad:optimizer=CMAA"], "nearest: CMA,"),
     "a budget that a model can't finish": lambda _: (
         ["--strategy", "turbo", "--budget", 6000],
         "5,?000.*force=1",
