@@ -53,30 +53,33 @@ NOISE = {"lenet": "noise:0.2", "mlp": "noise:0.005"}
 DEFENSES = {victim: ("none", noise, "prune:0.9") for victim, noise in NOISE.items()}
 
 PATTERN, DEFAULT = "nevergrad-cma-ggl", "cma-es"
-SHORT = (
+EVERY = (
+    *(DEFAULT, "sep-cma-es", PATTERN, "random", "adam", "l-bfgs", "basin-cma"),
+    *("pycma", "pycma:variant=dd", "pycma:variant=vkd"),
+    *("nevergrad", "nevergrad:optimizer=DiagonalCMA", "nevergrad:optimizer=DE"),
     *("sep-cma-es:sigma0=0.3", "cma-es:sigma0=0.3", "cma-es:sigma0=1", "cma-es:population=50"),
-    *("pycma", "pycma:variant=vkd", "nevergrad", "nevergrad:optimizer=DiagonalCMA"),
-    *("adam", "l-bfgs", "basin-cma"),
 )
-DEFENDED = (DEFAULT, "sep-cma-es", "pycma:variant=dd", "nevergrad", PATTERN, "random", "adam", "l-bfgs")
+MODELED = ("bo:population=50", "turbo")
+"""Their own time bounds their budget: 500 evaluations."""
+
 PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("lenet", ("none",), 25_000, (DEFAULT, PATTERN, "random")),
-    ("mlp", ("none",), 25_000, ("random",)),
-    ("lenet", ("none",), 2_000, (*SHORT, "nevergrad:optimizer=DE")),
-    ("lenet", DEFENSES["lenet"][1:], 2_000, DEFENDED),
-    ("mlp", ("none",), 2_000, (DEFAULT, PATTERN, "sep-cma-es", "adam", "l-bfgs")),
-    ("mlp", DEFENSES["mlp"][1:], 2_000, (DEFAULT, "sep-cma-es", PATTERN, "random", "adam", "l-bfgs")),
-    ("lenet", ("none",), 500, ("bo:population=50", "turbo")),
-    ("lenet", ("none",), 10_000, ("sep-cma-es", "pycma:variant=dd")),
-    ("mlp", ("none",), 2_000, (*SHORT, "pycma:variant=dd")),
-    ("mlp", ("none",), 500, ("bo:population=50", "turbo:population=50")),
-    ("lenet", DEFENSES["lenet"][1:], 500, ("basin-cma", "turbo:population=50")),
-    ("mlp", DEFENSES["mlp"][1:], 500, ("basin-cma", "turbo:population=50")),
+    ("mlp", ("none",), 25_000, ("random", DEFAULT)),
+    ("lenet", ("none",), 500, MODELED),
+    ("lenet", ("none",), 10_000, ("sep-cma-es", "adam", "l-bfgs", "pycma:variant=dd")),
+    ("mlp", ("none",), 10_000, ("sep-cma-es", "adam", "l-bfgs", PATTERN)),
+    ("lenet", DEFENSES["lenet"], 2_000, EVERY),
+    ("mlp", DEFENSES["mlp"], 2_000, EVERY),
+    ("lenet", DEFENSES["lenet"][1:], 10_000, (DEFAULT, "adam")),
+    ("mlp", DEFENSES["mlp"][1:], 10_000, (DEFAULT, "adam")),
+    ("mlp", ("none",), 500, MODELED),
+    ("lenet", DEFENSES["lenet"][1:], 500, MODELED),
     ("lenet", ("none",), 2_000, ("turbo:population=50", "turbo:regions=5,population=50")),
-    ("lenet", ("none",), 10_000, ("adam",)),
+    ("mlp", DEFENSES["mlp"][1:], 500, MODELED),
+    ("lenet", ("none",), 10_000, ("pycma", "nevergrad", "basin-cma")),
 )
 """Victim, defenses, the longest budget, strategies, in the order of running. The whole grid to 25,000 would
-take two cores half a day: the long budgets are given to what the headline comparisons need."""
+take two cores a day: the long budgets are given to what the headline comparisons need."""
 
 RULES = {"free": 10_000, "tanh": 10_000, "shell:0.01": 2_000, "kld:0.1": 2_000, "box:2": 2_000}
 """Latent rules that the default is run with besides the prior's own, and how far, without a defense.
@@ -143,11 +146,25 @@ def plan(only: Sequence[str] = ()) -> list[Cell]:
         for strategy in strategies
         for cell in _cells(victim, defense, strategy, longest)
     ]
-    rules = [Cell("lenet", "none", DEFAULT, _up_to(longest, rule), rule) for rule, longest in RULES.items()]
+    cells = list(dict.fromkeys([cells[0], *_extra_cells(), *cells]))
+    longest = [cell for cell in cells if not any(set(cell.keys) < set(other.keys) for other in cells)]
+    return [cell for cell in longest if not only or cell.strategy in only]
+
+
+def _extra_cells() -> list[Cell]:
+    """Return the cells of other latent rules, and of Adam in the default's time."""
+    rules = [
+        Cell("lenet", "none", DEFAULT, _up_to(longest, fine=rule in ("free", "tanh")), rule)
+        for rule, longest in RULES.items()
+    ]
     free = Cell("lenet", "none", PATTERN, BUDGETS[-1:], "free")
-    equal_time = Cell("lenet", "none", "adam", (EQUAL_TIME,))
-    cells = list(dict.fromkeys([cells[0], *rules, free, equal_time, *cells]))
-    return [cell for cell in cells if not only or cell.strategy in only]
+    return [*rules, free, Cell("lenet", "none", "adam", (EQUAL_TIME,))]
+
+
+def labels() -> list[str]:
+    """Return the strategies with their latent rules in the order of the tables; builds none of them."""
+    planned = (strategy for *_, strategies in PLAN for strategy in strategies)
+    return list(dict.fromkeys([DEFAULT, *(cell.label for cell in _extra_cells()), *planned]))
 
 
 def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
@@ -155,10 +172,8 @@ def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[C
 
     Others need one a budget, and are run at the longest alone where there is a defense or another victim.
     """
-    fine = FINE if strategy == DEFAULT and defense == "none" else ()
-    budgets = tuple(
-        budget for budget in sorted((*BUDGETS, *fine)) if budget <= longest and _is_possible(strategy, budget)
-    )
+    within = _up_to(longest, fine=strategy == DEFAULT and defense == "none")
+    budgets = tuple(budget for budget in within if _is_possible(strategy, budget))
     if load_strategy(strategy, latent_dim=64, budget=longest, seed=0).anytime:
         yield Cell(victim, defense, strategy, budgets)
         return
@@ -170,10 +185,9 @@ def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[C
     )
 
 
-def _up_to(longest: int, rule: str) -> tuple[int, ...]:
-    """Return the budgets that a latent rule is scored at."""
-    every = (*BUDGETS, *FINE) if rule in ("free", "tanh") else BUDGETS
-    return tuple(budget for budget in sorted(every) if budget <= longest)
+def _up_to(longest: int, *, fine: bool) -> tuple[int, ...]:
+    """Return the budgets to be scored at, ascending."""
+    return tuple(budget for budget in sorted((*BUDGETS, *(FINE if fine else ()))) if budget <= longest)
 
 
 def _is_possible(strategy: str, budget: int) -> bool:

@@ -24,12 +24,12 @@ from ggl.benchmarks.strategies import (
     SEEDS,
     Key,
     Row,
-    plan,
+    labels,
     read_rows,
 )
 from ggl.statistics import Interval, bootstrap_mean
 
-LABELS = list(dict.fromkeys(cell.label for cell in plan()))
+LABELS = labels()
 
 HEADER = """\
 # Strategies at equal evaluations

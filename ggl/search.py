@@ -17,6 +17,7 @@ from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.latents import LatentRule
 from ggl.optimizers import Group
+from ggl.optimizers.base import part_of
 
 __all__ = ["Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
 
@@ -252,9 +253,7 @@ class Search:
             best.z, best.loss = state[f"{k}.best.z"], float(state[f"{k}.best.loss"])
             history = state[f"{k}.best.history"].tolist()
             best.history = [(int(evaluations), loss) for evaluations, loss in history]
-        prefix = "strategy."
-        own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        self.group.load_state_dict(own)
+        self.group.load_state_dict(part_of(state, "strategy."))
 
 
 def check_budget(budget: int, generation: int) -> None:

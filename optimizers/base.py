@@ -1,6 +1,7 @@
 """The contract of a strategy: an ask/tell searcher over standard-normal coordinates."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ggl.base.errors import CheckpointError, InputError
 
-__all__ = ["State", "Strategy", "check_state", "finite_losses"]
+__all__ = ["State", "Strategy", "check_state", "finite_losses", "part_of"]
 
 State: TypeAlias = dict[str, Tensor]
 """A strategy's state: tensors alone, so that a checkpoint is a plain weights file."""
@@ -132,6 +133,11 @@ def check_state(state: State, own: State) -> None:
                 f"a saved search: expected {_describe(expected)} as {name!r}, found {_describe(found)}; "
                 "resume it with the settings it was saved with, or start anew"
             )
+
+
+def part_of(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
 def _describe(tensor: Tensor | None) -> str:

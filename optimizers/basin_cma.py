@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.optimizers.adam import Moments
-from ggl.optimizers.base import State, Strategy, check_state
+from ggl.optimizers.base import State, Strategy, check_state, part_of
 from ggl.optimizers.cmaes import CMAES
 from ggl.optimizers.cmaes_constants import constants
 
@@ -98,9 +98,7 @@ class BasinCMA(Strategy):
     def _load(self, state: State) -> None:
         prefix = "outer."
         check_state({name: t for name, t in state.items() if not name.startswith(prefix)}, self._inner())
-        self._before = {
-            name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
-        }
+        self._before = part_of(state, prefix)
         self._outer.load_state_dict(self._before)
         self.stopped = self._outer.stopped
         self._z, self._shift = state["z"], state["shift"]

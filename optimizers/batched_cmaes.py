@@ -108,7 +108,7 @@ class BatchedCMAES(Group):
         return list(torch.addcmul(mean, sigma, y).unbind())
 
     def _draw(self, chosen: Sequence[int]) -> Tensor:
-        """Return standard normals, drawn in float32: five times the speed."""
+        """Return standard normals, drawn in float32, which is faster: the images are decoded in it too."""
         z = torch.empty(len(chosen), self.population, self.latent_dim)
         for row, k in zip(z, chosen, strict=True):
             row.normal_(generator=self._random[k])

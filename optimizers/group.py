@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from ggl.optimizers.base import State, Strategy
+from ggl.optimizers.base import State, Strategy, part_of
 
 __all__ = ["Group", "Rows", "SideBySide"]
 
@@ -82,6 +82,4 @@ class SideBySide(Group):
     def load_state_dict(self, state: State) -> None:
         """Load each strategy's own part."""
         for k, strategy in enumerate(self.strategies):
-            prefix = f"{k}."
-            own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-            strategy.load_state_dict(own)
+            strategy.load_state_dict(part_of(state, f"{k}."))
