@@ -30,7 +30,7 @@ from ggl.base.random import stream, stream_seed
 from ggl.base.weights import write_atomically
 from ggl.controls import choose_decoys, pick_private
 from ggl.datasets import load_dataset
-from ggl.defenses import Attacker, load_defense
+from ggl.defenses import load_defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle
 from ggl.latents import load_latents
@@ -42,7 +42,7 @@ from ggl.victims import load_victim
 PRIOR, DATA = "fashion-dcgan32", "fashion-mnist-heldout"
 IMAGES, SEEDS = 10, 3
 DISTANCE = "cosine"
-ATTACKER: Attacker = "adaptive"
+ATTACKER = "adaptive"
 BUDGETS = (500, 2_000, 10_000, 25_000)
 FINE = (1_000, 1_500, 2_500, 5_000)
 """Further budgets at which the default is scored without a defense."""

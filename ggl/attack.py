@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
-from ggl.defenses import Attacker, Defense, load_defense
+from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
-from ggl.gradients import GradientOracle, Gradients, View
+from ggl.gradients import GradientOracle, Gradients, Trial, View
 from ggl.gradients.oracle import check_gradient
 from ggl.latents import LatentRule, load_latents
 from ggl.optimizers import load_group
@@ -33,8 +33,10 @@ class Target:
 class GradientMatch:
     """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
 
-    def __init__(self, oracle: GradientOracle, views: Sequence[View], distance: str) -> None:
-        self.oracle, self.distance = oracle, distance
+    def __init__(
+        self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial | None = None
+    ) -> None:
+        self.oracle, self.distance, self.trial = oracle, distance, trial or Trial()
         self.views = [oracle.prepare(view) for view in views]
 
     def __call__(
@@ -42,7 +44,7 @@ class GradientMatch:
     ) -> Float[Tensor, " n"]:
         """Return the losses (n,) of images (n, b, c, h, w)."""
         views = [self.views[k] for k in chosen]
-        return self.oracle.score_groups(images, labels, views, counts, self.distance)
+        return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
 
 
 class ImageMatch:
@@ -73,7 +75,7 @@ def attack(
     prior: Prior,
     strategy: str = "cma-es",
     defense: str | Defense = "none",
-    attacker: Attacker = "adaptive",
+    attacker: str = "adaptive",
     distance: str = "cosine",
     latents: str | None = None,
     budget: int,
@@ -87,13 +89,14 @@ def attack(
     z* = argmin_z D(T(∇L(G(z), labels)), shared) + λ R(z), GGL (arXiv 2203.15696, eq. 5).
 
     Args:
-        oracle: the victim.
+        oracle: the victim, wrapped by the defense where that adds layers (`Defense.wrap`).
         shared: the observed gradient, as the defense left it.
         labels: (b,) of the private batch, known to the attacker.
         prior: whose latents are searched.
         strategy: "name" or "name:option=value,...".
         defense: what the attacker believes that the client did.
-        attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them.
+        attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
+            some defenses are met by further ones (`Defense.attackers`).
         distance: "cosine" or "l2".
         latents: how searched coordinates become latents, as `ggl.latents.load_latents` reads it; by default
             the prior's own rule.
@@ -132,7 +135,7 @@ def attack_many(
     prior: Prior,
     strategy: str = "cma-es",
     defense: str | Defense = "none",
-    attacker: Attacker = "adaptive",
+    attacker: str = "adaptive",
     distance: str = "cosine",
     latents: str | None = None,
     budget: int,
@@ -153,7 +156,7 @@ def attack_many(
     rule = load_latents(prior.latents if latents is None else latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
-    views = [known.view(target.shared, attacker) for target in targets for _ in range(restarts)]
+    views = [known.view(t.shared, attacker, oracle.model) for t in targets for _ in range(restarts)]
     settings = {
         "prior": prior.name,
         "strategy": strategy,
@@ -172,7 +175,7 @@ def attack_many(
     results = _search(
         prior,
         [target.labels for target in targets for _ in range(restarts)],
-        GradientMatch(oracle, views, distance),
+        GradientMatch(oracle, views, distance, known.trial(attacker)),
         strategy,
         [f"{target.name}/{r}" for target in targets for r in range(restarts)],
         budget=budget // restarts,

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ggl.analytic import find_first_linear, invert_first_linear
 from ggl.attack import Target, attack_many, invert
 from ggl.base.errors import InputError
-from ggl.base.random import stream
+from ggl.base.random import stream, stream_seed
+from ggl.base.registry import unknown_name
 from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, prior_samples
 from ggl.datasets import load_dataset
-from ggl.defenses import Attacker, Defense, find_attacker, load_defense
+from ggl.defenses import ATTACKERS, Client, Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
 from ggl.gradients.distance import find_distance
@@ -40,6 +42,12 @@ CEILING_BUDGET = 2000
 PRIOR_DRAWS = 8
 """Samples of the prior whose errors are averaged for each private image."""
 
+ALL, ANALYTIC = "all", "analytic"
+"""Attackers of an audit beside those that its defenses know."""
+
+CLOSED_FORM = "closed form"
+"""Stands in an analytic cell for the strategy: nothing is searched."""
+
 Stage: TypeAlias = Callable[[str, int, int, float], None]
 """Called with a stage's title, evaluations done, those planned, and the mean best loss."""
 
@@ -49,6 +57,7 @@ class _Audit:
     """What every cell shares: the private images, their controls, the attacker's means."""
 
     oracle: GradientOracle
+    victim: nn.Module
     prior: Prior
     images: Tensor
     labels: Tensor
@@ -60,15 +69,21 @@ class _Audit:
     latents: str
     checkpoints: Path | None
     progress: Stage | None
+    round: int
+    rounds: int
 
     def score(self, reconstructions: Tensor) -> Scores:
         """Score reconstructions (n, c, h, w) against the private images."""
         return score(reconstructions, self.images, self.decoys.images, self.errors)
 
-    def gradients(self, images: Tensor) -> list[Gradients]:
-        """Return each image's gradient, with the private images' labels."""
-        pairs = zip(images, self.labels, strict=True)
-        return [self.oracle.observe(image[None], label[None]) for image, label in pairs]
+    def wrapped(self, defense: Defense) -> GradientOracle:
+        """Return the oracle of the victim that clients of a defense train."""
+        model = defense.wrap(self.victim, self.seed)
+        if model is self.victim:
+            return self.oracle
+        return GradientOracle(
+            model.to(self.oracle.device), backend=self.oracle.backend, precision=self.oracle.precision
+        )
 
     def ceiling(self) -> Tensor:
         """Return the prior's best image of each private one."""
@@ -95,26 +110,51 @@ class _Audit:
         prior = Scores(mean, draws[0].ranks, draws[0].decoys)
         return {"prior": prior, "class mean": self.score(class_means(self.decoys.images))}
 
-    def shared(
-        self, defense: Defense, clean: Mapping[str, Sequence[Gradients]]
-    ) -> dict[str, list[Gradients]]:
-        """Return what clients share of the clean gradients of each kind."""
+    def shared(self, defense: Defense, oracle: GradientOracle) -> dict[str, list[Gradients]]:
+        """Return what clients share: of each private image, of its sibling, and of a noise gradient."""
         return {
             kind: [
-                defense.protect(g, stream(self.seed, "client", defense.name, kind, i))
-                for i, g in enumerate(gradients)
+                defense.share(client, stream(self.seed, "client", defense.name, kind, i))
+                for i, client in enumerate(clients)
             ]
-            for kind, gradients in clean.items()
+            for kind, clients in self.clients(oracle).items()
         }
 
+    def clients(self, oracle: GradientOracle) -> dict[str, list[Client]]:
+        """Return the clients of every kind; the noise ones hold a sibling, and nothing of a private image."""
+        private, sibling = (
+            [
+                Client(
+                    oracle,
+                    image[None],
+                    label[None],
+                    seed=stream_seed(self.seed, "client noise", kind, i),
+                    round=self.round,
+                    rounds=self.rounds,
+                )
+                for i, (image, label) in enumerate(zip(images, self.labels, strict=True))
+            ]
+            for kind, images in {"private": self.images, "sibling": self.decoys.siblings}.items()
+        )
+        noise = [
+            other.after(noise_gradient(client.gradient(), stream(self.seed, "noise control", i)))
+            for i, (client, other) in enumerate(zip(private, sibling, strict=True))
+        ]
+        return {"private": private, "sibling": sibling, "noise": noise}
+
     def attack(
-        self, defense: Defense, strategy: str, attacker: Attacker, shared: Sequence[Gradients]
+        self,
+        defense: Defense,
+        oracle: GradientOracle,
+        strategy: str,
+        attacker: str,
+        shared: Sequence[Gradients],
     ) -> list[SearchResult]:
         """Attack shared gradients, n of each kind in a row; the i-th of every kind has one seed."""
         n = len(self.images)
         title = f"{defense.name}, {attacker}, {strategy}"
         return attack_many(
-            self.oracle,
+            oracle,
             [Target(f"image {i % n}", g, self.labels[i % n][None]) for i, g in enumerate(shared)],
             prior=self.prior,
             strategy=strategy,
@@ -128,17 +168,56 @@ class _Audit:
             progress=self._stage(title),
         )
 
-    def cell(
+    def solve(self, oracle: GradientOracle, layer: str, shared: Sequence[Gradients]) -> list[SearchResult]:
+        """Solve the first linear layer's gradient for the image; its match is one evaluation."""
+        results = []
+        for i, g in enumerate(shared):
+            image = invert_first_linear(g, layer, self.prior.image_shape)
+            label = self.labels[i % len(self.images)][None]
+            loss = float(oracle.score(image[None], label, g, self.distance))
+            latents = torch.full((1, self.prior.latent_dim), torch.nan)
+            results.append(SearchResult(image[None].cpu(), latents, loss, [(1, loss)], 1, 0))
+        return results
+
+    def cells(
+        self,
+        defense: Defense,
+        strategies: Sequence[str],
+        attackers: Sequence[str],
+        passive: Mapping[str, Scores],
+    ) -> Iterator[Cell]:
+        """Attack every kind of shared gradient by every attacker and strategy; score what comes out."""
+        oracle = self.wrapped(defense)
+        shared = self.shared(defense, oracle)
+        every = [g for group in shared.values() for g in group]
+        layer = find_first_linear(oracle.model, self.prior.image_shape)
+        asked = _asked(defense, attackers, solvable=layer is not None)
+        if ANALYTIC in asked and layer is None:
+            raise InputError(
+                "the analytic attacker needs a victim whose first layer is linear with a bias, "
+                "such as mlp; leave it out"
+            )
+        searching = [attacker for attacker in asked if attacker != ANALYTIC]
+        for strategy in strategies:
+            for attacker in _distinct(defense, oracle, searching, shared["private"], self.distance):
+                started = time.monotonic()
+                results = self.attack(defense, oracle, strategy, attacker, every)
+                yield self._cell(defense, strategy, attacker, shared, results, passive, started)
+        if ANALYTIC in asked and layer is not None:
+            started = time.monotonic()
+            results = self.solve(oracle, layer, every)
+            yield self._cell(defense, CLOSED_FORM, ANALYTIC, shared, results, passive, started)
+
+    def _cell(
         self,
         defense: Defense,
         strategy: str,
-        attacker: Attacker,
+        attacker: str,
         shared: Mapping[str, Sequence[Gradients]],
+        results: Sequence[SearchResult],
         passive: Mapping[str, Scores],
+        started: float,
     ) -> Cell:
-        """Attack every kind of shared gradient and score what comes out."""
-        started = time.monotonic()
-        results = self.attack(defense, strategy, attacker, [g for group in shared.values() for g in group])
         n = len(self.images)
         groups = {kind: results[k * n : (k + 1) * n] for k, kind in enumerate(shared)}
         images = {kind: torch.cat([r.images for r in group]) for kind, group in groups.items()}
@@ -186,6 +265,8 @@ def audit(
     latents: str | None = None,
     backend: str = "auto",
     precision: str = "float32",
+    round: int = 0,  # noqa: A002
+    rounds: int = 10_000,
     checkpoints: Path | None = None,
     progress: Stage | None = None,
 ) -> Report:
@@ -201,7 +282,9 @@ def audit(
         prior: the attacker's generator.
         defenses: names such as "none", "prune:0.9", "clip:4+noise:0.01".
         strategies: names such as "cma-es", "adam:starts=2".
-        attackers: of "naive", "adaptive", "informed"; those that would do the same are one, the first.
+        attackers: of "naive", "adaptive", "informed" and those that a defense adds; one that a defense
+            does not know is "adaptive" to it. "analytic" solves the gradient of a first linear layer for
+            the image; "all" is every one that applies. Those that would do the same are one, the first.
         budget: objective evaluations of each search.
         seed: of every random draw.
         decoys: images and labels of the same domain, for ranks, siblings and class means; by default
@@ -210,6 +293,8 @@ def audit(
         latents: how searched coordinates become latents, as in `attack`.
         backend: of the gradient oracle.
         precision: of the gradient oracle.
+        round: rounds of training before this one, for defenses that change over training.
+        rounds: of training in all.
         checkpoints: a folder that lets a killed audit resume with an identical result.
         progress: called after every generation.
 
@@ -220,7 +305,7 @@ def audit(
     """
     images, labels = images.cpu(), labels.cpu()
     known = [load_defense(defense) for defense in defenses]
-    known_attackers = [find_attacker(attacker) for attacker in attackers]
+    _check_attackers(attackers, known)
     find_distance(distance)
     rule = load_latents(prior.latents if latents is None else latents)
     for strategy in strategies:
@@ -231,6 +316,7 @@ def audit(
     oracle = GradientOracle(victim, backend=backend, precision=precision)
     shared_settings = _Audit(
         oracle=oracle,
+        victim=victim,
         prior=prior,
         images=images,
         labels=labels,
@@ -242,47 +328,34 @@ def audit(
         latents=rule.name,
         checkpoints=checkpoints,
         progress=progress,
+        round=round,
+        rounds=rounds,
     )
-    return _run(shared_settings, victim, known, strategies, known_attackers)
+    return _run(shared_settings, known, strategies, attackers)
 
 
 def _run(
-    audit: _Audit,
-    victim: nn.Module,
-    defenses: Sequence[Defense],
-    strategies: Sequence[str],
-    attackers: Sequence[Attacker],
+    audit: _Audit, defenses: Sequence[Defense], strategies: Sequence[str], attackers: Sequence[str]
 ) -> Report:
     started = time.monotonic()
-    private = audit.gradients(audit.images)
-    clean = {
-        "private": private,
-        "sibling": audit.gradients(audit.decoys.siblings),
-        "noise": [noise_gradient(g, stream(audit.seed, "noise control", i)) for i, g in enumerate(private)],
-    }
     for defense in defenses:
-        for g in audit.shared(defense, {"private": private})["private"]:
+        for g in audit.shared(defense, audit.wrapped(defense))["private"]:
             check_gradient(g, f"a gradient under {defense.name}")
     ceiling = audit.ceiling()
     passive = audit.passive_controls()
-    cells = []
-    for defense in defenses:
-        shared = audit.shared(defense, clean)
-        for strategy in strategies:
-            for attacker in _distinct(defense, attackers, shared["private"], audit.distance):
-                cells.append(audit.cell(defense, strategy, attacker, shared, passive))
     return Report(
-        settings=_settings(audit, victim),
+        settings=_settings(audit),
         images=audit.images,
         labels=audit.labels,
         ceiling_images=ceiling,
         ceiling=audit.score(ceiling),
-        cells=cells,
+        cells=[cell for defense in defenses for cell in audit.cells(defense, strategies, attackers, passive)],
         seconds=time.monotonic() - started,
     )
 
 
-def _settings(audit: _Audit, victim: nn.Module) -> dict[str, object]:
+def _settings(audit: _Audit) -> dict[str, object]:
+    victim = audit.victim
     return {
         "victim": type(victim).__name__,
         "victim_mode": "train" if victim.training else "eval",
@@ -296,6 +369,8 @@ def _settings(audit: _Audit, victim: nn.Module) -> dict[str, object]:
         "latents": audit.latents,
         "backend": audit.oracle.backend,
         "precision": audit.oracle.precision,
+        "round": audit.round,
+        "rounds": audit.rounds,
         "device": str(audit.oracle.device),
         "attacker_knows": "architecture, weights, mode, label, batch size 1, data domain",
     }
@@ -331,25 +406,50 @@ def _features(victim: nn.Module, device: torch.device) -> Measure | None:
     return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()
 
 
-def _distinct(
-    defense: Defense, attackers: Sequence[Attacker], shared: Sequence[Gradients], distance: str
-) -> list[Attacker]:
-    """Return the attackers that differ in what they do to a trial gradient, the first of each kind."""
-    kinds: dict[str, Attacker] = {}
+def _check_attackers(attackers: Sequence[str], defenses: Sequence[Defense]) -> None:
+    known = list(dict.fromkeys([*ATTACKERS, *(a for d in defenses for a in d.attackers), ANALYTIC, ALL]))
     for attacker in attackers:
-        steps = [_effective(defense.view(g, attacker), distance) for g in shared]
-        kinds.setdefault(repr(steps), attacker)
+        if attacker not in known:
+            raise unknown_name("attacker", attacker, known)
+
+
+def _asked(defense: Defense, attackers: Sequence[str], *, solvable: bool) -> list[str]:
+    """Return whom a defense meets."""
+    found: list[str] = []
+    for attacker in attackers:
+        if attacker == ALL:
+            found += [*defense.attackers, *([ANALYTIC] if solvable else [])]
+        else:
+            found.append(attacker if attacker in (*defense.attackers, ANALYTIC) else "adaptive")
+    return list(dict.fromkeys(found))
+
+
+def _distinct(
+    defense: Defense,
+    oracle: GradientOracle,
+    attackers: Sequence[str],
+    shared: Sequence[Gradients],
+    distance: str,
+) -> list[str]:
+    """Return the attackers that differ in what they compare or how they try, the first of each kind."""
+    kinds: dict[str, str] = {}
+    for attacker in attackers:
+        views = [_effective(defense.view(g, attacker, oracle.model), distance) for g in shared]
+        trial = defense.trial(attacker) if oracle.is_sampled else None
+        kinds.setdefault(repr((views, trial)), attacker)
     return list(kinds.values())
 
 
 def _effective(view: View, distance: str) -> list[object]:
-    """Return what tells a view's steps apart; a last clip of the whole gradient is nothing to a cosine.
+    """Return what tells views of one target apart; a last clip of the whole is nothing to a cosine.
 
     All masks of one observed gradient are its zeros, and so one.
     """
     steps = list(view.steps)
+    compared = view.distance or distance
     while (
-        distance == "cosine" and steps and isinstance(steps[-1], Clip) and isinstance(steps[-1].bound, float)
+        compared == "cosine" and steps and isinstance(steps[-1], Clip) and isinstance(steps[-1].bound, float)
     ):
         steps.pop()
-    return ["mask" if isinstance(step, Mask) else step.bound for step in steps]
+    told = ["mask" if isinstance(step, Mask) else step for step in steps]
+    return [*told, sorted(view.ignored), compared]

@@ -1,4 +1,4 @@
-"""The command line: `ggl demo`, `ggl audit`, `ggl list`, `ggl weights`."""
+"""The command line: `ggl demo`, `ggl audit`, `ggl utility`, `ggl list`, `ggl weights`."""
 
 import sys
 from enum import StrEnum
@@ -83,7 +83,8 @@ def audit(
     ] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="repeatable; default cma-es")] = None,
     attacker: Annotated[
-        list[str] | None, typer.Option(help="repeatable; naive, adaptive or informed; default adaptive")
+        list[str] | None,
+        typer.Option(help="repeatable; naive, adaptive, informed, all, ...; default adaptive"),
     ] = None,
     budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 2000,
     images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 10,
@@ -96,6 +97,10 @@ def audit(
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, layerwise, vmap or sequential")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for scoring")] = "float32",
+    round: Annotated[  # noqa: A002
+        int, typer.Option(help="rounds of training so far, for defenses that change over it", min=0)
+    ] = 0,
+    rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
     resume: Resume = False,
 ) -> None:
     """Measure what the gradients of private images give away, per defense and strategy."""
@@ -120,8 +125,54 @@ def audit(
         latents=latents,
         backend=backend,
         precision=precision,
+        round=round,
+        rounds=rounds,
     )
     run(plan, resume)
+
+
+@app.command()
+def utility(
+    out: Annotated[Path, typer.Option(help="folder for utility.json; an audit's results may be in it")],
+    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or torchvision:NAME:ROOT")],
+    test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
+    victim: Annotated[
+        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
+    ] = "mlp",
+    defense: Annotated[list[str] | None, typer.Option(help="repeatable; none always comes first")] = None,
+    seeds: Annotated[int, typer.Option(help="trainings of each defense", min=1)] = 3,
+    clients: Annotated[int, typer.Option(help="clients", min=1)] = 10,
+    partition: Annotated[str, typer.Option(help="iid, or dirichlet:ALPHA")] = "iid",
+    rounds: Annotated[int, typer.Option(help="server steps", min=1)] = 300,
+    batch_size: Annotated[int, typer.Option(help="a client's examples in a round", min=1)] = 32,
+    participation: Annotated[float, typer.Option(help="share of the clients in a round")] = 1.0,
+    learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
+    momentum: Annotated[float, typer.Option(help="of the server's step")] = 0.9,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train under each defense by federated averaging: accuracy kept, the client's time, bytes sent."""
+    from ggl.utility_runs import UtilityPlan, run_utility
+
+    run_utility(
+        UtilityPlan(
+            victim=victim,
+            data=data,
+            defenses=tuple(defense or ["none"]),
+            out=out,
+            test_data=test_data,
+            seeds=seeds,
+            seed=seed,
+            device=device,
+            clients=clients,
+            partition=partition,
+            rounds=rounds,
+            batch_size=batch_size,
+            participation=participation,
+            learning_rate=learning_rate,
+            momentum=momentum,
+        )
+    )
 
 
 @app.command("list")

@@ -72,6 +72,8 @@ class AuditPlan:
     latents: str | None = None
     backend: str = "auto"
     precision: str = "float32"
+    round: int = 0
+    rounds: int = 10_000
 
 
 def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
@@ -168,6 +170,8 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             latents=plan.latents,
             backend=plan.backend,
             precision=plan.precision,
+            round=plan.round,
+            rounds=plan.rounds,
             checkpoints=plan.out / CHECKPOINTS,
             progress=stage,
         )

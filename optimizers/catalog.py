@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from types import UnionType
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Any, TypeAlias
 
 import torch
 
 from ggl.base.errors import InputError
-from ggl.base.registry import Registry, unknown_name
+from ggl.base.options import parameters_of, read_options
+from ggl.base.registry import Registry
 from ggl.optimizers.adam import Adam
 from ggl.optimizers.base import Strategy
 from ggl.optimizers.basin_cma import BasinCMA
@@ -27,7 +27,8 @@ __all__ = ["load_group", "load_strategy", "register_strategy", "strategies"]
 StrategyFactory: TypeAlias = Callable[..., Strategy]
 """A `Strategy` class, or a function that returns one: (latent_dim, *, budget, seed, and options)."""
 
-LARGEST_COUNT = 10_000_000
+GIVEN = {"latent_dim", "budget", "seed"}
+"""What every strategy is made with; the rest of its parameters are options."""
 
 strategies: Registry[StrategyFactory] = Registry("strategy", "ggl.optimizers")
 register_strategy = strategies.register
@@ -109,57 +110,12 @@ def _own_group(factory: StrategyFactory) -> Callable[..., object] | None:
 def _resolve(specification: str) -> tuple[StrategyFactory, dict[str, Any]]:
     """Return the factory of a specification, and its options converted to their annotated kinds."""
     factory, text = strategies.resolve(specification)
-    kinds = _options_of(specification, factory)
-    options: dict[str, Any] = {}
-    for part in text.split(",") if text else []:
-        option, _, value = (word.strip() for word in part.partition("="))
-        if not value or option in options:
-            raise InputError(f"strategy {specification!r}: expected option=value, each once, found {part!r}")
-        if option not in kinds:
-            raise unknown_name(f"option of strategy {specification.partition(':')[0]}", option, list(kinds))
-        options[option] = _convert(option, value, kinds[option])
-    return factory, options
-
-
-def _options_of(specification: str, factory: StrategyFactory) -> dict[str, Any]:
-    """Return the annotations of a factory's options."""
-    try:
-        parameters = inspect.signature(factory, eval_str=True).parameters
-    except (TypeError, ValueError, NameError) as error:
+    what = f"strategy {specification!r}"
+    parameters = parameters_of(what, factory)
+    if not parameters.keys() >= GIVEN:
         raise InputError(
-            f"strategy {specification!r}: expected a Strategy class with annotations, found {error}"
-        ) from error
-    if not {"latent_dim", "budget", "seed"} <= parameters.keys():
-        raise InputError(
-            f"strategy {specification!r}: expected a class that takes latent_dim, budget and seed, "
+            f"{what}: expected a class that takes latent_dim, budget and seed, "
             f"found {', '.join(parameters) or 'no parameters'}"
         )
-    named = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-    return {p.name: p.annotation for p in named if p.name not in ("latent_dim", "budget", "seed")}
-
-
-def _convert(option: str, value: str, annotation: Any) -> Any:
-    """Return the value as what its annotation says: a word, a flag, a count or a number."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    if words:
-        if value not in words:
-            raise unknown_name(f"value of {option}", value, words)
-        return value
-    if str in kinds:
-        return value
-    if bool in kinds:
-        if value not in ("0", "1"):
-            raise InputError(f"expected 0 or 1 for {option}, found {value}")
-        return value == "1"
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise InputError(f"expected a number for {option}, found {value!r}") from error
-    if int not in kinds:
-        return number
-    if not number.is_integer():
-        raise InputError(f"expected a whole number for {option}, found {value}")
-    if abs(number) > LARGEST_COUNT:
-        raise InputError(f"expected at most {LARGEST_COUNT:,} for {option}, found {value}")
-    return int(number)
+    kinds = {name: p.annotation for name, p in parameters.items() if name not in GIVEN}
+    return factory, read_options(what, text, kinds)

@@ -1,65 +1,97 @@
 """The contract of a defense: the client's half and the attacker's half."""
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import ClassVar
 
 import torch
+from torch import nn
 
+from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
-from ggl.gradients import Gradients, View
-from ggl.gradients.view import Mask, Step
+from ggl.defenses.client import Client
+from ggl.gradients import Clip, Gradients, Mask, Step, Trial, View
 
-__all__ = ["ATTACKERS", "Attacker", "Composed", "Defense", "NoDefense", "number_text"]
+__all__ = ["ADAPTIVE", "ATTACKERS", "Composed", "Defense", "NoDefense", "number_text"]
 
-Attacker: TypeAlias = Literal["naive", "adaptive", "informed"]
+ATTACKERS = ("naive", "adaptive", "informed")
 """What an attacker knows of the defense: nothing, its kind (parameters are estimated from the observed
-gradient), or its kind and its parameters."""
+gradient), or its kind and its parameters. A defense may be met by attackers of further names."""
 
-ATTACKERS: tuple[Attacker, ...] = get_args(Attacker)
+ADAPTIVE = ("adaptive", "informed")
 
-
-def find_attacker(name: str) -> Attacker:
-    """Return the attacker of that name.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
-    for attacker in ATTACKERS:
-        if attacker == name:
-            return attacker
-    raise unknown_name("attacker", name, list(ATTACKERS))
+INDEX_BYTES, NUMBER_BYTES = 4, 4
 
 
-class Defense(ABC):
-    """A transformation of gradients; both halves are pure.
+class Defense:
+    """What a client does to its gradient, and what an attacker makes of that; both halves are pure.
 
-    A subclass sets `name`, in the form that loads it again ("prune:0.9"), and writes `protect`; one
-    that an attacker can imitate also writes `steps`.
+    A subclass sets `name`, in the form that loads it again ("prune:0.9"), and writes `protect`, or
+    `share` where it needs more than the gradient. What an attacker can do about it goes into `adapt` and,
+    for victims that sample, `trial`; `attackers` names whom these tell apart.
     """
 
     name: str
 
-    @abstractmethod
+    attackers: ClassVar[tuple[str, ...]] = ATTACKERS
+
+    def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
+        """Return the victim that clients train: itself, or a copy with layers of the defense's own."""
+        return victim
+
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
-        """Return what the client shares; every random draw comes from `generator`."""
+        """Return what is shared of a gradient; every random draw comes from `generator`.
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: ARG002
-        """Return what an attacker who knows the defense does to a trial gradient.
-
-        Parameters are estimated from `observed`, unless the attacker is `informed` of them.
+        Raises:
+            InputError: the defense needs the client, and so `share`.
         """
-        return ()
+        raise InputError(f"defense {self.name} needs the victim and the batch: call share(client, generator)")
 
-    def view(self, observed: Gradients, attacker: Attacker = "adaptive") -> View:
+    def share(self, client: Client, generator: torch.Generator) -> Gradients:
+        """Return what a client shares."""
+        return self.protect(client.gradient(), generator)
+
+    def adapt(
+        self,
+        observed: Gradients,
+        attacker: str,
+        model: nn.Module | None,
+    ) -> View:
+        """Return what an attacker who knows the defense compares: any but the naive one.
+
+        Parameters are estimated from `observed`, unless the attacker is "informed" of them. `model` is
+        the wrapped victim, None where the caller has none.
+        """
+        return View(observed)
+
+    def trial(self, attacker: str) -> Trial:
+        """Return how an attacker makes trial gradients on a victim that samples.
+
+        A naive one redraws the noise all the time and knows no penalty, as the published attacks do.
+        """
+        return Trial(redrawn=True, regularized=False) if attacker == "naive" else Trial()
+
+    def view(self, observed: Gradients, attacker: str = "adaptive", model: nn.Module | None = None) -> View:
         """Return the attacker's half for one observed gradient.
+
+        Args:
+            observed: what was shared.
+            attacker: one of `attackers`.
+            model: the victim as `wrap` left it; some attackers look for layers in it.
 
         Raises:
             UnknownNameError: an unknown attacker.
         """
-        if find_attacker(attacker) == "naive":
-            return View(observed)
-        return View(observed, self.steps(observed, informed=attacker == "informed"))
+        if attacker not in self.attackers:
+            raise unknown_name("attacker", attacker, list(self.attackers))
+        return View(observed) if attacker == "naive" else self.adapt(observed, attacker, model)
+
+    def size(self, shared: Gradients) -> int:
+        """Return the bytes that a shared gradient takes: every number, or the non-zero ones with indices."""
+        total = sum(g.numel() for g in shared.values())
+        kept = sum(int(g.count_nonzero()) for g in shared.values())
+        sparse = kept * NUMBER_BYTES + min(kept * INDEX_BYTES, math.ceil(total / 8))
+        return min(total * NUMBER_BYTES, sparse)
 
 
 def number_text(number: float) -> str:
@@ -73,39 +105,73 @@ class NoDefense(Defense):
 
     name = "none"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g.clone() for name, g in gradients.items()}
 
 
 class Composed(Defense):
-    """Several defenses, applied in their order."""
+    """Several defenses, applied in their order.
+
+    An attacker whom a part does not know is "adaptive" to it.
+    """
 
     def __init__(self, parts: Sequence[Defense]) -> None:
         self.parts = tuple(parts)
         self.name = "+".join(part.name for part in self.parts)
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
+    @property
+    def attackers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Every part's attackers."""
+        return tuple(dict.fromkeys(attacker for part in self.parts for attacker in part.attackers))
+
+    def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
+        for part in self.parts:
+            victim = part.wrap(victim, seed)
+        return victim
+
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         for part in self.parts:
             gradients = part.protect(gradients, generator)
         return gradients
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:
-        """Return the parts' steps in order.
+    def share(self, client: Client, generator: torch.Generator) -> Gradients:
+        for part in self.parts:
+            client = client.after(part.share(client, generator))
+        return client.gradient()
+
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        """Return the parts' steps in order, without what any of them ignores, by the last one's distance.
 
         Every mask is read off the same zeros, so that one stands for all; and since an estimated bound is
         the norm of what was left, an attacker who estimates masks before scaling, and scales every
         parameter before the whole.
         """
-        steps = [step for part in self.parts for step in part.steps(observed, informed=informed)]
+        views = [part.adapt(observed, _known(part, attacker), model) for part in self.parts]
+        steps = [step for view in views for step in view.steps]
         masks = [step for step in steps if isinstance(step, Mask)]
         steps = [step for step in steps if not isinstance(step, Mask) or step is masks[-1]]
-        if not informed:
+        if attacker != "informed" and all(isinstance(step, Mask | Clip) for step in steps):
             steps.sort(key=_breadth)
-        return tuple(steps)
+        ignored = frozenset().union(*(view.ignored for view in views))
+        distances = [view.distance for view in views if view.distance is not None]
+        return View(observed, tuple(steps), ignored, distances[-1] if distances else None)
+
+    def trial(self, attacker: str) -> Trial:
+        usual = super().trial(attacker)
+        wanted = [part.trial(_known(part, attacker)) for part in self.parts]
+        return next((trial for trial in reversed(wanted) if trial != usual), usual)
+
+    def size(self, shared: Gradients) -> int:
+        """Return the bytes in the most compact form that any part allows."""
+        return min(part.size(shared) for part in self.parts)
+
+
+def _known(part: Defense, attacker: str) -> str:
+    return attacker if attacker in part.attackers else "adaptive"
 
 
 def _breadth(step: Step) -> int:
     """Return 0 for a mask, 1 for clipping by parameter, 2 for clipping the whole gradient."""
-    if isinstance(step, Mask):
+    if not isinstance(step, Clip):
         return 0
     return 1 if isinstance(step.bound, Mapping) else 2

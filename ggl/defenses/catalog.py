@@ -1,20 +1,28 @@
-"""Defenses by name: "noise:0.01", and in order "clip:4+noise:0.01"."""
+"""Defenses by name: "noise:0.01", "precode:256,beta=0.001", and in order "clip:4+noise:0.01"."""
 
-import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
 from ggl.base.errors import InputError
+from ggl.base.options import parameters_of, read_options
 from ggl.base.registry import Registry
 from ggl.defenses.base import Composed, Defense, NoDefense
 from ggl.defenses.clipping import Clipping, LayerClipping
 from ggl.defenses.noise import GaussianNoise, LaplacianNoise
+from ggl.defenses.orthogonal import Orthogonal
+from ggl.defenses.outpost import Outpost
+from ggl.defenses.ppp import PPP
+from ggl.defenses.precode import CVB, Precode
+from ggl.defenses.privacy import DPSGD, DynamicDP, FedCDP
 from ggl.defenses.pruning import GlobalPruning, LayerPruning
+from ggl.defenses.quantization import QSGD, SignSGD
+from ggl.defenses.soteria import Soteria
+from ggl.defenses.top_k import TopK
 
 __all__ = ["defenses", "load_defense", "register_defense"]
 
 DefenseFactory: TypeAlias = Callable[..., object]
-"""A `Defense` class or a function that returns one, from no or one number: `name` or `name:number`."""
+"""A `Defense` class or a function that returns one; its annotated parameters are the options."""
 
 defenses: Registry[DefenseFactory] = Registry("defense", "ggl.defenses")
 register_defense = defenses.register
@@ -26,14 +34,26 @@ register_defense("clip")(Clipping)
 register_defense("clip-layer")(LayerClipping)
 register_defense("prune")(LayerPruning)
 register_defense("prune-global")(GlobalPruning)
+register_defense("top-k")(TopK)
+register_defense("sign")(SignSGD)
+register_defense("qsgd")(QSGD)
+register_defense("soteria")(Soteria)
+register_defense("outpost")(Outpost)
+register_defense("orthogonal")(Orthogonal)
+register_defense("precode")(Precode)
+register_defense("cvb")(CVB)
+register_defense("ppp")(PPP)
+register_defense("dp-sgd")(DPSGD)
+register_defense("fed-cdp")(FedCDP)
+register_defense("dynamic-dp")(DynamicDP)
 
 
 def load_defense(specification: str | Defense) -> Defense:
-    """Return the defense of "name", "name:parameter" or "name:parameter+name:parameter", in that order.
+    """Return the defense of "name", "name:value,option=value", or several joined by "+", in that order.
 
     Raises:
-        UnknownNameError: a name that is not registered.
-        InputError: a parameter that is missing, not a number, or out of range.
+        UnknownNameError: a name or an option that is not known.
+        InputError: an option that is missing, of the wrong kind, or out of range.
     """
     if isinstance(specification, Defense):
         return specification
@@ -42,17 +62,16 @@ def load_defense(specification: str | Defense) -> Defense:
 
 
 def _load_one(specification: str) -> Defense:
-    factory, parameter = defenses.resolve(specification)
-    try:
-        numbers = [] if parameter is None else [float(parameter)]
-    except ValueError as error:
-        raise InputError(f"defense {specification!r}: expected a number after the colon") from error
-    try:
-        inspect.signature(factory).bind(*numbers)
-    except TypeError as error:
-        wanted = "no number after it" if numbers else f"a number, such as {specification}:0.1"
-        raise InputError(f"defense {specification!r}: expected {wanted}") from error
-    defense = factory(*numbers)
+    factory, text = defenses.resolve(specification)
+    what = f"defense {specification!r}"
+    parameters = parameters_of(what, factory)
+    kinds = {name: p.annotation for name, p in parameters.items()}
+    positional = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    options = read_options(what, text, kinds, positional)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise InputError(f"{what}: expected a value of {name} after the colon, found none")
+    defense = factory(**options)
     if not isinstance(defense, Defense):
-        raise InputError(f"defense {specification!r}: expected a ggl.Defense, found {type(defense).__name__}")
+        raise InputError(f"{what}: expected a ggl.Defense, found {type(defense).__name__}")
     return defense

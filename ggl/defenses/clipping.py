@@ -3,11 +3,12 @@
 import math
 
 import torch
+from torch import nn
 
 from ggl.base.errors import InputError
 from ggl.defenses.base import Defense, number_text
-from ggl.gradients import Clip, Gradients
-from ggl.gradients.view import EPSILON, Step, global_norm
+from ggl.gradients import Clip, Gradients, View
+from ggl.gradients.view import EPSILON, global_norm
 
 __all__ = ["Clipping", "LayerClipping"]
 
@@ -19,11 +20,12 @@ class Clipping(Defense):
         self.bound = _bound("clip", bound)
         self.name = f"clip:{number_text(bound)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return Clip(self.bound).apply(gradients)
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: D102
-        return (Clip(self.bound if informed else float(global_norm(observed)) + EPSILON),)
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        bound = self.bound if attacker == "informed" else float(global_norm(observed)) + EPSILON
+        return View(observed, (Clip(bound),))
 
 
 class LayerClipping(Defense):
@@ -33,13 +35,13 @@ class LayerClipping(Defense):
         self.bound = _bound("clip-layer", bound)
         self.name = f"clip-layer:{number_text(bound)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return Clip(dict.fromkeys(gradients, self.bound)).apply(gradients)
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: D102
-        if informed:
-            return (Clip(dict.fromkeys(observed, self.bound)),)
-        return (Clip({name: float(g.norm()) + EPSILON for name, g in observed.items()}),)
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        if attacker == "informed":
+            return View(observed, (Clip(dict.fromkeys(observed, self.bound)),))
+        return View(observed, (Clip({name: float(g.norm()) + EPSILON for name, g in observed.items()}),))
 
 
 def _bound(name: str, bound: float) -> float:

@@ -19,7 +19,7 @@ class GaussianNoise(Defense):
         self.std = _positive("noise", "standard deviation", std)
         self.name = f"noise:{number_text(std)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g + self.std * _normal(g, generator) for name, g in gradients.items()}
 
 
@@ -30,7 +30,7 @@ class LaplacianNoise(Defense):
         self.scale = _positive("laplace", "scale", scale)
         self.name = f"laplace:{number_text(scale)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: D102
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g + self.scale * _laplace(g, generator) for name, g in gradients.items()}
 
 

@@ -1,14 +1,14 @@
 """Magnitude pruning. Its attacker reads the mask off the zeros and compares what was left."""
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 from ggl.defenses.base import Defense, number_text
-from ggl.gradients import Gradients, Mask
-from ggl.gradients.view import Step
+from ggl.gradients import Gradients, Mask, Step, View
 
-__all__ = ["GlobalPruning", "LayerPruning"]
+__all__ = ["GlobalPruning", "LayerPruning", "mask_of_zeros", "smallest_zeroed"]
 
 
 class LayerPruning(Defense):
@@ -18,33 +18,33 @@ class LayerPruning(Defense):
     """
 
     def __init__(self, share: float) -> None:
-        self.share = _share("prune", share)
+        self.pruned = _share("prune", share)
         self.name = f"prune:{number_text(share)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
-        return {name: _pruned(g.flatten(), self.share).view_as(g) for name, g in gradients.items()}
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        return {name: smallest_zeroed(g.flatten(), self.pruned).view_as(g) for name, g in gradients.items()}
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: ARG002, D102
-        return mask_of_zeros(observed)
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        return View(observed, mask_of_zeros(observed))
 
 
 class GlobalPruning(Defense):
     """Zeroes the `share` of smallest magnitudes of the whole gradient (as I²F does)."""
 
     def __init__(self, share: float) -> None:
-        self.share = _share("prune-global", share)
+        self.pruned = _share("prune-global", share)
         self.name = f"prune-global:{number_text(share)}"
 
-    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:  # noqa: ARG002, D102
-        whole = _pruned(torch.cat([g.flatten() for g in gradients.values()]), self.share)
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        whole = smallest_zeroed(torch.cat([g.flatten() for g in gradients.values()]), self.pruned)
         parts = whole.split([g.numel() for g in gradients.values()])
         return {
             name: part.view_as(g).to(g.dtype)
             for part, (name, g) in zip(parts, gradients.items(), strict=True)
         }
 
-    def steps(self, observed: Gradients, *, informed: bool) -> tuple[Step, ...]:  # noqa: ARG002, D102
-        return mask_of_zeros(observed)
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        return View(observed, mask_of_zeros(observed))
 
 
 def mask_of_zeros(observed: Gradients) -> tuple[Step, ...]:
@@ -54,7 +54,8 @@ def mask_of_zeros(observed: Gradients) -> tuple[Step, ...]:
     return (Mask(holes),) if holes else ()
 
 
-def _pruned(values: Tensor, share: float) -> Tensor:
+def smallest_zeroed(values: Float[Tensor, " m"], share: float) -> Float[Tensor, " m"]:
+    """Return the values with the ⌊share · m⌋ of least magnitude set to zero, ties broken by position."""
     count = int(share * len(values) + 1e-9)
     smallest = values.abs().argsort(stable=True)[:count]
     return values.index_fill(0, smallest, 0.0)

@@ -2,6 +2,18 @@
 
 from ggl.gradients.distance import DISTANCES
 from ggl.gradients.oracle import BackendWarning, GradientOracle
-from ggl.gradients.view import Clip, Gradients, Mask, View
+from ggl.gradients.sampled import Sampled, Trial
+from ggl.gradients.view import Clip, Gradients, Mask, Step, View
 
-__all__ = ["DISTANCES", "BackendWarning", "Clip", "GradientOracle", "Gradients", "Mask", "View"]
+__all__ = [
+    "DISTANCES",
+    "BackendWarning",
+    "Clip",
+    "GradientOracle",
+    "Gradients",
+    "Mask",
+    "Sampled",
+    "Step",
+    "Trial",
+    "View",
+]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ggl.base.registry import unknown_name
 from ggl.gradients.view import Clip, Gradients, View, clip_factor
 
-__all__ = ["DISTANCES", "Distance", "Moments", "distance_from_moments", "find_distance"]
+__all__ = ["DISTANCES", "Distance", "Moments", "distance_from_moments", "find_distance", "plain_distance"]
 
 TINY = 1e-30
 """Keeps a zero gradient's cosine distance at 1 and its derivative finite."""
@@ -41,6 +41,17 @@ def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([(a[name] * b[name]).sum() for name in b]).sum()
 
 
+def _squared_cosines(dot: Tensor, square: Tensor, target_square: Tensor) -> Tensor:
+    return (dot.square() / (square * target_square).clamp_min(TINY)).mean(-1)
+
+
+def _moments_of(g: Gradients, t: Gradients) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = [(g[name], t[name]) for name in t]
+    rows = [torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()]) for a, b in pairs]
+    dot, square, target_square = torch.stack(rows).unbind(-1)
+    return dot, square, target_square
+
+
 def _cosine(dot: Tensor, square: Tensor, target_square: Tensor) -> Tensor:
     return 1 - dot / (square.clamp_min(TINY).sqrt() * target_square.clamp_min(TINY).sqrt())
 
@@ -54,9 +65,13 @@ DISTANCES: dict[str, Distance] = {
         plain=lambda g, t: _cosine(_dot(g, t), _dot(g, g), _dot(t, t)),
         from_moments=lambda dot, square, target: _cosine(dot.sum(-1), square.sum(-1), target.sum(-1)),
     ),
+    "orthogonal": Distance(
+        plain=lambda g, t: _squared_cosines(*_moments_of(g, t)), from_moments=_squared_cosines
+    ),
 }
 """`l2`: squared L2 over all coordinates (DLG, arXiv 1906.08935, eq. 4). `cosine`: one minus the
-cosine of the whole gradients (Inverting Gradients, arXiv 2003.14053, eq. 4)."""
+cosine of the whole gradients (Inverting Gradients, arXiv 2003.14053, eq. 4). `orthogonal`: the mean
+squared cosine of the parameters' gradients, for an observed gradient that was made orthogonal to them."""
 
 
 def find_distance(name: str) -> Distance:
@@ -64,6 +79,11 @@ def find_distance(name: str) -> Distance:
     if name not in DISTANCES:
         raise unknown_name("distance", name, sorted(DISTANCES))
     return DISTANCES[name]
+
+
+def plain_distance(gradients: Gradients, view: View, distance: Distance) -> Tensor:
+    """Return the distance of a trial gradient to the view's target, steps applied, a scalar."""
+    return _chosen(view, distance).plain(view.apply(gradients), view.compared)
 
 
 def distance_from_moments(
@@ -81,7 +101,13 @@ def distance_from_moments(
         else:
             square = moments.masked_square
     target = torch.stack([view.target[name].square().sum() for name in names]).to(square.dtype)
-    return distance.from_moments(moments.dot * scale, square * scale.square(), target)
+    kept = [k for k, name in enumerate(names) if name not in view.ignored]
+    parts = ((moments.dot * scale)[:, kept], (square * scale.square())[:, kept], target[kept])
+    return _chosen(view, distance).from_moments(*parts)
+
+
+def _chosen(view: View, distance: Distance) -> Distance:
+    return distance if view.distance is None else find_distance(view.distance)
 
 
 def _clip_scale(step: Clip, square: Tensor, names: Sequence[str]) -> Tensor:

@@ -8,15 +8,22 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import vmap
 
-from ggl.gradients.distance import Distance, Moments, distance_from_moments
+from ggl.gradients.distance import Distance, Moments, distance_from_moments, plain_distance
 from ggl.gradients.factors import Factors
 from ggl.gradients.layers import FACTORS, CandidateBatchNorm, with_candidate_batch_norm
 from ggl.gradients.loss import Loss, candidate_losses
-from ggl.gradients.view import Mask, View
+from ggl.gradients.sampled import Sampled
+from ggl.gradients.view import Gradients, Mask, View
 
 __all__ = ["Layerwise", "UnsupportedModelError"]
+
+
+BUILT_ELEMENTS = 2**24
+"""Gradient coordinates that are held at once for steps that need them (64 MiB of float32)."""
 
 
 class UnsupportedModelError(Exception):
@@ -46,17 +53,47 @@ class Layerwise:
         scores, start = [], 0
         for view, count in zip(views, counts, strict=True):
             rows = slice(start, start + count)
-            moments = self._moments({name: f[rows] for name, f in factors.items()}, view, count)
-            scores.append(distance_from_moments(moments, view, self.names, distance))
+            parts = {name: f[rows] for name, f in factors.items()}
+            measure = self._by_moments if view.takes_moments else self._by_building
+            scores.append(measure(parts, view, count, distance))
             start += count
         return torch.cat(scores)
 
-    def _moments(self, factors: dict[str, Factors], view: View, count: int) -> Moments:
+    def _by_building(
+        self, factors: dict[str, Factors], view: View, count: int, distance: Distance
+    ) -> Float[Tensor, " n"]:
+        """Measure whole gradients, a few candidates' at a time."""
+        sizes = [view.target[name].numel() for name in self.names]
+        block = max(1, BUILT_ELEMENTS // sum(sizes))
+
+        def measure(gradients: Gradients) -> Tensor:
+            return plain_distance(gradients, view, distance)
+
+        scores = []
+        for start in range(0, count, block):
+            rows = slice(start, min(count, start + block))
+            built = {
+                name: factors[name][rows].build()
+                if name in factors
+                else view.target[name].new_zeros((rows.stop - start, *view.target[name].shape))
+                for name in self.names
+            }
+            scores.append(vmap(measure)(built))
+        return torch.cat(scores)
+
+    def _by_moments(
+        self, factors: dict[str, Factors], view: View, count: int, distance: Distance
+    ) -> Float[Tensor, " n"]:
+        """Measure by inner products and norms alone."""
+        names = [name for name in self.names if view.needs_ignored or name not in view.ignored]
+        return distance_from_moments(self._moments(factors, view, names, count), view, names, distance)
+
+    def _moments(self, factors: dict[str, Factors], view: View, names: Sequence[str], count: int) -> Moments:
         mask = view.mask
         target = mask.apply(view.target) if mask else view.target
         zeros = torch.zeros(count, dtype=_any(view.target).dtype, device=_any(view.target).device)
         dots, squares, masked = [], [], []
-        for name in self.names:
+        for name in names:
             unused = name not in factors
             whole = view.needs_whole_norm and not unused
             dots.append(zeros if unused else factors[name].dot(target[name]))
@@ -93,7 +130,7 @@ class Layerwise:
     def _forward(self, flat: Tensor, labels: Tensor) -> tuple[dict[nn.Module, tuple[Tensor, Tensor]], Tensor]:
         """Run the model with hooks; run it again with copies where something was overwritten in place."""
         for module in self.model.modules():
-            if isinstance(module, CandidateBatchNorm):
+            if isinstance(module, CandidateBatchNorm | Sampled):
                 module.batch = labels.shape[1]
         records: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         versions: dict[nn.Module, tuple[int, int]] = {}

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ggl.gradients.sampled import take_penalties
+
 __all__ = ["Loss", "candidate_losses", "cross_entropy"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -22,4 +24,5 @@ def candidate_losses(
     model: nn.Module, loss: Loss, images: Float[Tensor, "m c h w"], labels: Int[Tensor, "n b"]
 ) -> Float[Tensor, " n"]:
     """Return each candidate's mean loss; its b images stand in a row in `images` (n · b, c, h, w)."""
-    return loss(model(images), labels.flatten()).view(labels.shape).mean(1)
+    losses = take_penalties(model, loss(model(images), labels.flatten()))
+    return losses.view(labels.shape).mean(1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -11,12 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.base.errors import GradientError, InputError
+from ggl.base.random import stream_seed
 from ggl.base.registry import unknown_name
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.gradients.distance import Distance, find_distance
 from ggl.gradients.layerwise import Layerwise, UnsupportedModelError
 from ggl.gradients.loss import Loss, cross_entropy
 from ggl.gradients.reference import Sequential, Vmap
+from ggl.gradients.sampled import Trial, draw_noise, sampled_layers
 from ggl.gradients.view import Gradients, View
 
 __all__ = ["BackendWarning", "GradientOracle"]
@@ -26,13 +29,18 @@ AGREEMENT = 1e-3
 """Relative difference from the sequential backend at which `auto` refuses a faster one."""
 
 
+DEFAULT_TRIAL = Trial()
+
+
 class BackendWarning(UserWarning):
     """The oracle took a slower backend than it wanted, and says why."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Scores candidates (n, b, c, h, w), counts[k] in a row against views[k]."""
+    """Scores candidates (n, b, c, h, w), counts[k] in a row against views[k], on a model of its own."""
+
+    model: nn.Module
 
     def score(
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], distance: Distance
@@ -75,7 +83,7 @@ class GradientOracle:
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
         _refuse_dropout(model)
         self.model = copy.deepcopy(model)
-        self.precision, self._loss = precision, loss
+        self.precision, self.loss = precision, loss
         self._reference = Sequential(self.model, loss)
         parameter = next(iter(self._reference.parameters.values()), None)
         if parameter is None:
@@ -86,8 +94,15 @@ class GradientOracle:
         self.backend = backend
         self._classes: int | None = None
 
-    def observe(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Gradients:
+    def observe(
+        self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"], *, seed: int = 0
+    ) -> Gradients:
         """Return the gradient that a client with this batch would share, by parameter name.
+
+        Args:
+            images: the client's batch, in [0, 1].
+            labels: their classes.
+            seed: of the noise that the victim's sampled layers draw, if it has any.
 
         Raises:
             InputError: labels that are out of the model's range or not one an image.
@@ -95,6 +110,7 @@ class GradientOracle:
         """
         images, labels = images.to(self.device, self.dtype), labels.to(self.device)
         self._check_labels(images, labels)
+        draw_noise(self._reference.model, stream_seed(seed, "client"))
         with torch.enable_grad():
             gradients = self._reference.gradient(images, labels)
         return check_gradient(gradients, "the victim's gradient")
@@ -105,6 +121,7 @@ class GradientOracle:
         labels: Int[Tensor, " b2"],
         shared: Gradients | View,
         distance: str = "l2",
+        trial: Trial = DEFAULT_TRIAL,
     ) -> Float[Tensor, " p"]:
         """Return the distance of every candidate's gradient to `shared`; differentiable in the candidates.
 
@@ -112,7 +129,8 @@ class GradientOracle:
             candidates: (p, c, h, w) where the client's batch is one image, or (p, b, c, h, w).
             labels: (b,), the batch's labels, the same for every candidate.
             shared: the observed gradient, or a defence's view of it.
-            distance: "l2" (squared) or "cosine".
+            distance: "l2" (squared), "cosine" or "orthogonal".
+            trial: how noise is drawn on a victim that samples.
 
         Raises:
             InputError: shapes, parameter names or labels that do not fit.
@@ -126,7 +144,7 @@ class GradientOracle:
             )
         view = self.prepare(shared if isinstance(shared, View) else View(shared))
         every = labels.expand(len(candidates), -1)
-        return self.score_groups(candidates, every, [view], [len(candidates)], distance)
+        return self.score_groups(candidates, every, [view], [len(candidates)], distance, trial)
 
     def score_groups(
         self,
@@ -135,6 +153,7 @@ class GradientOracle:
         views: Sequence[View],
         counts: Sequence[int],
         distance: str = "l2",
+        trial: Trial = DEFAULT_TRIAL,
     ) -> Float[Tensor, " p"]:
         """Score several populations at once: counts[k] candidates in a row against prepared views[k]."""
         measure = find_distance(distance)
@@ -142,6 +161,11 @@ class GradientOracle:
         if self._backend is None:
             self._backend = self._choose(candidates[:1], labels[:1])
         backend = self._backend
+        if self.is_sampled:
+            seed = stream_seed(0, "trial", _digest(candidates) if trial.redrawn else "fixed")
+            draw_noise(backend.model, seed, regularized=trial.regularized)
+            candidates = candidates.repeat_interleave(trial.draws, dim=1)
+            labels = labels.repeat_interleave(trial.draws, dim=1)
 
         def score(rows: slice) -> Tensor:
             chosen, part_counts = overlaps(counts, rows)
@@ -151,13 +175,18 @@ class GradientOracle:
 
         return self.chunks.map(len(candidates), candidates.shape[1], score)
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the victim draws noise on its forward passes."""
+        return bool(sampled_layers(self.model))
+
     def _make(self, name: str) -> Backend:
         if name == "sequential":
             return self._reference
         if name == "vmap":
-            return Vmap(self.model, self._loss)
+            return Vmap(self.model, self.loss)
         try:
-            return Layerwise(self.model, self._loss)
+            return Layerwise(self.model, self.loss)
         except UnsupportedModelError as error:
             raise InputError(
                 f"the layerwise backend can't take this victim: {error}; use backend='auto'"
@@ -165,6 +194,7 @@ class GradientOracle:
 
     def _choose(self, images: Tensor, labels: Tensor) -> Backend:
         """Return the fastest backend that agrees with the sequential one on two probes."""
+        draw_noise(self._reference.model, 0)
         random = torch.Generator().manual_seed(0)
         probes = torch.rand((3, *images.shape[1:]), generator=random).to(images)
         with torch.enable_grad():
@@ -176,6 +206,7 @@ class GradientOracle:
         for name in ("layerwise", "vmap"):
             try:
                 backend = self._make(name)
+                draw_noise(backend.model, 0)
                 with torch.enable_grad():
                     found = backend.score(*arguments)
                 error = ((found - expected).abs() / expected).max().item()
@@ -246,10 +277,15 @@ class GradientOracle:
         return view.to(self.device, self.dtype)
 
 
+def _digest(images: Tensor) -> str:
+    """Return what tells populations apart, so that a resumed search meets the noise it would have met."""
+    data = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def check_gradient(gradients: Gradients, what: str) -> Gradients:
     """Return the gradient, or raise `GradientError` where it is zero or not finite."""
-    if not all(torch.isfinite(g).all() for g in gradients.values()):
-        raise GradientError(f"{what} is not finite: check the victim's weights and the images' range")
+    check_finite(gradients, what)
     if not any(g.any() for g in gradients.values()):
         raise GradientError(f"{what} is zero: there is nothing to match (a converged victim, dead units?)")
     return gradients
@@ -262,3 +298,10 @@ def _refuse_dropout(model: nn.Module) -> None:
                 f"the victim's dropout {name!r} is active, so that its gradient is random; "
                 "call eval() on it or set its p to 0"
             )
+
+
+def check_finite(gradients: Gradients, what: str) -> Gradients:
+    """Return the gradient, or raise `GradientError` where it is not finite."""
+    if not all(torch.isfinite(g).all() for g in gradients.values()):
+        raise GradientError(f"{what} is not finite: check the victim's weights and the images' range")
+    return gradients

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 
-from ggl.gradients.distance import Distance
+from ggl.gradients.distance import Distance, plain_distance
 from ggl.gradients.loss import Loss, candidate_losses
+from ggl.gradients.sampled import take_penalties
 from ggl.gradients.view import Gradients, View
 
 __all__ = ["Sequential", "Vmap"]
@@ -41,7 +42,7 @@ class Sequential:
         scores = []
         for x, y, view in zip(images, labels, owners, strict=True):
             gradient = self.gradient(x, y, create_graph=images.requires_grad)
-            scores.append(distance.plain(view.apply(gradient), view.target))
+            scores.append(plain_distance(gradient, view, distance))
         return torch.stack(scores)
 
 
@@ -69,9 +70,9 @@ class Vmap:
     def _scorer(self, view: View, distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(parameters: Gradients, x: Tensor, y: Tensor) -> Tensor:
             logits = functional_call(self.model, parameters, (x,))
-            return self.loss(logits, y).mean()
+            return take_penalties(self.model, self.loss(logits, y)).mean()
 
         def score(x: Tensor, y: Tensor) -> Tensor:
-            return distance.plain(view.apply(grad(loss)(self.parameters, x, y)), view.target)
+            return plain_distance(grad(loss)(self.parameters, x, y), view, distance)
 
         return score

@@ -1,7 +1,8 @@
 """What an attacker compares: the observed gradient, and what is done to a trial gradient first."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -19,8 +20,9 @@ EPSILON = 1e-6
 
 
 def global_norm(gradients: Mapping[str, Tensor]) -> Tensor:
-    """Return the L2 norm of the whole gradient, a scalar."""
-    return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+    """Return the L2 norm of the whole gradient, a scalar of float64, in which no float32 overflows."""
+    squares = [gradient.double().square().sum() for gradient in gradients.values()]
+    return torch.stack(squares).sum().sqrt()
 
 
 def clip_factor(norm: Tensor, bound: float | Tensor) -> Tensor:
@@ -28,8 +30,24 @@ def clip_factor(norm: Tensor, bound: float | Tensor) -> Tensor:
     return (bound / (norm + EPSILON)).clamp(max=1.0)
 
 
+class Step(ABC):
+    """Something that an attacker does to a trial gradient before it is compared; pure, and vmap-able.
+
+    `Mask` and `Clip` cost nothing beside the scoring: norms and inner products are enough for them. For
+    any other step the gradients are built, a few candidates at a time.
+    """
+
+    @abstractmethod
+    def apply(self, gradients: Gradients) -> Gradients:
+        """Return the changed gradient; differentiable, or with a stand-in for the derivative."""
+
+    def to(self, device: torch.device) -> "Step":  # noqa: ARG002
+        """Return the same step with its tensors on another device."""
+        return self
+
+
 @dataclass(frozen=True)
-class Mask:
+class Mask(Step):
     """Keep the coordinates where `keep` is true; a parameter that is not named is kept whole."""
 
     keep: Mapping[str, Tensor]
@@ -38,9 +56,13 @@ class Mask:
         """Return the masked gradient."""
         return {name: g * self.keep[name] if name in self.keep else g for name, g in gradients.items()}
 
+    def to(self, device: torch.device) -> "Mask":
+        """Return the same mask on another device."""
+        return Mask({name: keep.to(device) for name, keep in self.keep.items()})
+
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Step):
     """Scale to an L2 norm of at most `bound`: one for the whole gradient, or one a parameter."""
 
     bound: float | Mapping[str, float]
@@ -48,27 +70,37 @@ class Clip:
     def apply(self, gradients: Gradients) -> Gradients:
         """Return the clipped gradient."""
         if isinstance(self.bound, Mapping):
-            return {name: g * clip_factor(g.norm(), self.bound[name]) for name, g in gradients.items()}
+            return {
+                name: g * clip_factor(global_norm({name: g}), self.bound[name]).to(g.dtype)
+                for name, g in gradients.items()
+            }
         factor = clip_factor(global_norm(gradients), self.bound)
-        return {name: g * factor for name, g in gradients.items()}
-
-
-Step: TypeAlias = Mask | Clip
+        return {name: g * factor.to(g.dtype) for name, g in gradients.items()}
 
 
 @dataclass(frozen=True)
 class View:
-    """The observed gradient `target`, and the `steps` applied in order to a trial gradient.
+    """The observed gradient `target`, and what an attacker makes of it and of trial gradients.
 
-    No steps is the naive attacker. At most one step may be a mask.
+    No more than the target is the naive attacker.
+
+    Attributes:
+        target: the observed gradient.
+        steps: applied in order to a trial gradient; at most one is a mask.
+        ignored: parameters that are left out of the comparison, after the steps.
+        distance: the one that this view is compared by, whatever the attack's; None for the attack's.
     """
 
     target: Gradients
     steps: tuple[Step, ...] = ()
+    ignored: frozenset[str] = field(default=frozenset())
+    distance: str | None = None
 
     def __post_init__(self) -> None:
         if sum(isinstance(step, Mask) for step in self.steps) > 1:
             raise InputError("a view holds at most one mask; intersect the masks first")
+        if not self.target.keys() - self.ignored:
+            raise InputError("a view ignores every parameter: there is nothing left to compare")
 
     @property
     def mask(self) -> Mask | None:
@@ -76,22 +108,36 @@ class View:
         return next((step for step in self.steps if isinstance(step, Mask)), None)
 
     @property
+    def takes_moments(self) -> bool:
+        """Whether norms and inner products are enough for the steps."""
+        return all(isinstance(step, Mask | Clip) for step in self.steps)
+
+    @property
     def needs_whole_norm(self) -> bool:
         """Whether the norm of the unmasked trial gradient enters: no mask, or a clip before it."""
         return not self.steps or isinstance(self.steps[0], Clip)
 
+    @property
+    def needs_ignored(self) -> bool:
+        """Whether ignored parameters enter all the same: by the norm of the whole gradient."""
+        return any(isinstance(step, Clip) and isinstance(step.bound, float) for step in self.steps)
+
+    @property
+    def compared(self) -> Gradients:
+        """The part of the target that is compared."""
+        return self.without_ignored(self.target)
+
+    def without_ignored(self, gradients: Gradients) -> Gradients:
+        """Return a gradient without the ignored parameters."""
+        return {name: g for name, g in gradients.items() if name not in self.ignored}
+
     def apply(self, gradients: Gradients) -> Gradients:
-        """Return what the attacker makes of a trial gradient."""
+        """Return what the attacker compares of a trial gradient."""
         for step in self.steps:
             gradients = step.apply(gradients)
-        return gradients
+        return self.without_ignored(gradients)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "View":
         """Return the same view on another device, its target of another dtype."""
-        steps = tuple(
-            Mask({name: keep.to(device) for name, keep in step.keep.items()})
-            if isinstance(step, Mask)
-            else step
-            for step in self.steps
-        )
-        return View({name: g.to(device, dtype) for name, g in self.target.items()}, steps)
+        target = {name: g.to(device, dtype) for name, g in self.target.items()}
+        return replace(self, target=target, steps=tuple(step.to(device) for step in self.steps))

@@ -1,9 +1,12 @@
-"""What every registered defense, and every composition, keeps to."""
+"""What every defense that is a function of the gradient alone, and every composition, keeps to.
+
+`test_client_contract.py` holds every registered one to the rest, on every victim.
+"""
 
 import pytest
 import torch
 
-from ggl.base.errors import UnknownNameError
+from ggl.base.errors import InputError, UnknownNameError
 from ggl.defenses import ATTACKERS, Composed, defenses, load_defense
 from ggl.gradients import Clip, Mask
 
@@ -15,8 +18,20 @@ PARAMETERS = {
     "clip-layer": ":0.7",
     "prune": ":0.4",
     "prune-global": ":0.6",
+    "top-k": ":0.4",
+    "sign": "",
+    "qsgd": ":3",
+    "precode": "",
+    "cvb": "",
+    "dp-sgd": ":1,0.5",
+    "fed-cdp": "",
+    "dynamic-dp": ":cyclic,clipping=l2-max",
 }
-"""A parameter for every registered defense that works on the gradient below."""
+"""Options for every registered defense that works on the gradient below."""
+
+NEED_THE_CLIENT = {"soteria", "outpost", "orthogonal", "ppp"}
+BOTTLENECKS = {"precode", "cvb"}
+"""Their attackers look for layers in the wrapped victim."""
 
 DETERMINISTIC = [
     "none",
@@ -33,12 +48,22 @@ DETERMINISTIC = [
     "clip-layer:0.7+prune:0.4",
     "prune:0.4+clip-layer:0.7",
     "prune:0.4+prune-global:0.6",
+    "top-k:0.4",
+    "clip:2+top-k:0.4",
 ]
 ESTIMATED_ONLY = ["clip:1.5+clip-layer:0.7", "clip-layer:0.7+clip:1.5", "prune:0.4+clip:2+prune:0.7"]
 """Compositions that an attacker who estimates fits exactly, and one who applies the parts may not."""
 
-RANDOM = ["noise:0.1", "laplace:0.1", "clip:2+noise:0.1", "prune:0.4+laplace:0.1", "noise:0.1+prune:0.4"]
-ALL = [f"{name}{PARAMETERS.get(name, '')}" for name in defenses.names()]
+RANDOM = [
+    "noise:0.1",
+    "laplace:0.1",
+    "qsgd:3",
+    "dp-sgd:1,0.5",
+    "clip:2+noise:0.1",
+    "prune:0.4+laplace:0.1",
+    "noise:0.1+prune:0.4",
+]
+ALL = [f"{name}{options}" for name, options in PARAMETERS.items()]
 ALL += [name for name in DETERMINISTIC + ESTIMATED_ONLY + RANDOM if name not in ALL]
 
 every = pytest.mark.parametrize("name", ALL)
@@ -65,7 +90,13 @@ def same(a, b):
 
 
 def test_every_registered_defense_is_tested():
-    assert set(PARAMETERS) == set(defenses.names())
+    assert set(PARAMETERS) | NEED_THE_CLIENT == set(defenses.names())
+
+
+@pytest.mark.parametrize("name", ["soteria:0.5", "outpost", "orthogonal", "ppp:noise=0.1"])
+def test_a_defense_that_needs_the_client_says_so(name):
+    with pytest.raises(InputError, match="needs the victim and the batch: call share"):
+        protect(name, gradient())
 
 
 @every
@@ -141,7 +172,7 @@ def test_the_naive_view_is_the_observed_gradient_alone(name):
     assert same(view.target, shared)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in ALL if name not in BOTTLENECKS])
 @pytest.mark.parametrize("attacker", ATTACKERS)
 def test_a_view_applies_to_a_trial_gradient_and_leaves_it_as_it_was(name, attacker):
     shared = protect(name, gradient())

@@ -184,7 +184,16 @@ def test_shares_that_floats_can_not_write_still_count_exactly(share, size, count
     assert (flat(f"prune:{share}", torch.arange(1.0, size + 1)) == 0).sum() == count
 
 
-NEEDS_NUMBER = ["noise", "laplace", "clip", "clip-layer", "prune", "prune-global"]
+NEEDS_NUMBER = {
+    "noise": "std",
+    "laplace": "scale",
+    "clip": "bound",
+    "clip-layer": "bound",
+    "prune": "share",
+    "prune-global": "share",
+}
+"""The option that each name asks for."""
+
 BAD = {
     "noise": ["-0.1"],
     "laplace": ["-0.1"],
@@ -204,17 +213,29 @@ def refusal(specification, kind=InputError):
 
 @pytest.mark.parametrize("name", NEEDS_NUMBER)
 def test_a_missing_parameter_is_refused(name):
-    assert refusal(name) == f"defense '{name}': expected a number, such as {name}:0.1"
+    wanted = f"expected a value of {NEEDS_NUMBER[name]} after the colon, found none"
+    assert refusal(name) == f"defense '{name}': {wanted}"
 
 
 def test_a_superfluous_parameter_is_refused():
-    assert refusal("none:3") == "defense 'none:3': expected no number after it"
+    assert refusal("none:3") == "defense 'none:3': expected nothing after the name, found '3'"
 
 
 @pytest.mark.parametrize("name", NEEDS_NUMBER)
-@pytest.mark.parametrize("text", ["big", "0.1:2", "0,1"])
+@pytest.mark.parametrize("text", ["big", "0.1:2"])
 def test_a_parameter_that_is_no_number_is_refused(name, text):
-    assert refusal(f"{name}:{text}") == f"defense '{name}:{text}': expected a number after the colon"
+    wanted = f"expected a number for {NEEDS_NUMBER[name]}, found '{text}'"
+    assert refusal(f"{name}:{text}") == f"defense '{name}:{text}': {wanted}"
+
+
+@pytest.mark.parametrize("name", NEEDS_NUMBER)
+def test_a_second_value_is_refused(name):
+    assert refusal(f"{name}:0,1").endswith("expected option=value, each once, found '1'")
+
+
+@pytest.mark.parametrize("name", NEEDS_NUMBER)
+def test_an_option_may_be_named(name):
+    assert load_defense(f"{name}:{NEEDS_NUMBER[name]}=0.5").name == f"{name}:0.5"
 
 
 @pytest.mark.parametrize(

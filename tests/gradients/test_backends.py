@@ -5,7 +5,7 @@ import torch
 from gradients.models import MODELS, MixesImages, OwnParameter, Tied, UsedTwice, batch_norm, seeded
 
 from ggl.base.errors import InputError
-from ggl.gradients import BackendWarning, Clip, GradientOracle, Mask, View
+from ggl.gradients import BackendWarning, Clip, GradientOracle, Mask, Step, View
 from ggl.victims import load_victim
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -36,15 +36,24 @@ def views_of(shared):
         "clip then mask": (Clip(0.1 * norm), mask),
         "mask then clip": (mask, Clip(0.1 * norm)),
         "clip, mask, clip per layer": (Clip(0.5 * norm), mask, per_layer),
+        "a step of one's own": (Squash(),),
+        "clip per layer, a step of one's own, mask": (per_layer, Squash(), mask),
     }
 
 
-def compare(model, batch, dtype, steps="naive", **data):
+class Squash(Step):
+    """A step that needs every coordinate."""
+
+    def apply(self, gradients):
+        return {name: (g / g.abs().mean().clamp_min(1e-9)).tanh() for name, g in gradients.items()}
+
+
+def compare(model, batch, dtype, steps="naive", ignored=(), distances=("l2", "cosine"), **data):
     model = model.to(dtype)
     images, labels, private = population(batch, dtype, **data)
     shared = GradientOracle(model, backend="sequential").observe(private, labels)
-    view = View(shared, views_of(shared)[steps])
-    for distance in ("l2", "cosine"):
+    view = View(shared, views_of(shared)[steps], frozenset(list(shared)[i] for i in ignored))
+    for distance in distances:
         expected, *others = (
             GradientOracle(model, backend=backend).score(images, labels, view, distance)
             for backend in ("sequential", "vmap", "layerwise")
@@ -73,6 +82,45 @@ def test_victims_agree(name, batch, dtype):
 @pytest.mark.parametrize("name", ["convolution grouped", "in-place residual", "tokens"])
 def test_views_agree(name, steps):
     compare(seeded(MODELS[name]), 2, torch.float64, steps)
+
+
+@pytest.mark.parametrize("steps", ["naive", "mask", "clip", "clip then mask", "a step of one's own"])
+@pytest.mark.parametrize("name", ["convolution grouped", "tokens"])
+def test_views_that_ignore_parameters_agree(name, steps):
+    compare(seeded(MODELS[name]), 2, torch.float64, steps, ignored=(0, 3, -1))
+
+
+def test_the_distance_to_an_orthogonal_gradient_agrees():
+    compare(seeded(MODELS["convolution grouped"]), 2, torch.float64, distances=("orthogonal",))
+
+
+def test_an_ignored_parameter_has_no_say():
+    """Garbage in its place changes no distance; not ignored, it does."""
+    model = seeded(MODELS["group norm"])
+    images, labels, private = population(1, torch.float32)
+    oracle = GradientOracle(model)
+    shared = oracle.observe(private, labels)
+    garbage = shared | {min(shared): 1e3 * torch.ones_like(shared[min(shared)])}
+    for distance in ("l2", "cosine"):
+        views = [View(g, ignored=frozenset([min(shared)])) for g in (shared, garbage)]
+        clean, dirty = (oracle.score(images, labels, view, distance) for view in views)
+        assert torch.equal(clean, dirty)
+        assert not torch.equal(dirty, oracle.score(images, labels, garbage, distance))
+
+
+def test_a_views_own_distance_wins():
+    model = seeded(MODELS["group norm"])
+    images, labels, private = population(1, torch.float32)
+    for backend in ("sequential", "vmap", "layerwise"):
+        oracle = GradientOracle(model, backend=backend)
+        shared = oracle.observe(private, labels)
+        own = oracle.score(images, labels, View(shared, distance="cosine"), "l2")
+        assert torch.equal(own, oracle.score(images, labels, shared, "cosine"))
+
+
+def test_a_view_that_ignores_everything_is_refused():
+    with pytest.raises(InputError, match="nothing left to compare"):
+        View({"w": torch.ones(2)}, ignored=frozenset({"w"}))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -161,7 +161,7 @@ def test_the_users_own_class_is_loaded_with_its_options(own):
         ("own_search:Own:count=1e30", "at most 10,000,000 for count"),
         ("own_search:Own:count=1,count=2", "each once, found 'count=2'"),
         ("json:dumps", "takes latent_dim, budget and seed, found obj"),
-        ("builtins:int", "expected a Strategy class"),
+        ("builtins:int", "expected a class or function with annotations"),
     ],
 )
 def test_what_is_no_strategy_or_no_option_is_refused(own, specification, reason):

@@ -1,0 +1,91 @@
+"""Options in a name: "noise:0.1", "cma-es:sigma0=0.3,population=30", read by a function's annotations."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ggl.base.errors import InputError
+from ggl.base.registry import unknown_name
+
+__all__ = ["parameters_of", "read_options"]
+
+LARGEST_COUNT = 10_000_000
+
+
+def parameters_of(what: str, function: Any) -> dict[str, inspect.Parameter]:
+    """Return the named parameters of a function or class, annotations evaluated.
+
+    Raises:
+        InputError: `function` has no signature that can be read.
+    """
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except (TypeError, ValueError, NameError) as error:
+        raise InputError(f"{what}: expected a class or function with annotations, found {error}") from error
+    named = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return {p.name: p for p in named}
+
+
+def read_options(
+    what: str, text: str | None, kinds: Mapping[str, Any], positional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the options of "value,option=value", each converted to what its annotation says.
+
+    Args:
+        what: whose options they are, for messages ("strategy 'adam:lr=0.1'").
+        text: what follows the name's colon; None or empty for no options.
+        kinds: the annotation of every option.
+        positional: options whose values may stand without their name, in this order, before the others.
+
+    Raises:
+        UnknownNameError: an option, or a word as its value, that is not known.
+        InputError: a value that is missing, given twice, or of the wrong kind.
+    """
+    if text and not kinds:
+        raise InputError(f"{what}: expected nothing after the name, found {text!r}")
+    options: dict[str, Any] = {}
+    places = list(positional)
+    for part in text.split(",") if text else []:
+        option, equals, value = (word.strip() for word in part.partition("="))
+        if not equals and places:
+            option, value = places.pop(0), option
+        elif equals:
+            places = []
+        if not value or option in options:
+            raise InputError(f"{what}: expected option=value, each once, found {part!r}")
+        if option not in kinds:
+            raise unknown_name(f"option of {_without_options(what)}", option, list(kinds))
+        options[option] = _convert(what, option, value, kinds[option])
+    return options
+
+
+def _without_options(what: str) -> str:
+    return what.partition(":")[0].replace("'", "")
+
+
+def _convert(what: str, option: str, value: str, annotation: Any) -> Any:
+    """Return the value as what its annotation says: a word, a flag, a count or a number."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if words:
+        if value not in words:
+            raise unknown_name(f"value of {option}", value, words)
+        return value
+    if str in kinds:
+        return value
+    if bool in kinds:
+        if value not in ("0", "1"):
+            raise InputError(f"{what}: expected 0 or 1 for {option}, found {value}")
+        return value == "1"
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise InputError(f"{what}: expected a number for {option}, found {value!r}") from error
+    if int not in kinds:
+        return number
+    if not number.is_integer():
+        raise InputError(f"{what}: expected a whole number for {option}, found {value}")
+    if abs(number) > LARGEST_COUNT:
+        raise InputError(f"{what}: expected at most {LARGEST_COUNT:,} for {option}, found {value}")
+    return int(number)

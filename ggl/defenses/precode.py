@@ -1,0 +1,185 @@
+"""Defenses that make the victim sample: PRECODE and the convolutional bottleneck.
+
+Sampling makes the gradients of the bottleneck and of every later layer stochastic, so that matching
+them never converges. Their attackers, from the weakest to the strongest: "naive" redraws the noise all
+the time and matches the cross-entropy's gradient, as the defenses' own papers do; "matched" adds the
+penalty; "expectation" averages 4 draws that stay the same for a whole search; "ignore", published with
+CVB, is "matched" with the stochastic parameters left out; "adaptive" joins all three.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ggl.base.errors import InputError
+from ggl.base.registry import unknown_name
+from ggl.defenses.base import Defense, number_text
+from ggl.defenses.bottleneck import ConvolutionalBottleneck, VariationalBottleneck, layers_holding, put_before
+from ggl.defenses.stochastic import stochastic_names
+from ggl.gradients import Gradients, Trial, View
+
+__all__ = ["CVB", "BottleneckDefense", "Precode"]
+
+DRAWS = 4
+"""Noise draws that an attacker averages."""
+
+KEEPING = ("matched", "expectation")
+"""Attackers who compare the stochastic parameters too."""
+
+FEW_CHANNELS = 8
+"""Below this width CVB's latent maps are as many, and otherwise half of the channels."""
+
+
+class BottleneckDefense(Defense):
+    """Puts a sampled layer into the victim; the gradient goes out as it is."""
+
+    attackers: ClassVar[tuple[str, ...]] = (
+        "naive",
+        "matched",
+        "expectation",
+        "ignore",
+        "adaptive",
+        "informed",
+    )
+
+    def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
+        return {name: g.clone() for name, g in gradients.items()}
+
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        """Return the observed gradient, for most attackers without its stochastic parameters.
+
+        Raises:
+            InputError: the stochastic parameters are wanted, and there is no wrapped victim to find them in.
+        """
+        if attacker in KEEPING:
+            return View(observed)
+        return View(observed, ignored=self.stochastic(model))
+
+    def stochastic(self, model: nn.Module | None) -> frozenset[str]:
+        """Return the wrapped victim's stochastic parameters."""
+        if model is None:
+            raise InputError(
+                f"defense {self.name}: this attacker leaves out the layers that the bottleneck makes random: "
+                "give model, the victim as wrap() returns it"
+            )
+        return stochastic_names(model)
+
+    def trial(self, attacker: str) -> Trial:
+        if attacker == "naive":
+            return Trial(redrawn=True, regularized=False)
+        if attacker in ("matched", "ignore"):
+            return Trial(redrawn=True)
+        return Trial(draws=DRAWS)
+
+
+class Precode(BottleneckDefense):
+    """Puts a variational bottleneck before the classifier (PRECODE, WACV 2022, arXiv 2108.04725).
+
+    Args:
+        size: numbers that the bottleneck samples.
+        beta: factor of its divergence from N(0, I), in bits, in the loss.
+        layer: the linear layer that it stands before; None for the last.
+    """
+
+    def __init__(self, size: int = 256, *, beta: float = 1e-3, layer: str | None = None) -> None:
+        self.bottleneck_size = _count("precode", "size", size)
+        self.beta, self.layer = _factor("precode", beta), layer
+        self.name = f"precode:{size},beta={number_text(beta)}" + _option("layer", layer)
+
+    def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
+        """Return a copy of the victim with the bottleneck.
+
+        Raises:
+            InputError: the victim has no linear layer, or none of that name.
+        """
+        return with_precode(victim, self.bottleneck_size, self.beta, self.layer, seed)
+
+
+class CVB(BottleneckDefense):
+    """Puts a convolutional bottleneck after the first block (CVB, arXiv 2309.04515).
+
+    Without a `layer`, it stands before the stage `layer2` of a ResNet, and before the second convolution
+    of any other victim. Give one where that convolution lies on one branch of a residual block: the other
+    branch would carry what the bottleneck hides.
+
+    Args:
+        kernel: height and width of the encoders' kernels, odd (5 in CVB's CNN and ResNet-18).
+        beta: factor of the divergence from N(0, I) in the loss (0.1 in CVB's CNN, 5e-5 in its ResNet-18).
+        channels: latent maps; None for half of the input's, or 8 where those are fewer than 8.
+        layer: a convolution, or a module whose first convolution reads the module's input.
+    """
+
+    def __init__(
+        self, kernel: int = 5, *, beta: float = 0.1, channels: int | None = None, layer: str | None = None
+    ) -> None:
+        self.kernel, self.beta = _count("cvb", "kernel", kernel), _factor("cvb", beta)
+        if not kernel % 2:
+            raise InputError(f"cvb: expected an odd kernel, found {kernel}")
+        self.channels = None if channels is None else _count("cvb", "channels", channels)
+        self.layer = layer
+        self.name = f"cvb:{kernel},beta={number_text(beta)}"
+        self.name += _option("channels", channels) + _option("layer", layer)
+
+    def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
+        """Return a copy of the victim with the bottleneck.
+
+        Raises:
+            InputError: the victim has fewer than two convolutions, or no layer of that name has one.
+        """
+        layers = layers_holding(victim, nn.Conv2d)
+        name = self._default(victim, layers) if self.layer is None else self.layer
+        if name not in layers:
+            raise unknown_name("convolutional layer", name, [known for known in layers if known])
+        convolution = next(part for part in layers[name].modules() if isinstance(part, nn.Conv2d))
+        width = convolution.in_channels
+        latents = self.channels or (width // 2 if width >= FEW_CHANNELS else FEW_CHANNELS)
+        return put_before(
+            victim, name, lambda: ConvolutionalBottleneck(width, latents, self.kernel, self.beta), seed
+        )
+
+    def _default(self, victim: nn.Module, layers: dict[str, nn.Module]) -> str:
+        if "layer2" in layers:
+            return "layer2"
+        convolutions = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
+        if len(convolutions) < 2:
+            raise InputError(
+                "cvb: expected a victim with at least two convolutions, such as lenet, found "
+                f"{type(victim).__name__} with {len(convolutions)}; use precode"
+            )
+        return convolutions[1]
+
+
+def with_precode(victim: nn.Module, size: int, beta: float, layer: str | None, seed: int) -> nn.Module:
+    """Return a copy of the victim with a variational bottleneck before a linear layer, the last by default.
+
+    Raises:
+        InputError: the victim has no linear layer, or none of that name.
+    """
+    layers = {
+        name: part for name, part in layers_holding(victim, nn.Linear).items() if isinstance(part, nn.Linear)
+    }
+    if not layers:
+        raise InputError(f"precode: expected a victim with a linear layer, found {type(victim).__name__}")
+    name = list(layers)[-1] if layer is None else layer
+    if name not in layers:
+        raise unknown_name("linear layer", name, list(layers))
+    width = layers[name].in_features
+    return put_before(victim, name, lambda: VariationalBottleneck(width, size, beta), seed)
+
+
+def _count(defense: str, what: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"{defense}: expected {what} to be at least 1, found {value}")
+    return value
+
+
+def _factor(defense: str, beta: float) -> float:
+    if not (beta >= 0 and math.isfinite(beta)):
+        raise InputError(f"{defense}: expected beta to be at least 0, found {beta:g}")
+    return beta
+
+
+def _option(name: str, value: object) -> str:
+    return "" if value is None else f",{name}={value}"
