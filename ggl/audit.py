@@ -192,11 +192,6 @@ class _Audit:
         every = [g for group in shared.values() for g in group]
         layer = find_first_linear(oracle.model, self.prior.image_shape)
         asked = _asked(defense, attackers, solvable=layer is not None)
-        if ANALYTIC in asked and layer is None:
-            raise InputError(
-                "the analytic attacker needs a victim whose first layer is linear with a bias, "
-                "such as mlp; leave it out"
-            )
         searching = [attacker for attacker in asked if attacker != ANALYTIC]
         for strategy in strategies:
             for attacker in _distinct(defense, oracle, searching, shared["private"], self.distance):
@@ -339,7 +334,13 @@ def _run(
 ) -> Report:
     started = time.monotonic()
     for defense in defenses:
-        for g in audit.shared(defense, audit.wrapped(defense))["private"]:
+        oracle = audit.wrapped(defense)
+        if ANALYTIC in attackers and find_first_linear(oracle.model, audit.prior.image_shape) is None:
+            raise InputError(
+                "expected a victim whose first layer is linear with a bias, such as mlp, for the analytic "
+                f"attacker; {type(audit.victim).__name__} has none: leave that attacker out"
+            )
+        for g in audit.shared(defense, oracle)["private"]:
             check_gradient(g, f"a gradient under {defense.name}")
     ceiling = audit.ceiling()
     passive = audit.passive_controls()

@@ -35,7 +35,15 @@ HEADLINE = "mse"
 
 SIGNIFICANCE = 0.05
 
-DESCRIPTIVE: dict[str, Measure] = {"psnr": psnr, "psnr_signed": psnr_signed, "ssim": ssim}
+MOST_DB = 100.0
+"""Caps the PSNR, which is infinite of an exact reconstruction."""
+
+
+def _capped(decibels: Measure) -> Measure:
+    return lambda a, b: decibels(a, b).clamp(max=MOST_DB)
+
+
+DESCRIPTIVE: dict[str, Measure] = {"psnr": _capped(psnr), "psnr_signed": _capped(psnr_signed), "ssim": ssim}
 ERRORS: dict[str, Measure] = {"mse": mse, "ssim_error": ssim_error}
 
 
@@ -87,7 +95,10 @@ def score(
     decoys: Sequence[Float[Tensor, "m c h w"]],
     errors: Mapping[str, Measure],
 ) -> Scores:
-    """Score reconstructions against the private images and rank these among decoys of their class."""
+    """Score reconstructions against the private images and rank these among decoys of their class.
+
+    A PSNR is at most 100 dB, so that means exist where a reconstruction is exact.
+    """
     both = {**DESCRIPTIVE, **errors}
     values = {name: measure(reconstructions, private).double().numpy() for name, measure in both.items()}
     ranks = [rank(*images) for images in zip(reconstructions, private, decoys, strict=True)]

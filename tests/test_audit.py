@@ -132,6 +132,74 @@ def test_trained_batch_norm_victims_and_two_strategies(data, prior):
     assert [c["backward_passes"] for c in cells] == [0, 16]
 
 
+@pytest.fixture
+def audited(data, prior, monkeypatch):
+    """A short audit of three images, its ceiling too."""
+    monkeypatch.setattr(sys.modules["ggl.audit"], "CEILING_BUDGET", 32)
+    rows = pick_private(data.labels, 3, seed=0)
+
+    def run(victim, **changes):
+        settings = {"prior": prior, "budget": 32, "seed": 0, **changes}
+        return ggl.audit(victim, data.images[rows], data.labels[rows], **settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def mlp():
+    return ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
+
+
+def attackers_of(report, defense):
+    return [cell.attacker for cell in report.cells if cell.defense == defense]
+
+
+def test_all_is_every_attacker_that_differs(audited, mlp):
+    """Informed is adaptive to all three; a victim without noise has nothing to average or match."""
+    names = ["none", "soteria:0.8", "precode:16,beta=0.001"]
+    report = audited(mlp, defenses=names, attackers=["all"])
+    assert attackers_of(report, "none") == ["naive", "analytic"]
+    assert attackers_of(report, "soteria:0.8") == ["naive", "adaptive", "drop", "analytic"]
+    sampled = ["naive", "matched", "expectation", "ignore", "adaptive", "analytic"]
+    assert attackers_of(report, "precode:16,beta=0.001") == sampled
+
+
+def test_the_analytic_attacker_breaks_precode_where_a_linear_layer_comes_first(audited, mlp):
+    """And a noise gradient gives it nothing."""
+    report = audited(mlp, defenses=["precode"], attackers=["naive", "analytic"])
+    naive, analytic = (cell_of(report, "precode:256,beta=0.001", who) for who in ("naive", "analytic"))
+    assert (analytic["strategy"], analytic["evaluations"]) == ("closed form", 1)
+    assert analytic["identification"]["mean"] == 1.0
+    assert analytic["psnr"]["low"] > 80
+    assert naive["psnr"]["mean"] < 20
+    assert analytic["controls"]["noise"]["psnr"]["mean"] < 12
+    assert analytic["controls"]["sibling"]["identification"]["mean"] == 0
+
+
+def test_the_analytic_attacker_needs_such_a_layer(audited, victim):
+    with pytest.raises(
+        InputError, match="a victim whose first layer is linear with a bias, such as mlp, for the analytic"
+    ):
+        audited(victim, attackers=["analytic"])
+
+
+def test_an_attacker_that_a_defense_does_not_know_is_adaptive_to_it(audited, victim):
+    report = audited(victim, defenses=["prune:0.9", "soteria:0.8"], attackers=["drop"])
+    assert attackers_of(report, "prune:0.9") == ["adaptive"]
+    assert attackers_of(report, "soteria:0.8") == ["drop"]
+
+
+def test_the_round_reaches_the_defense(audited, victim):
+    """OUTPOST perturbs every gradient of round 0, and of round 10^9 none."""
+    first, last = (audited(victim, defenses=["outpost"], round=r, rounds=2 * 10**9) for r in (0, 10**9))
+    clean = audited(victim)
+    losses = [
+        [image["loss"] for image in cell_of(r, d, "adaptive")["images"]]
+        for r, d in ((first, "outpost"), (last, "outpost"), (clean, "none"))
+    ]
+    assert losses[1] == losses[2] != losses[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -101,3 +101,11 @@ def test_optional_measures_are_left_out_where_they_are_not_at_hand():
     assert set(measures(None, None)) == {"mse", "ssim_error"}
     assert "lpips" in measures(None, lambda a, b: a[:, 0, 0, 0])
     assert "feature_distance" in measures(lambda a, b: a[:, 0, 0, 0], None)
+
+
+def test_an_exact_reconstruction_has_a_finite_psnr():
+    """Which is what the analytic attack returns; the mean over images must exist."""
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    scores = score(images, images, [images[1:], images[:1]], measures(None, None))
+    assert scores.values["psnr"].tolist() == [100.0, 100.0]
+    assert scores.ranks.tolist() == [1, 1]
