@@ -25,6 +25,7 @@ from ggl.benchmarks.defenses import (
     read_leaks,
     read_utility,
 )
+from ggl.report import worst_case
 from ggl.statistics import Interval, bootstrap_mean
 from ggl.utility import t_interval
 
@@ -84,12 +85,6 @@ def leak_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             yield f"| {name} | {attacker} | {row} |"
 
 
-def worst(cells: Sequence[Cell]) -> Cell:
-    """Return the strongest cell of a defense: one that leaks before one that identifies, then by score."""
-    order = ("undecided", "no leak shown", "identifies", "leaks")
-    return max(cells, key=lambda cell: (order.index(cell["verdict"]), cell["leak_score"]["mean"]))
-
-
 def worst_table(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained]) -> Iterator[str]:
     """Yield each defense's worst case beside what it costs."""
     plain = {row.seed: row for row in utility if row.defense == "none"}
@@ -99,10 +94,11 @@ def worst_table(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained])
     for name in DEFENSES:
         if name not in leaks:
             continue
-        cell = worst(leaks[name])
+        (headline,) = worst_case(leaks[name])
+        cell = find(leaks[name], headline["attacker"], headline["strategy"])
         rows = [row for row in utility if row.defense == name and row.seed in plain]
         cost = _cost(rows, plain) if rows else " |  |  | "
-        yield f"| {name} | {_cell(cell)} | {cell['attacker']}, {cell['strategy']} | {cost} |"
+        yield f"| {name} | {_cell(cell)} | {headline['attacker']}, {headline['strategy']} | {cost} |"
 
 
 def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> str:

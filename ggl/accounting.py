@@ -123,10 +123,15 @@ def _private(defense: Defense) -> PrivateDefense:
     """Return what a guarantee rests on: later parts must see nothing but its result."""
     first, *rest = defense.parts if isinstance(defense, Composed) else (defense,)
     if not isinstance(first, PrivateDefense):
+        if any(isinstance(part, PrivateDefense) for part in rest):
+            raise InputError(f"expected the private defense first, found {first.name} before it")
         raise InputError(f"defense {defense.name} gives no DP guarantee: its ε is infinite")
     for part in rest:
         if not isinstance(part, PrivateDefense) and type(part).share is not Defense.share:
-            raise InputError(f"defense {part.name} sees the batch: after it {first.name} guarantees nothing")
+            raise InputError(
+                f"defense {part.name} is given the client, and so may see the batch: after it the guarantee "
+                f"of {first.name} is not established"
+            )
     return first
 
 

@@ -1,20 +1,23 @@
 """The closed-form attack: where a linear layer with a bias reads the image, its gradient holds the image."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ggl.gradients import Gradients
+from ggl.gradients import Gradients, Step
 
-__all__ = ["find_first_linear", "invert_first_linear"]
+__all__ = ["LinearInput", "find_first_linear", "first_linear_fits", "linear_input"]
+
+TINY = 1e-30
 
 
 @torch.no_grad()
 def find_first_linear(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
-    """Return the name of the biased linear layer that reads the flattened image, or None.
+    """Return the name of the trained linear layer with a bias that reads the flattened image, or None.
 
     Args:
         model: a victim, on any device and in any mode; it is copied.
@@ -26,30 +29,59 @@ def find_first_linear(model: nn.Module, image_shape: tuple[int, int, int]) -> st
 
     def notice(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if isinstance(inputs[0], Tensor) and torch.equal(inputs[0].reshape(2, -1), probe.flatten(1)):
+            if inputs and torch.equal(inputs[0].reshape(2, -1), probe.flatten(1)):
                 found.append(name)
 
         return hook
 
     for name, module in copied.named_modules():
-        if type(module) is nn.Linear and module.bias is not None:
+        trained = type(module) is nn.Linear and module.bias is not None and module.bias.requires_grad
+        if trained and module.weight.requires_grad:
             module.register_forward_pre_hook(notice(name))
     copied(probe)
     return found[0] if found else None
 
 
-def invert_first_linear(
-    shared: Gradients, layer: str, image_shape: tuple[int, int, int]
-) -> Float[Tensor, "c h w"]:
-    """Return the image x of a single-image gradient, in [0, 1].
+def linear_input(weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"]) -> Float[Tensor, " i"]:
+    """Return what a linear layer read of one image, from the gradients of its weight and bias.
 
-    Every row of the layer's gradient is ∂L/∂W[i] = ∂L/∂b[i] · x (Balunović et al., Bayesian Framework for
-    Gradient Leakage, ICLR 2022, which divides one row by its bias). All rows are fitted by least squares,
-    x = Σᵢ b[i] W[i] / Σᵢ b[i]², which is the same of a clean gradient and averages noise; coordinates
-    that are zero, pruned perhaps, are left out.
+    Every row of them is ∂L/∂W[i] = ∂L/∂b[i] · x (Balunović et al., Bayesian Framework for Gradient Leakage,
+    ICLR 2022, which divides one row by its bias). All rows are fitted by least squares,
+    x = Σᵢ b[i] W[i] / Σᵢ b[i]², coordinates of W that are zero, pruned perhaps, left out.
     """
-    weight, bias = shared[f"{layer}.weight"].double(), shared[f"{layer}.bias"].double()[:, None]
-    there = weight != 0
-    x = (bias * weight).sum(0) / (bias.square() * there).sum(0).clamp_min(1e-300)
-    image: Tensor = x.view(image_shape).clamp(0, 1).to(shared[f"{layer}.weight"])
-    return image
+    square = (bias[:, None].square() * (weight != 0)).sum(0)
+    return (bias[:, None] * weight).sum(0) / square.clamp_min(TINY)
+
+
+@dataclass(frozen=True)
+class LinearInput(Step):
+    """Compare what a linear layer read, and nothing else: exact for one image, whatever noise came after it.
+
+    Of a larger batch it is a mixture that depends on the later layers too.
+    """
+
+    layer: str
+
+    def apply(self, gradients: Gradients) -> Gradients:
+        """Return the layer's input, (i,), under its own name."""
+        weight, bias = gradients[f"{self.layer}.weight"], gradients[f"{self.layer}.bias"]
+        return {self.layer: linear_input(weight, bias)}
+
+
+def first_linear_fits(
+    shared: Gradients, layer: str, image_shape: tuple[int, int, int]
+) -> Float[Tensor, "fits c h w"]:
+    """Return what the image of a single-image gradient may be, in [0, 1]; of a clean one all are the image.
+
+    Each fit is right for another defense: least squares over what is not zero (pruning); over everything
+    (rounding); and the first singular vector of the weight's gradient alone, its brightest pixel at 1 (noise
+    in the bias shrinks the other two; clipping by layer changes their scale).
+    """
+    weight, bias = shared[f"{layer}.weight"].double(), shared[f"{layer}.bias"].double()
+    pruned = linear_input(weight, bias)
+    plain = bias @ weight / bias.square().sum().clamp_min(TINY)
+    vector = torch.linalg.svd(weight, full_matrices=False).Vh[0]
+    vector = vector * (1.0 if vector.sum() >= 0 else -1.0)
+    fits = [pruned, plain, vector / vector.max().clamp_min(TINY)]
+    stacked: Tensor = torch.stack(fits).view(-1, *image_shape).clamp(0, 1).to(shared[f"{layer}.weight"])
+    return stacked

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.analytic import find_first_linear, invert_first_linear
+from ggl.analytic import find_first_linear, first_linear_fits
 from ggl.attack import Target, attack_many, invert
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
@@ -69,6 +69,7 @@ class _Audit:
     latents: str
     checkpoints: Path | None
     progress: Stage | None
+    backend: str
     round: int
     rounds: int
 
@@ -82,7 +83,7 @@ class _Audit:
         if model is self.victim:
             return self.oracle
         return GradientOracle(
-            model.to(self.oracle.device), backend=self.oracle.backend, precision=self.oracle.precision
+            model.to(self.oracle.device), backend=self.backend, precision=self.oracle.precision
         )
 
     def ceiling(self) -> Tensor:
@@ -137,7 +138,9 @@ class _Audit:
             for kind, images in {"private": self.images, "sibling": self.decoys.siblings}.items()
         )
         noise = [
-            other.after(noise_gradient(client.gradient(), stream(self.seed, "noise control", i)))
+            replace(other, memory={}).after(
+                noise_gradient(client.gradient(), stream(self.seed, "noise control", i))
+            )
             for i, (client, other) in enumerate(zip(private, sibling, strict=True))
         ]
         return {"private": private, "sibling": sibling, "noise": noise}
@@ -168,15 +171,20 @@ class _Audit:
             progress=self._stage(title),
         )
 
-    def solve(self, oracle: GradientOracle, layer: str, shared: Sequence[Gradients]) -> list[SearchResult]:
-        """Solve the first linear layer's gradient for the image; its match is one evaluation."""
+    def solve(
+        self, defense: Defense, oracle: GradientOracle, layer: str, shared: Sequence[Gradients]
+    ) -> list[SearchResult]:
+        """Solve the first linear layer's gradient for the image; of several fits the best match counts."""
+        trial = defense.trial("adaptive")
         results = []
         for i, g in enumerate(shared):
-            image = invert_first_linear(g, layer, self.prior.image_shape)
+            images = first_linear_fits(g, layer, self.prior.image_shape)
             label = self.labels[i % len(self.images)][None]
-            loss = float(oracle.score(image[None], label, g, self.distance))
+            view = defense.view(g, "adaptive", oracle.model)
+            losses = oracle.score(images, label, view, self.distance, trial).nan_to_num(torch.inf)
+            best, loss = images[losses.argmin()][None].cpu(), float(losses.min())
             latents = torch.full((1, self.prior.latent_dim), torch.nan)
-            results.append(SearchResult(image[None].cpu(), latents, loss, [(1, loss)], 1, 0))
+            results.append(SearchResult(best, latents, loss, [(len(images), loss)], len(images), 0))
         return results
 
     def cells(
@@ -200,7 +208,7 @@ class _Audit:
                 yield self._cell(defense, strategy, attacker, shared, results, passive, started)
         if ANALYTIC in asked and layer is not None:
             started = time.monotonic()
-            results = self.solve(oracle, layer, every)
+            results = self.solve(defense, oracle, layer, every)
             yield self._cell(defense, CLOSED_FORM, ANALYTIC, shared, results, passive, started)
 
     def _cell(
@@ -323,6 +331,7 @@ def audit(
         latents=rule.name,
         checkpoints=checkpoints,
         progress=progress,
+        backend=backend,
         round=round,
         rounds=rounds,
     )
@@ -435,22 +444,39 @@ def _distinct(
     """Return the attackers that differ in what they compare or how they try, the first of each kind."""
     kinds: dict[str, str] = {}
     for attacker in attackers:
-        views = [_effective(defense.view(g, attacker, oracle.model), distance) for g in shared]
+        views = [_effective(defense.view(g, attacker, oracle.model), g, distance) for g in shared]
         trial = defense.trial(attacker) if oracle.is_sampled else None
         kinds.setdefault(repr((views, trial)), attacker)
     return list(kinds.values())
 
 
-def _effective(view: View, distance: str) -> list[object]:
-    """Return what tells views of one target apart; a last clip of the whole is nothing to a cosine.
+def _effective(view: View, observed: Gradients, distance: str) -> list[object]:
+    """Return what tells views of one observed gradient apart.
 
-    All masks of one observed gradient are its zeros, and so one.
+    To a cosine a clip of the whole gradient is nothing, unless a step after it is not for scaling.
     """
     steps = list(view.steps)
     compared = view.distance or distance
-    while (
-        compared == "cosine" and steps and isinstance(steps[-1], Clip) and isinstance(steps[-1].bound, float)
-    ):
-        steps.pop()
-    told = ["mask" if isinstance(step, Mask) else step for step in steps]
-    return [*told, sorted(view.ignored), compared]
+    for k in reversed(range(len(steps))):
+        if not isinstance(steps[k], Mask | Clip) or (isinstance(steps[k], Clip) and not _is_whole(steps[k])):
+            break
+        if compared == "cosine" and not view.both and isinstance(steps[k], Clip):
+            del steps[k]
+    moved = {} if all(view.target[name] is g for name, g in observed.items()) else view.target
+    return [*map(_digest, (*steps, *view.both, moved)), sorted(view.ignored), compared]
+
+
+def _is_whole(step: object) -> bool:
+    return isinstance(step, Clip) and step.is_whole
+
+
+def _digest(what: object) -> str:
+    """Return what tells steps apart: their kind and all that they hold, tensors by their bytes."""
+    if isinstance(what, Tensor):
+        return fingerprint({}, [what])
+    if isinstance(what, Mapping):
+        return repr([(name, _digest(part)) for name, part in sorted(what.items())])
+    if is_dataclass(what):
+        parts = {field.name: getattr(what, field.name) for field in fields(what)}
+        return f"{type(what).__qualname__} {_digest(parts)}"
+    return repr(what)

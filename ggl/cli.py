@@ -1,4 +1,4 @@
-"""The command line: `ggl demo`, `ggl audit`, `ggl utility`, `ggl list`, `ggl weights`."""
+"""The command line: `ggl demo`, `ggl audit`, `ggl utility`, `ggl epsilon`, `ggl list`, `ggl weights`."""
 
 import sys
 from enum import StrEnum
@@ -37,6 +37,13 @@ class Kind(StrEnum):
     strategies = "strategies"
     defenses = "defenses"
     victims = "victims"
+
+
+class Accountant(StrEnum):
+    """How `ggl epsilon` composes steps."""
+
+    rdp = "rdp"
+    prv = "prv"
 
 
 @app.command()
@@ -101,6 +108,9 @@ def audit(
         int, typer.Option(help="rounds of training so far, for defenses that change over it", min=0)
     ] = 0,
     rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
+    utility: Annotated[
+        Path | None, typer.Option(help="utility.json of `ggl utility`, to set leaks beside costs")
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Measure what the gradients of private images give away, per defense and strategy."""
@@ -127,6 +137,7 @@ def audit(
         precision=precision,
         round=round,
         rounds=rounds,
+        utility=utility,
     )
     run(plan, resume)
 
@@ -172,6 +183,35 @@ def utility(
             learning_rate=learning_rate,
             momentum=momentum,
         )
+    )
+
+
+@app.command()
+def epsilon(
+    defense: Annotated[str, typer.Argument(help='such as "dp-sgd:1,1.1", fed-cdp:4,6, dynamic-dp:linear')],
+    rounds: Annotated[int, typer.Option(help="steps of training in all", min=1)],
+    sample_rate: Annotated[float, typer.Option(help="probability that an example takes part in a step")],
+    delta: Annotated[float, typer.Option(help="of (epsilon, delta)")],
+    layers: Annotated[
+        int, typer.Option(help="parameter tensors of the victim; matters where each is clipped", min=1)
+    ] = 1,
+    accountant: Annotated[Accountant, typer.Option(help="of Opacus")] = Accountant.rdp,
+) -> None:
+    """Compute the differential privacy that a whole training under a defense spends."""
+    from ggl.accounting import spending
+    from ggl.defenses import load_defense
+
+    spent = spending(
+        load_defense(defense),
+        layers=layers,
+        rounds=rounds,
+        sample_rate=sample_rate,
+        delta=delta,
+        accountant=accountant.value,
+    )
+    print(  # noqa: T201
+        f"epsilon {spent.epsilon:.4g} at delta {spent.delta:g} by {spent.accountant}, {spent.guarantee}; "
+        f"an example's sensitivity is {spent.sensitivity_factor:.4g} clipping bounds"
     )
 
 

@@ -5,19 +5,19 @@ Jinja2 and matplotlib, the extra `report`, are imported when a page is made and 
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from ggl.base.errors import InputError
+from ggl.figures import draw_convergence
 from ggl.leakage import Scores
 from ggl.lpips import LPIPS_HINT
 from ggl.metrics import METRICS
+from ggl.trade_off import draw_trade_off
 
 if TYPE_CHECKING:
     from ggl.report import Cell, Report
@@ -38,24 +38,6 @@ AXIS_WIDTH, AXIS_PAD = 110, 6
 AXIS_REACH = (-1.0, 1.5)
 """Leak scores beyond this are drawn as arrows at the axis's end."""
 
-INK = "#0a0b0c"
-"""Stands for the page's text color in the figure, so that it is legible in dark mode."""
-
-RC: Any = {
-    "svg.hashsalt": "ggl",
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-"""The figure's style: the same bytes every time, text as text, names such as "$x$" as they are."""
-
-COLORS = ("#2f7fc1", "#c8642d", "#2c9468", "#a463bd", "#9a7a1c", "#cc527e", "#6b7f8c")
-"""Each with a contrast of at least 3 on white and on the dark page alike."""
-
 SENTENCES = {
     "leaks": "the shared gradients leak under",
     "identifies": "they identify private images, though the leak score's interval reaches 0, under",
@@ -63,9 +45,6 @@ SENTENCES = {
     "undecided": "there is no verdict on",
 }
 """How the summary begins each verdict's list of defenses."""
-
-LINES = ("solid", "dashed", "dashdot", "dotted")
-MARKERS = ("o", "s", "^", "D", "v")
 
 
 def check_page() -> None:
@@ -98,11 +77,15 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
     """Return what the template shows."""
     axis = _Axis([cell["leak_score"] for cell in result["results"]])
     cells = [_cell(report, k, found, axis) for k, found in enumerate(result["results"])]
+    worst = _worst(result, cells)
+    groups = {s: [cell for cell in worst if cell["verdict"] == verdict] for verdict, s in SENTENCES.items()}
     return {
         **result,
-        "groups": {SENTENCES[verdict]: group for verdict, group in _by_verdict(cells).items() if group},
+        "groups": {sentence: group for sentence, group in groups.items() if group},
         "cells": cells,
-        "figure": _figure(report.cells, str(result["settings"].get("distance", ""))),
+        "worst": worst,
+        "trade_off": _trade_off(result, worst),
+        "figure": draw_convergence(report.cells, str(result["settings"].get("distance", ""))),
         "shown": min(len(report.images), COLUMNS_SHOWN),
         "pixelated": report.images.shape[-1] < DISPLAY_SIDE,
         "side": DISPLAY_SIDE,
@@ -111,22 +94,50 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
     }
 
 
-def _by_verdict(cells: Sequence[Json]) -> dict[str, list[Json]]:
-    """Return each defense's strongest attack: of those that leak, if any, the highest leak score."""
-    strongest: dict[str, Json] = {}
-    for cell in cells:
-        known = strongest.get(cell["defense"])
-        if known is None or _strength(cell) > _strength(known):
-            strongest[cell["defense"]] = cell
-    groups: dict[str, list[Json]] = {verdict: [] for verdict in SENTENCES}
-    for cell in strongest.values():
-        groups[cell["verdict"]].append(cell)
-    return groups
+def _worst(result: Json, cells: Sequence[Json]) -> list[Json]:
+    """Return the cell behind every defense's headline, with what the defense costs, if that is known."""
+    found = {(cell["defense"], cell["attacker"], cell["strategy"]): cell for cell in reversed(cells)}
+    costs = {} if result["utility"] is None else {c["defense"]: c for c in result["utility"]["results"]}
+    return [
+        {
+            **found[entry["defense"], entry["attacker"], entry["strategy"]],
+            "cost": _cost(costs[entry["defense"]]) if entry["defense"] in costs else None,
+        }
+        for entry in result["worst_case"]
+    ]
 
 
-def _strength(cell: Json) -> tuple[bool, bool, float]:
-    mean = cell["leak_score"]["mean"]
-    return cell["leaks"], cell["identifies"], -math.inf if mean is None else mean
+def _cost(entry: Json) -> dict[str, object]:
+    """Return a defense's accuracies in percent and what a client sends in kilobytes."""
+    size = entry["client_bytes"]
+    return {
+        "accuracy": _percent(entry["accuracy"]),
+        "kept": _percent(entry["accuracy_kept"]),
+        "kilobytes": None if size is None else size / 1000,
+    }
+
+
+def _percent(interval: Json) -> dict[str, float | None]:
+    return {key: None if interval[key] is None else 100 * interval[key] for key in ("mean", "low", "high")}
+
+
+def _trade_off(result: Json, worst: Sequence[Json]) -> dict[str, object] | None:
+    """Return the figure of privacy against utility, and which defenses have no point in it, and why."""
+    utility = result["utility"]
+    if utility is None:
+        return None
+    trained = [cell for cell in worst if cell["cost"] is not None]
+    points = [cell for cell in trained if cell["leak_score"]["mean"] is not None]
+    axis = _Axis([cell["leak_score"] for cell in points])
+    undefended = _percent(utility["undefended_accuracy"])
+    marks = [{**cell, "label": cell["key"][4:], "accuracy": cell["cost"]["accuracy"]} for cell in points]
+    return {
+        "figure": draw_trade_off(marks, undefended, (axis.least, axis.most)),
+        "points": points,
+        "undefended": {"accuracy": undefended},
+        "unscored": [cell for cell in trained if cell not in points],
+        "untrained": [cell for cell in worst if cell["cost"] is None],
+    }
 
 
 def _cell(report: "Report", k: int, found: Json, axis: "_Axis") -> dict[str, object]:
@@ -200,60 +211,6 @@ def _data_uri(image: Tensor) -> str:
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _figure(cells: Sequence["Cell"], distance: str) -> object:
-    """Return the mean best loss of every cell against evaluations, as inline SVG."""
-    from markupsafe import Markup
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with rc_context(RC):
-        figure = Figure(figsize=(8, 3.6 + 0.12 * len(cells)), facecolor="none", layout="constrained")
-        _draw(figure, cells, distance)
-        content = io.StringIO()
-        canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(content, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    drawing = content.getvalue()
-    return Markup(drawing[drawing.index("<svg") :].replace(INK, "currentColor"))  # noqa: S704
-
-
-def _draw(figure: Any, cells: Sequence["Cell"], distance: str) -> None:
-    """Draw one curve a cell, told apart by line and marker as well as by color."""
-    axes = figure.add_subplot(facecolor="none")
-    for k, cell in enumerate(cells):
-        evaluations, losses = cell.curve()
-        step = max(1, len(losses) // 6)
-        axes.plot(
-            evaluations,
-            np.where(np.isfinite(losses), losses, np.nan),
-            color=COLORS[k % len(COLORS)],
-            linestyle=LINES[k % len(LINES)],
-            marker=MARKERS[k % len(MARKERS)],
-            markevery=(k * step // max(1, len(cells)), step),
-            markersize=4,
-            label=f"{k:02d}  {cell.defense}, {cell.attacker}, {cell.strategy}",
-        )
-    _scale(axes, f"mean best loss ({distance}, no unit)")
-    axes.set_xlabel("objective evaluations per image")
-    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=4)
-
-
-def _scale(axes: Any, label: str) -> None:
-    """Make the loss axis logarithmic, three decades deep, where the sizes of losses span more than one.
-
-    A loss can be negative, since the prior's penalty is: below the last decade the axis is linear.
-    """
-    sizes = np.abs(np.concatenate([line.get_ydata() for line in axes.lines]))
-    if np.nanmax(sizes) > 10 * np.nanmin(sizes):
-        least = 10 ** (np.floor(np.log10(np.nanmax(sizes))) - 2)
-        axes.set_yscale("symlog", linthresh=least)
-        axes.yaxis.set_major_formatter("{x:g}")
-        label += f",\nlogarithmic, linear below {least:g}"
-    axes.set_ylabel(label)
 
 
 def _fixed(value: float | None, digits: int) -> str:

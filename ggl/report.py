@@ -1,14 +1,15 @@
 """What an audit found: figures with intervals, as a dictionary and as a folder of files."""
 
 import json
+import math
 import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,17 +18,24 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from ggl.base.weights import write_atomically
+from ggl.costs import costs_of, read_utility
 from ggl.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
 from ggl.metrics import METRICS
 from ggl.page import render
 from ggl.search import SearchResult
 from ggl.statistics import Interval, bootstrap_mean
 
-__all__ = ["Cell", "Report", "Verdict"]
+__all__ = ["Cell", "Report", "Verdict", "worst_case"]
 
 Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
 """Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
 decoys more often than by chance. Undecided: the leak score has no interval, or too few images."""
+
+STRENGTH = {"leaks": 2, "identifies": 1}
+"""Of what an attack shows; a higher leak score decides between equals."""
+
+HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
+"""What a defense's worst case says of its cell."""
 
 FEWEST_IMAGES = 6
 """Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
@@ -102,7 +110,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """An audit's cells, with the private images (n, c, h, w), their labels (n,) and the ceiling."""
+    """An audit's cells, with the private images (n, c, h, w), their labels (n,) and the ceiling.
+
+    Attributes:
+        utility: what utility.json of `ggl utility` holds; see `with_utility`.
+    """
 
     settings: Mapping[str, object]
     images: Float[Tensor, "n c h w"]
@@ -111,15 +123,29 @@ class Report:
     ceiling: Scores
     cells: Sequence[Cell]
     seconds: float
+    utility: Mapping[str, object] | None = None
+
+    def with_utility(self, source: str | Path | Mapping[str, object]) -> "Report":
+        """Return the report beside what its defenses cost, from a utility.json or its content.
+
+        Raises:
+            InputError: it cannot be read, is not what `ggl utility` writes, or is of another victim.
+        """
+        return replace(self, utility=read_utility(source, str(self.settings["victim"])))
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
         labels = self.labels.tolist()
+        results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
+        worst = worst_case(results)
+        audited = [str(entry["defense"]) for entry in worst]
         return {
             "settings": dict(self.settings),
             "versions": versions(),
             "ceiling": _figures(self.ceiling),
-            "results": [cell.to_dict(self.ceiling, labels) for cell in self.cells],
+            "worst_case": worst,
+            "utility": None if self.utility is None else costs_of(self.utility, audited),
+            "results": results,
             "timing": {
                 "seconds": round(self.seconds, 2),
                 "cells": [round(cell.seconds, 2) for cell in self.cells],
@@ -156,6 +182,28 @@ class Report:
                 for kind, images in cell.images.items()
             }
         return sets
+
+
+def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the headline of every defense, in the order audited: its strongest cell.
+
+    That is, of the cells that leak, if any, then of those that identify, then of the others, the one with
+    the highest leak score.
+
+    Args:
+        results: cells as of `Cell.to_dict`; those of one defense have one name.
+    """
+    strongest: dict[str, Mapping[str, Any]] = {}
+    for cell in results:
+        known = strongest.setdefault(cell["defense"], cell)
+        if _strength(cell) > _strength(known):
+            strongest[cell["defense"]] = cell
+    return [{key: cell[key] for key in HEADLINES} for cell in strongest.values()]
+
+
+def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
+    mean = cell["leak_score"]["mean"]
+    return STRENGTH.get(cell["verdict"], 0), -math.inf if mean is None else mean
 
 
 def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:

@@ -4,7 +4,7 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.registry import Registry
 from ggl.base.weights import sha256
 from ggl.controls import pick_private
+from ggl.costs import read_utility
 from ggl.datasets import load_dataset
 from ggl.defenses import defenses
 from ggl.generators import Prior, load_prior, priors
@@ -29,7 +30,7 @@ from ggl.page import check_page
 from ggl.report import Report
 from ggl.victims import load_victim, victims
 
-__all__ = ["DEMO", "AuditPlan", "describe", "run"]
+__all__ = ["DEMO", "AuditPlan", "check_folder", "describe", "run"]
 
 DEMO: dict[str, Any] = {
     "victim": "lenet",
@@ -48,6 +49,8 @@ LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
 identified: how often the private image ranks first among its decoys; 95 % intervals"""
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
+WORST = "worst case over attackers and strategies"
+WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class AuditPlan:
     precision: str = "float32"
     round: int = 0
     rounds: int = 10_000
+    utility: Path | None = None
 
 
 def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
@@ -87,6 +91,7 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     _prepare_folder(plan.out, resume, overwrite)
     check_page()
+    utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
     new = not plan.out.exists()
     try:
         report = _audit(plan, console)
@@ -98,7 +103,7 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
         if (plan.out / CHECKPOINTS).is_dir():
             console.print("interrupted; the same command with --resume goes on")
         raise
-    result = report.save(plan.out)
+    result = replace(report, utility=utility).save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
     _print(result, plan, console)
 
@@ -115,13 +120,18 @@ def describe(kind: str) -> dict[str, str]:
     return {name: (inspect.getdoc(table[name]) or "").partition("\n")[0] for name in table.names()}
 
 
-def _prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds something else; nothing is created yet."""
+def check_folder(out: Path) -> None:
+    """Refuse a place for results that is no folder or cannot be written to; nothing is created."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise InputError(f"{out}: expected a folder for the results, but {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{out}: expected a folder that can be written to, but {there} cannot")
+
+
+def _prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds another audit; nothing is created yet."""
+    check_folder(out)
     unfinished = (out / CHECKPOINTS).is_dir()
     if resume and not unfinished:
         raise CheckpointError(f"{out}: holds no unfinished run to resume; leave --resume out")
@@ -226,25 +236,40 @@ def _progress(console: Console) -> Iterator[Stage]:
 
 
 def _print(result: Any, plan: AuditPlan, console: Console) -> None:
-    table = Table(title=f"{plan.victim}, {plan.prior}, {plan.images} images, {plan.budget} evaluations")
-    for heading in HEADINGS:
-        table.add_column(heading, no_wrap=heading in INTERVALS)
-    for cell in result["results"]:
-        leak = cell["leak_score"]
-        table.add_row(
-            cell["defense"],
-            cell["attacker"],
-            cell["strategy"],
-            _interval(leak),
-            _interval(cell["identification"]),
-            f"{cell['psnr']['mean']:.1f}",
-            f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
-            cell["verdict"],
-        )
-    console.print(table)
+    title = f"{plan.victim}, {plan.prior}, {plan.images} images, {plan.budget} evaluations"
+    console.print(_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
+    if len(result["worst_case"]) < len(result["results"]):
+        rows = [
+            (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
+            for cell in result["worst_case"]
+        ]
+        console.print(_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in INTERVALS)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _row(cell: Any) -> list[str]:
+    leak = cell["leak_score"]
+    return [
+        cell["defense"],
+        cell["attacker"],
+        cell["strategy"],
+        _interval(leak),
+        _interval(cell["identification"]),
+        f"{cell['psnr']['mean']:.1f}",
+        f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
+        cell["verdict"],
+    ]
 
 
 def _interval(values: dict[str, float | None]) -> str:

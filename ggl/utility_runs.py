@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from ggl.base.weights import write_atomically
 from ggl.datasets import Dataset, load_dataset
 from ggl.federated import Federation
 from ggl.report import versions
-from ggl.runs import LOG_WIDTH
+from ggl.runs import LOG_WIDTH, check_folder
 from ggl.statistics import Interval
 from ggl.utility import Stage, Utility, measure_utility
 from ggl.victims import load_victim
@@ -91,7 +90,9 @@ def run_utility(plan: UtilityPlan) -> None:
         InputError: anything that does not fit, before the first training.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    _check_folder(plan.out)
+    check_folder(plan.out)
+    if (plan.out / RESULT).exists():
+        raise InputError(f"{plan.out}: holds {RESULT} already; choose another folder")
     federation, device = plan.federation(), find_device(plan.device)
     training = load_dataset(plan.data, split="train")
     test = load_dataset(plan.test_data or plan.data, split="test")
@@ -136,17 +137,6 @@ def _result(utilities: Sequence[Utility], settings: Mapping[str, object]) -> dic
         "results": [utility.to_dict() for utility in utilities],
         "timing": {utility.defense: utility.timing() for utility in utilities},
     }
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse a folder that cannot be written to or holds utility.json already; nothing is created yet."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise InputError(f"{out}: expected a folder for the results, but {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{out}: expected a folder that can be written to, but {there} cannot")
-    if (out / RESULT).exists():
-        raise InputError(f"{out}: holds {RESULT} already; choose another folder")
 
 
 @contextmanager

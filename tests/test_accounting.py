@@ -152,13 +152,15 @@ class SeesTheBatch(Defense):
 def test_a_later_part_that_sees_the_batch_voids_the_guarantee():
     composed = Composed([DPSGD(1.0, 2.0), SeesTheBatch()])
     assert refusal(lambda: spend(composed)) == (
-        "defense nosy sees the batch: after it dp-sgd:1,2 guarantees nothing"
+        "defense nosy is given the client, and so may see the batch: after it the guarantee of dp-sgd:1,2 is "
+        "not established"
     )
 
 
 def test_a_private_part_that_is_not_first_gives_no_guarantee():
     composed = Composed([load_defense("prune:0.9"), DPSGD(1.0, 2.0)])
-    assert "gives no DP guarantee" in refusal(lambda: spend(composed))
+    expected = "expected the private defense first, found prune:0.9 before it"
+    assert refusal(lambda: spend(composed)) == expected
 
 
 def refusal(call):

@@ -1,5 +1,6 @@
 """The command line: what it prints, and that bad input ends in one line, code 2, and no trace."""
 
+import importlib
 import io
 import json
 
@@ -88,6 +89,22 @@ def folders_by_name(tmp_path):
     return ["--data", tmp_path / "data"], "named by its labels, 0 to 9, found 'bag'"
 
 
+def utility_of_another_victim(tmp_path):
+    path = tmp_path / "utility.json"
+    figure = {"mean": 0.5, "low": None, "high": None}
+    figures = dict.fromkeys(("accuracy", "accuracy_kept", "undefended_accuracy"), figure)
+    sizes = {"client_bytes": 1.0, "undefended_client_bytes": 1.0}
+    results = [{"defense": "none", **figures, **sizes}]
+    path.write_text(json.dumps({"settings": {"victim": "mlp"}, "results": results}))
+    return ["--utility", path], "utility.json: expected trainings of the audit's victim 'lenet', found 'mlp'"
+
+
+def utility_that_is_an_audit(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"settings": {}, "results": [{"defense": "none"}]}))
+    return ["--utility", path], 'expected "accuracy" of none to be mean, low and high'
+
+
 def victim_of_another_size(in_channels, num_classes, image_size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, num_classes))
 
@@ -126,6 +143,9 @@ BAD = {
         ["--strategy", "turbo", "--budget", 6000],
         "5,?000.*force=1",
     ),
+    "a utility file that is not there": lambda p: (["--utility", p / "no.json"], "no.json: .*cannot be read"),
+    "a utility file of another victim": utility_of_another_victim,
+    "a utility file of an audit": utility_that_is_an_audit,
     "unknown latents": lambda _: (["--latents", "boxx:2"], "did you mean 'box'"),
     "latents without a number": lambda _: (["--latents", "shell"], "expected a number above 0"),
 }
@@ -152,6 +172,7 @@ def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
     assert code == 0
     assert "clip:1" in output
     assert "undecided" in output
+    assert "worst case" not in output
     settings = json.loads((tmp_path / "out" / "result.json").read_text())["settings"]
     assert (settings["victim"], settings["data"]) == ("lenet", "fashion-mnist-heldout")
     before = (tmp_path / "out" / "result.json").read_bytes()
@@ -159,6 +180,35 @@ def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
     assert code == 2
     assert "finished run already" in errors
     assert (tmp_path / "out" / "result.json").read_bytes() == before
+
+
+def test_an_audit_beside_what_ggl_utility_measured_in_the_same_folder(ggl, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("ggl.audit"), "CEILING_BUDGET", 200)
+    random = np.random.default_rng(0)
+    splits = {
+        f"{split}_images": random.integers(0, 255, (20, 8, 8), dtype=np.uint8) for split in ("train", "test")
+    }
+    labels = {f"{split}_labels": np.arange(20) % 2 for split in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **splits, **labels)
+    training = ("--rounds", 2, "--clients", 2, "--batch-size", 5, "--seeds", 2, "--victim", "mlp")
+    settings = ("--data", tmp_path / "data.npz", "--defense", "clip:1.0", *training)
+    out = tmp_path / "out"
+    assert ggl("utility", "--out", out, *settings)[0] == 0
+    measured = (out / "utility.json").read_bytes()
+    audit = ("--victim", "mlp", "--images", 1, "--budget", 16, "--strategy", "random", "--strategy", "cma-es")
+    defenses = ("--defense", "clip:1", "--defense", "sign")
+    code, output, _ = ggl("audit", "--out", out, "--utility", out / "utility.json", *audit, *defenses)
+    assert code == 0
+    table = output[output.index("worst case over attackers and strategies") :]
+    assert [table.count(name) for name in ("clip:1", "sign")] == [1, 1]
+    assert (out / "utility.json").read_bytes() == measured
+    result = json.loads((out / "result.json").read_text())
+    assert result["utility"]["settings"]["rounds"] == 2
+    assert result["utility"]["not_trained"] == ["sign"]
+    (found,) = result["utility"]["results"]
+    trained = next(e for e in json.loads(measured)["results"] if e["defense"] == "clip:1")
+    assert found == {key: trained[key] for key in ("defense", "accuracy", "accuracy_kept", "client_bytes")}
+    assert (out / "report.html").read_text("utf-8").count('id="trade-off-point-') == 1
 
 
 def test_an_unfinished_run_needs_resume_and_resume_needs_one(ggl, tmp_path):

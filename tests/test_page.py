@@ -39,13 +39,16 @@ class Page(HTMLParser):
 
     def __init__(self, content):
         super().__init__()
-        self.open, self.tags, self.texts = [], [], {}
+        self.open, self.tags, self.texts, self.rows = [], [], {}, {}
         self.feed(content)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            for key in self.identities():
+                self.rows.setdefault(key, []).append("")
         if tag not in VOID:
             self.open.append((tag, dict(attributes).get("id")))
 
@@ -56,8 +59,13 @@ class Page(HTMLParser):
         assert self.open.pop()[0] == tag
 
     def handle_data(self, data):
-        for key in {identity for _, identity in self.open if identity}:
+        for key in self.identities():
             self.texts[key] = self.texts.get(key, "") + data
+            if "tr" in [tag for tag, _ in self.open]:
+                self.rows[key][-1] += data
+
+    def identities(self):
+        return {identity for _, identity in self.open if identity}
 
     def text(self, identity):
         return " ".join(self.texts[identity].split())
@@ -110,9 +118,41 @@ def report(*cells):
     )
 
 
-def html(*cells):
+def html(*cells, costs=None):
     made = report(*cells)
+    made = made if costs is None else made.with_utility(costs)
     return render(made, made.to_dict())
+
+
+def interval(mean, reach=0.01):
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": 3}
+
+
+def entry(defense, accuracy):
+    """One defense's figures as `ggl utility` writes them; the undefended accuracy is 0.8."""
+    return {
+        "defense": defense,
+        "accuracy": interval(accuracy),
+        "undefended_accuracy": interval(0.8),
+        "accuracy_kept": interval(accuracy - 0.8),
+        "client_bytes": 54_321.0,
+        "undefended_client_bytes": 60_000,
+    }
+
+
+def utility(*entries):
+    return {"settings": {"victim": "lenet", "clients": 4}, "results": list(entries)}
+
+
+def points(page):
+    start = "trade-off-point-"
+    identities = [attributes.get("id", "") for _, attributes in page.tags]
+    return [identity.removeprefix(start) for identity in identities if identity.startswith(start)]
+
+
+def rows(page, section):
+    """Return the text of every row of a section's tables."""
+    return [" ".join(text.split()) for text in page.rows.get(section, [])]
 
 
 def test_the_page_is_well_formed_self_contained_and_labeled():
@@ -162,6 +202,70 @@ def test_the_summary_judges_each_defense_by_its_strongest_attack():
     )
 
 
+def test_the_worst_case_comes_first_and_names_who_is_behind_each_figure():
+    content = html(
+        cell("none", 0.02, attacker="naive"),
+        cell("prune:0.9", 0.095, attacker="naive"),
+        cell("prune:0.9", 0.05, attacker="adaptive", strategy="adam"),
+    )
+    found = Page(content)
+    assert content.index('id="worst-case"') < content.index('id="results"')
+    head, none, prune = rows(found, "worst-case")
+    assert head.startswith("Cell Defense Attacker strategy Verdict")
+    assert none.startswith("00 none naive cma-es ▲ leaks n = 6 0.88 [")
+    assert prune.startswith("02 prune:0.9 adaptive adam ▲ leaks n = 6 0.50 [")
+    assert "Accuracy" not in head
+    assert "chosen after the fact" in found.text("worst-case")
+    assert "utility" not in found.texts
+    assert points(found) == []
+
+
+def test_one_cell_a_defense_leaves_nothing_to_choose():
+    assert "chosen after the fact" not in Page(html(cell("none", 0.02))).text("worst-case")
+
+
+def test_costs_stand_beside_the_worst_case_and_every_trained_defense_is_a_point():
+    cells = [
+        cell("none", 0.02),
+        cell("prune:0.9", 0.095, attacker="naive"),
+        cell("prune:0.9", 0.05),
+        cell("sign", 0.04),
+        cell("noise:1", 0.5),
+    ]
+    diverged = {**entry("noise:1", 0.1), "client_bytes": None}
+    content = html(*cells, costs=utility(entry("none", 0.8), entry("prune:0.9", 0.755), diverged))
+    found = Page(content)
+    assert points(found) == ["00", "02", "04"]
+    head, none, prune, sign, noise = rows(found, "worst-case")
+    assert head.endswith("Accuracy test, % Kept points Sent kB a round")
+    assert none.endswith("80.0 [79.0, 81.0] 0.0 [−1.0, 1.0] 54.3")
+    assert prune.endswith("75.5 [74.5, 76.5] −4.5 [−5.5, −3.5] 54.3")
+    assert sign.endswith("not trained")
+    assert noise.endswith("undefined")
+    assert "Not trained, and so without a point: sign." in found.text("utility")
+    assert "undefended: 80.0 %" in found.text("utility")
+    assert "Without a leak score" not in found.text("utility")
+    assert [a["id"] for _, a in found.tags if a.get("id") == "trade-off-undefended"]
+    assert "clients4" in found.text("settings")
+    identities = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(identities) == len(set(identities))
+
+
+def test_a_figure_without_intervals_points_or_scores():
+    single = entry("none", 0.8)
+    for key in ("accuracy", "accuracy_kept", "undefended_accuracy"):
+        single[key] = {**single[key], "low": None, "high": None, "n": 1}
+    assert points(Page(html(cell("none", 0.03, n=1), costs=utility(single)))) == ["00"]
+    assert points(Page(html(cell("sign", 0.03), costs=utility(single)))) == []
+    alone = cell("none", 0.02)
+    made = dataclasses.replace(report(alone), ceiling=alone.controls["class mean"]).with_utility(
+        utility(single)
+    )
+    found = Page(render(made, made.to_dict()))
+    assert points(found) == []
+    assert "Without a leak score, and so without a point: none." in found.text("utility")
+
+
 def test_an_attack_that_identifies_is_not_called_no_leak():
     found = cell("prune:0.99", 0.095)
     found = dataclasses.replace(found, attack=dataclasses.replace(found.attack, ranks=np.ones(N, dtype=int)))
@@ -201,16 +305,20 @@ def test_a_leak_score_without_a_mean():
 
 
 def test_hostile_names_are_text():
-    hostile = "<script>alert(1)</script>&\"'$x^$"
-    content = html(cell(hostile, 0.02, strategy="--><img src=x onerror=y>"))
+    hostile = '<script>alert(1)</script>&"\'$x^$ id="b'
+    content = html(
+        cell(hostile, 0.02, strategy="--><img src=x onerror=y>"), costs=utility(entry(hostile, 0.5))
+    )
     found = Page(content)
     assert not found.all("script")
     assert all("onerror" not in image for image in found.all("img"))
     assert hostile in found.text("summary")
+    assert f"00  {hostile}" in found.texts["convergence"]
+    assert hostile in found.text("utility")
 
 
 def test_the_same_report_gives_the_same_bytes_and_changes_nothing():
-    made = report(cell("none", 0.02), cell("clip:4", 0.05))
+    made = report(cell("none", 0.02), cell("clip:4", 0.05)).with_utility(utility(entry("none", 0.8)))
     result = made.to_dict()
     before = json.dumps(result)
     assert render(made, result) == render(made, result)

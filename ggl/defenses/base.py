@@ -1,11 +1,11 @@
 """The contract of a defense: the client's half and the attacker's half."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
@@ -34,6 +34,9 @@ class Defense:
     name: str
 
     attackers: ClassVar[tuple[str, ...]] = ATTACKERS
+
+    rounds: ClassVar[bool] = False
+    """Whether a zero may be a small number rounded: then an earlier defense's zeros can't be told."""
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
         """Return the victim that clients train: itself, or a copy with layers of the defense's own."""
@@ -142,19 +145,27 @@ class Composed(Defense):
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
         """Return the parts' steps in order, without what any of them ignores, by the last one's distance.
 
-        Every mask is read off the same zeros, so that one stands for all; and since an estimated bound is
-        the norm of what was left, an attacker who estimates masks before scaling, and scales every
-        parameter before the whole.
+        Masks become one, of what all of them keep; one that was read off zeros says nothing where a later
+        part rounds. Since an estimated bound is the norm of what was left, an attacker who estimates masks
+        before scaling, and scales every parameter before the whole. Where the gradient was made orthogonal
+        to the true one, nothing but that is left to compare.
         """
         views = [part.adapt(observed, _known(part, attacker), model) for part in self.parts]
-        steps = [step for view in views for step in view.steps]
-        masks = [step for step in steps if isinstance(step, Mask)]
-        steps = [step for step in steps if not isinstance(step, Mask) or step is masks[-1]]
+        distances = [view.distance for view in views if view.distance is not None]
+        if "orthogonal" in distances:
+            return View(observed, distance="orthogonal")
+        steps = [
+            step
+            for k, view in enumerate(views)
+            for step in view.steps
+            if not (isinstance(step, Mask) and any(part.rounds for part in self.parts[k + 1 :]))
+        ]
+        steps = _with_one_mask(steps)
         if attacker != "informed" and all(isinstance(step, Mask | Clip) for step in steps):
             steps.sort(key=_breadth)
         ignored = frozenset().union(*(view.ignored for view in views))
-        distances = [view.distance for view in views if view.distance is not None]
-        return View(observed, tuple(steps), ignored, distances[-1] if distances else None)
+        both = tuple(step for view in views for step in view.both)
+        return View(observed, tuple(steps), ignored, both, distances[-1] if distances else None)
 
     def trial(self, attacker: str) -> Trial:
         usual = super().trial(attacker)
@@ -162,16 +173,28 @@ class Composed(Defense):
         return next((trial for trial in reversed(wanted) if trial != usual), usual)
 
     def size(self, shared: Gradients) -> int:
-        """Return the bytes in the most compact form that any part allows."""
-        return min(part.size(shared) for part in self.parts)
+        """Return the bytes in the form of the last part, after which the numbers are what they are."""
+        return self.parts[-1].size(shared)
 
 
 def _known(part: Defense, attacker: str) -> str:
     return attacker if attacker in part.attackers else "adaptive"
 
 
+def _with_one_mask(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with their masks joined to one, at the last one's place."""
+    masks = [step for step in steps if isinstance(step, Mask)]
+    if len(masks) < 2:
+        return list(steps)
+    keep: dict[str, Tensor] = {}
+    for mask in masks:
+        keep |= {name: keep[name] & kept if name in keep else kept for name, kept in mask.keep.items()}
+    joined = [Mask(keep) if step is masks[-1] else step for step in steps]
+    return [step for step in joined if not any(step is mask for mask in masks)]
+
+
 def _breadth(step: Step) -> int:
     """Return 0 for a mask, 1 for clipping by parameter, 2 for clipping the whole gradient."""
     if not isinstance(step, Clip):
         return 0
-    return 1 if isinstance(step.bound, Mapping) else 2
+    return 2 if step.is_whole else 1

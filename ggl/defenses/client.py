@@ -71,7 +71,7 @@ class Client:
         return self.oracle.observe(self.images, self.labels, seed=self.seed)
 
     def examples(self) -> list[Gradients]:
-        """Return every example's own gradient.
+        """Return every example's own gradient; one that is fitted exactly has a zero one.
 
         Raises:
             InputError: another defense has mixed them already.
@@ -85,7 +85,7 @@ class Client:
             return [self.gradient()]
         pairs = zip(self.images, self.labels, strict=True)
         return [
-            self.oracle.observe(image[None], label[None], seed=self.seed + i)
+            self.oracle.gradient(image[None], label[None], seed=self.seed + i)
             for i, (image, label) in enumerate(pairs)
         ]
 

@@ -4,18 +4,18 @@ import torch
 from torch import nn
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import ADAPTIVE, Defense, number_text
+from ggl.defenses.base import Defense, number_text
 from ggl.defenses.client import Client
 from ggl.defenses.noise import GaussianNoise
-from ggl.defenses.precode import BottleneckDefense, Precode
-from ggl.defenses.pruning import LayerPruning, mask_of_zeros
+from ggl.defenses.precode import LinearBottleneckDefense, Precode
+from ggl.defenses.pruning import LayerPruning
 from ggl.defenses.stochastic import mean_encoders, stochastic_names
-from ggl.gradients import Gradients, View
+from ggl.gradients import Gradients
 
 __all__ = ["PPP"]
 
 
-class PPP(BottleneckDefense):
+class PPP(LinearBottleneckDefense):
     """PRECODE, and noise on or pruning of the gradients before its bottleneck (PPP, arXiv 2208.04767).
 
     The stochastic parameters go out untouched. Give one of `noise` and `prune`.
@@ -65,13 +65,6 @@ class PPP(BottleneckDefense):
         chosen = self._perturbed(gradient, stochastic, client.model)
         changed = self.perturbation.protect(chosen, generator)
         return {name: changed[name] if name in changed else g.clone() for name, g in gradient.items()}
-
-    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
-        """Return PRECODE's view; who adapts to the pruning too compares only what it left."""
-        view = super().adapt(observed, attacker, model)
-        if attacker not in ADAPTIVE or model is None or not isinstance(self.perturbation, LayerPruning):
-            return view
-        return View(observed, mask_of_zeros(self._perturbed(observed, view.ignored, model)), view.ignored)
 
     def _perturbed(self, gradient: Gradients, stochastic: frozenset[str], model: nn.Module) -> Gradients:
         """Return the part of a gradient that is perturbed."""

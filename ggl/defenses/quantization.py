@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ggl.base.errors import InputError
 from ggl.defenses.base import Defense
 from ggl.gradients import Gradients, Step, View
-from ggl.gradients.view import global_norm
 
 __all__ = ["QSGD", "LevelUnits", "Sign", "SignSGD", "grid_spacing"]
 
@@ -20,14 +19,13 @@ FIRST_LEVELS, PROBES = 256, 1000
 RESOLVED = 0.1
 """Of a level: the most that a value's own rounding may blur it for a grid to be told."""
 NORM_BYTES = 4
-TINY = 1e-30
-"""Keeps the direction of a zero trial gradient at zero and its derivative finite."""
 
 
 class SignSGD(Defense):
     """Shares the sign of every coordinate, zero where it is zero (signSGD, arXiv 1802.04434)."""
 
     name = "sign"
+    rounds = True
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g.sign() for name, g in gradients.items()}
@@ -72,6 +70,8 @@ class QSGD(Defense):
         norm: "l2", the paper's, or "max", the largest magnitude, as a common code has it.
     """
 
+    rounds = True
+
     def __init__(self, bits: int, *, norm: Literal["l2", "max"] = "l2") -> None:
         if not 1 <= bits <= MAX_BITS:
             raise InputError(f"qsgd: expected from 1 to {MAX_BITS} bits, found {bits}")
@@ -98,9 +98,8 @@ class QSGD(Defense):
 
         A coordinate's error has a standard deviation of up to half its parameter's grid spacing, which
         differs much between parameters, and a zero mean; so both gradients are compared in units of the
-        spacing, see `LevelUnits`. Rounding the trial gradient to the nearest level would be the obvious
-        thing, but under the L2 norm falls far behind the naive attack: most coordinates lie below half a
-        level, and vanish.
+        spacing. Rounding the trial gradient to the nearest level would be the obvious thing, but under the
+        L2 norm falls far behind the naive attack: most coordinates lie below half a level, and vanish.
 
         The spacing is read off the observed values by `grid_spacing`. An informed attacker knows it
         under the max norm (the largest magnitude is on the last level), and under the L2 norm falls back
@@ -111,7 +110,7 @@ class QSGD(Defense):
         spacing = {name: value for name, value in found.items() if value is not None}
         if not spacing or len(spacing) < len(found):
             return View(observed)
-        return View(observed, (LevelUnits(observed, spacing),), distance="l2")
+        return View(observed, both=(LevelUnits(spacing),))
 
     def _spacing(self, g: Tensor, attacker: str) -> float | None:
         if attacker == "informed" and self.norm == "max":
@@ -132,35 +131,14 @@ class QSGD(Defense):
 
 @dataclass(frozen=True)
 class LevelUnits(Step):
-    """Move a trial gradient so that its squared L2 distance to `target` is a cosine distance in level units.
+    """Divide each parameter by its `spacing` over the coarsest one; one without is left as it is."""
 
-    With Wg the gradient g divided by each parameter's `spacing`, and û = u / ‖u‖, the result is
-    t + ‖t‖ (Ŵg - Ŵt) / √2 for the target t, and so ‖result - t‖² = ‖t‖² (1 - cos(Wg, Wt)).
-    Parameters without a spacing, zero ones, are left out of it.
-    """
-
-    target: Mapping[str, Tensor] = field(repr=False)
     spacing: Mapping[str, float]
 
     def apply(self, gradients: Gradients) -> Gradients:
-        """Return the moved gradient."""
-        target = {name: self.target[name].to(g.device, g.dtype) for name, g in gradients.items()}
-        trial, goal = self._direction(gradients), self._direction(target)
-        scale = global_norm(target) / math.sqrt(2)
-        return {
-            name: t + scale * (trial[name] - goal[name]) if name in self.spacing else t
-            for name, t in target.items()
-        }
-
-    def _direction(self, gradients: Gradients) -> Gradients:
+        """Return the gradient in level units, times one number."""
         coarsest = max(self.spacing.values())
-        units = {name: gradients[name] * (coarsest / value) for name, value in self.spacing.items()}
-        square = torch.stack([u.square().sum() for u in units.values()]).sum()
-        return {name: u / square.clamp_min(TINY).sqrt() for name, u in units.items()}
-
-    def to(self, device: torch.device) -> "LevelUnits":
-        """Return the same step on another device."""
-        return LevelUnits({name: t.to(device) for name, t in self.target.items()}, self.spacing)
+        return {name: g * (coarsest / self.spacing.get(name, coarsest)) for name, g in gradients.items()}
 
 
 def grid_spacing(values: Tensor) -> float | None:

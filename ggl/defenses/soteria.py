@@ -26,7 +26,7 @@ class Soteria(Defense):
     here. Exactly ⌊share · features⌋ columns of the weight's gradient go, ties broken by position; the
     bias and all other parameters are shared as they are.
 
-    The attackers "adaptive" and "informed" read the mask off the zeros; "drop" leaves the whole weight out.
+    The attackers "adaptive" and "informed" read the mask off that weight's zeros; "drop" leaves it out.
 
     Args:
         share: of the features, from 0 to below 1.
@@ -53,11 +53,12 @@ class Soteria(Defense):
         return shared
 
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
-        if attacker != "drop":
-            return View(observed, mask_of_zeros(observed))
-        return View(observed, ignored=frozenset({self._dropped(observed, model)}))
+        weight = self._defended(observed, model)
+        if attacker == "drop":
+            return View(observed, ignored=frozenset({weight}))
+        return View(observed, mask_of_zeros({weight: observed[weight]}))
 
-    def _dropped(self, observed: Gradients, model: nn.Module | None) -> str:
+    def _defended(self, observed: Gradients, model: nn.Module | None) -> str:
         """Return the defended weight's name; of the last matrix where there is no model to look into."""
         if model is not None:
             return _weight_of(_linear_layer(model, self.layer))
@@ -65,7 +66,7 @@ class Soteria(Defense):
         wanted = [name for name in matrices if self.layer is None or name == _weight_of(self.layer)]
         if not wanted:
             found = ", ".join(matrices) or "none"
-            raise InputError(f"soteria: expected the weight of a linear layer to drop, found {found}")
+            raise InputError(f"soteria: expected the weight of a linear layer, found {found}")
         return wanted[-1]
 
 

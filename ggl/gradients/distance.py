@@ -83,7 +83,7 @@ def find_distance(name: str) -> Distance:
 
 def plain_distance(gradients: Gradients, view: View, distance: Distance) -> Tensor:
     """Return the distance of a trial gradient to the view's target, steps applied, a scalar."""
-    return _chosen(view, distance).plain(view.apply(gradients), view.compared)
+    return _chosen(view, distance).plain(view.apply(gradients), view.goal)
 
 
 def distance_from_moments(

@@ -108,12 +108,23 @@ class GradientOracle:
             InputError: labels that are out of the model's range or not one an image.
             GradientError: the gradient is zero or not finite.
         """
+        return check_gradient(self.gradient(images, labels, seed=seed), "the victim's gradient")
+
+    def gradient(
+        self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"], *, seed: int = 0
+    ) -> Gradients:
+        """Return what `observe` does, zero or not: a batch that is fitted exactly has nothing to say.
+
+        Raises:
+            InputError: labels that are out of the model's range or not one an image.
+            GradientError: the gradient is not finite.
+        """
         images, labels = images.to(self.device, self.dtype), labels.to(self.device)
         self._check_labels(images, labels)
         draw_noise(self._reference.model, stream_seed(seed, "client"))
         with torch.enable_grad():
             gradients = self._reference.gradient(images, labels)
-        return check_gradient(gradients, "the victim's gradient")
+        return check_finite(gradients, "the victim's gradient")
 
     def score(
         self,

@@ -17,8 +17,10 @@ class Trial:
     """How an attacker makes a trial gradient on a victim that samples; nothing else is affected.
 
     Attributes:
-        draws: noise draws that one trial gradient averages; each costs a forward and backward pass.
-        redrawn: whether every scored population meets new noise. Otherwise all of a search meet the same.
+        draws: noise draws that one trial gradient averages; each costs a forward and backward pass. They
+            are one batch: batch normalization in train mode normalizes them together.
+        redrawn: whether every scored population, those of searches side by side together, meets new
+            noise. Otherwise all of a search meet the same.
         regularized: whether the victim's own penalty is part of the loss.
     """
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -67,6 +68,11 @@ class Clip(Step):
 
     bound: float | Mapping[str, float]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one bound for the whole gradient."""
+        return not isinstance(self.bound, Mapping)
+
     def apply(self, gradients: Gradients) -> Gradients:
         """Return the clipped gradient."""
         if isinstance(self.bound, Mapping):
@@ -88,12 +94,14 @@ class View:
         target: the observed gradient.
         steps: applied in order to a trial gradient; at most one is a mask.
         ignored: parameters that are left out of the comparison, after the steps.
+        both: applied after that, in order, to the trial gradient and to the target alike.
         distance: the one that this view is compared by, whatever the attack's; None for the attack's.
     """
 
     target: Gradients
     steps: tuple[Step, ...] = ()
     ignored: frozenset[str] = field(default=frozenset())
+    both: tuple[Step, ...] = ()
     distance: str | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +118,7 @@ class View:
     @property
     def takes_moments(self) -> bool:
         """Whether norms and inner products are enough for the steps."""
-        return all(isinstance(step, Mask | Clip) for step in self.steps)
+        return not self.both and all(isinstance(step, Mask | Clip) for step in self.steps)
 
     @property
     def needs_whole_norm(self) -> bool:
@@ -120,24 +128,27 @@ class View:
     @property
     def needs_ignored(self) -> bool:
         """Whether ignored parameters enter all the same: by the norm of the whole gradient."""
-        return any(isinstance(step, Clip) and isinstance(step.bound, float) for step in self.steps)
+        return any(isinstance(step, Clip) and step.is_whole for step in self.steps)
 
-    @property
-    def compared(self) -> Gradients:
-        """The part of the target that is compared."""
-        return self.without_ignored(self.target)
-
-    def without_ignored(self, gradients: Gradients) -> Gradients:
-        """Return a gradient without the ignored parameters."""
-        return {name: g for name, g in gradients.items() if name not in self.ignored}
+    @cached_property
+    def goal(self) -> Gradients:
+        """What the attacker compares of the target."""
+        return self._compared(self.target)
 
     def apply(self, gradients: Gradients) -> Gradients:
         """Return what the attacker compares of a trial gradient."""
         for step in self.steps:
             gradients = step.apply(gradients)
-        return self.without_ignored(gradients)
+        return self._compared(gradients)
+
+    def _compared(self, gradients: Gradients) -> Gradients:
+        gradients = {name: g for name, g in gradients.items() if name not in self.ignored}
+        for step in self.both:
+            gradients = step.apply(gradients)
+        return gradients
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "View":
         """Return the same view on another device, its target of another dtype."""
         target = {name: g.to(device, dtype) for name, g in self.target.items()}
-        return replace(self, target=target, steps=tuple(step.to(device) for step in self.steps))
+        steps, both = (tuple(step.to(device) for step in part) for part in (self.steps, self.both))
+        return replace(self, target=target, steps=steps, both=both)

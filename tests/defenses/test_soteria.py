@@ -279,6 +279,7 @@ def test_the_mask_is_read_off_the_zeros(attacker):
     view = Soteria(0.5).view(shared, attacker, client.model)
     (mask,) = view.steps
     assert isinstance(mask, Mask)
+    assert set(mask.keep) == {"5.weight"}
     assert torch.equal(mask.keep["5.weight"], shared["5.weight"] != 0)
     assert same(view.apply(client.gradient()), shared)
     assert Soteria(0.5).view(shared, "naive", client.model).steps == ()
@@ -295,5 +296,5 @@ def test_drop_leaves_the_layers_weight_out(layer):
 
 
 def test_drop_without_a_matrix_is_refused():
-    with pytest.raises(InputError, match="expected the weight of a linear layer to drop, found none"):
+    with pytest.raises(InputError, match="expected the weight of a linear layer, found none"):
         Soteria(0.5).view({"bias": torch.ones(3)}, "drop")
