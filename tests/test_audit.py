@@ -1,5 +1,7 @@
 """An audit of real images: what leaks, what does not, and that a kill changes nothing."""
 
+import copy
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import torch
 import ggl
 from ggl.base.errors import GradientError, InputError, UnknownNameError
 from ggl.controls import pick_private
+from ggl.gradients import Step, View
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +190,88 @@ def test_an_attacker_that_a_defense_does_not_know_is_adaptive_to_it(audited, vic
     report = audited(victim, defenses=["prune:0.9", "soteria:0.8"], attackers=["drop"])
     assert attackers_of(report, "prune:0.9") == ["adaptive"]
     assert attackers_of(report, "soteria:0.8") == ["drop"]
+
+
+def test_a_noise_client_has_no_memory_of_its_sibling(audited, victim):
+    """Top-k would send what the sibling's residual holds."""
+    met = []
+
+    class Remembers(ggl.Defense):
+        name = "remembers"
+
+        def share(self, client, generator):
+            met.append(dict(client.memory))
+            client.memory["seen"] = client.gradient()
+            return client.gradient()
+
+    audited(victim, defenses=[Remembers()])
+    assert met
+    assert not any(met)
+
+
+class Odd(torch.nn.Linear):
+    """A layer that the layerwise backend does not know."""
+
+
+class WithOddLayer(ggl.Defense):
+    name = "odd"
+
+    def wrap(self, victim, seed=0):
+        wrapped = copy.deepcopy(victim)
+        odd = Odd(wrapped.fc.in_features, wrapped.fc.out_features)
+        odd.load_state_dict(wrapped.fc.state_dict())
+        wrapped.fc = odd
+        return wrapped
+
+    def protect(self, gradients, generator):
+        return dict(gradients)
+
+
+@pytest.mark.filterwarnings("ignore:scoring by the vmap backend")
+def test_every_wrapped_victim_gets_the_backend_that_was_asked_for(audited, victim):
+    report = audited(victim, defenses=["none", WithOddLayer()])
+    losses = [[image["loss"] for image in cell_of(report, d, "adaptive")["images"]] for d in ("none", "odd")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(Step):
+    by: torch.Tensor
+
+    def apply(self, gradients):
+        return {name: g + self.by.sum() for name, g in gradients.items()}
+
+
+class Shifted(ggl.Defense):
+    """Its informed attacker differs from the adaptive one in the middle of a large tensor."""
+
+    name = "shifted"
+
+    def protect(self, gradients, generator):
+        return dict(gradients)
+
+    def adapt(self, observed, attacker, model):
+        by = torch.zeros(5000)
+        by[2500] = attacker == "informed"
+        return View(observed, (Shift(by),))
+
+
+class Doubled(ggl.Defense):
+    """Its attacker changes the target alone."""
+
+    name = "doubled"
+
+    def protect(self, gradients, generator):
+        return {name: 2 * g for name, g in gradients.items()}
+
+    def adapt(self, observed, attacker, model):
+        return View({name: g / 2 for name, g in observed.items()})
+
+
+def test_attackers_that_differ_in_a_tensor_alone_are_two(audited, victim):
+    report = audited(victim, defenses=[Shifted(), Doubled()], attackers=["naive", "adaptive", "informed"])
+    assert attackers_of(report, "shifted") == ["naive", "adaptive", "informed"]
+    assert attackers_of(report, "doubled") == ["naive", "adaptive"]
 
 
 def test_the_round_reaches_the_defense(audited, victim):

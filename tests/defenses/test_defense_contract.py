@@ -6,9 +6,10 @@
 import pytest
 import torch
 
+import ggl
 from ggl.base.errors import InputError, UnknownNameError
-from ggl.defenses import ATTACKERS, Composed, defenses, load_defense
-from ggl.gradients import Clip, Mask
+from ggl.defenses import ATTACKERS, Client, Composed, defenses, load_defense
+from ggl.gradients import Clip, GradientOracle, Mask
 
 PARAMETERS = {
     "none": "",
@@ -283,3 +284,57 @@ def test_parts_of_a_composition_draw_one_after_the_other():
 def test_a_defense_is_loaded_as_it_is():
     defense = load_defense("clip:2")
     assert load_defense(defense) is defense
+
+
+def scores_of_images(name, attacker="adaptive", private=0, candidates=20):
+    """Return distances of same-class images' gradients, the private one's first, on LeNet."""
+    data = ggl.load_dataset("fashion-mnist-heldout")
+    images = data.images[data.labels == 5][private : private + candidates]
+    label = torch.tensor([5])
+    oracle = GradientOracle(
+        ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=0), backend="layerwise"
+    )
+    defense = load_defense(name)
+    client = Client(oracle, images[:1], label)
+    shared = defense.share(client, torch.Generator().manual_seed(private))
+    return oracle.score(images, label, defense.view(shared, attacker, oracle.model), "cosine")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("prune:0.9+qsgd:2", "qsgd:2+clip-layer:0.1", "qsgd:2+prune:0.5", "prune:0.9+sign"),
+        *("orthogonal:2+qsgd:2", "qsgd:2+orthogonal:2", "clip:1+noise:0.01+prune:0.9"),
+        *("prune:0.5+soteria:0.5", "soteria:0.5+prune:0.5"),
+    ],
+)
+def test_who_adapts_to_a_composition_is_no_worse_than_naive(name):
+    """Mean share of same-class images that match better than the private one, over four of these."""
+    shares = {
+        attacker: sum(
+            (scores[1:] < scores[0]).float().mean().item()
+            for scores in (scores_of_images(name, attacker, private) for private in range(4))
+        )
+        / 4
+        for attacker in ("naive", "adaptive")
+    }
+    assert shares["adaptive"] <= shares["naive"] + 0.05
+
+
+def test_masks_of_several_parts_become_what_all_of_them_keep():
+    defense = load_defense("soteria:0.5+prune:0.5")
+    oracle = GradientOracle(ggl.load_victim("mlp", in_channels=1, num_classes=4, image_size=8, seed=0))
+    image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    shared = defense.share(Client(oracle, image, torch.tensor([1])), torch.Generator())
+    (mask,) = defense.view(shared, "adaptive", oracle.model).steps
+    assert set(mask.keep) == set(shared)
+    assert all(torch.equal(mask.keep[name], g != 0) for name, g in shared.items())
+
+
+def test_a_composition_is_as_large_as_its_last_form():
+    g = gradient()
+    dense = protect("noise:0.1", g)
+    assert load_defense("sign+noise:0.1").size(dense) == load_defense("noise:0.1").size(dense)
+    assert load_defense("clip:1+sign").size(protect("sign", g)) == load_defense("sign").size(
+        protect("sign", g)
+    )
