@@ -205,7 +205,8 @@ class _Audit:
             for attacker in _distinct(defense, oracle, searching, shared["private"], self.distance):
                 started = time.monotonic()
                 results = self.attack(defense, oracle, strategy, attacker, every)
-                yield self._cell(defense, strategy, attacker, shared, results, passive, started)
+                cell = self._cell(defense, strategy, attacker, shared, results, passive, started)
+                yield replace(cell, passes=defense.trial(attacker).draws if oracle.is_sampled else 1)
         if ANALYTIC in asked and layer is not None:
             started = time.monotonic()
             results = self.solve(defense, oracle, layer, every)

@@ -53,6 +53,7 @@ class Cell:
         images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
         labels_recovered: how often iDLG reads the label off the defended gradient.
         results: the searches behind `images`.
+        passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
     """
 
     defense: str
@@ -64,6 +65,7 @@ class Cell:
     labels_recovered: Interval
     results: Mapping[str, Sequence[SearchResult]]
     seconds: float
+    passes: int = 1
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
@@ -102,6 +104,7 @@ class Cell:
             },
             "label_recovery": self.labels_recovered.to_dict(),
             "evaluations": self.results["private"][0].evaluations,
+            "passes_per_evaluation": self.passes,
             "backward_passes": self.results["private"][0].backward_passes,
             "images": _per_image(self.attack, self.results["private"], labels),
             "curve": {"evaluations": evaluations.tolist(), "loss": losses.tolist()},

@@ -167,6 +167,13 @@ def test_all_is_every_attacker_that_differs(audited, mlp):
     assert attackers_of(report, "precode:16,beta=0.001") == sampled
 
 
+def test_a_cell_says_how_many_passes_an_evaluation_took(audited, victim):
+    report = audited(victim, defenses=["none", "cvb:3,channels=4"], attackers=["ignore", "expectation"])
+    passes = {(cell.defense, cell.attacker): cell.passes for cell in report.cells}
+    name = ggl.load_defense("cvb:3,channels=4").name
+    assert passes == {("none", "adaptive"): 1, (name, "ignore"): 1, (name, "expectation"): 4}
+
+
 def test_the_analytic_attacker_breaks_precode_where_a_linear_layer_comes_first(audited, mlp):
     """And a noise gradient gives it nothing."""
     report = audited(mlp, defenses=["precode"], attackers=["naive", "analytic"])
