@@ -52,6 +52,9 @@ ATTACKERS = {
 }
 """Attackers of defenses that are met by others than the naive and the adaptive one."""
 
+ON_MLP = {"precode": ("naive", "ignore", "adaptive", "analytic")}
+"""Defenses that are attacked on the MLP too, where the first layer's gradient gives the image away."""
+
 SEEDS = (0, 1, 2)
 FEDERATION = Federation(clients=4, rounds=300, batch_size=8, learning_rate=0.02)
 LEARNING_RATES = {"sign": 0.0005}
@@ -76,19 +79,24 @@ class Trained:
     gradient_seconds: float
 
 
-def audit_defense(name: str) -> list[dict[str, Any]]:
+def rows_of(name: str, victim: str = VICTIM) -> str:
+    """Return the name that a defense's cells go by."""
+    return name if victim == VICTIM else f"{name}, {victim}"
+
+
+def audit_defense(name: str, victim: str = VICTIM) -> list[dict[str, Any]]:
     """Return the cells of one defense."""
     torch.set_num_threads(1)
     data = load_dataset(HELDOUT)
     rows = pick_private(data.labels, IMAGES, SEED)
     report = ggl.audit(
-        load_victim(VICTIM, in_channels=1, num_classes=10, image_size=32, seed=SEED),
+        load_victim(victim, in_channels=1, num_classes=10, image_size=32, seed=SEED),
         data.images[rows],
         data.labels[rows],
         prior=ggl.load_prior(PRIOR),
         defenses=[name],
         strategies=STRATEGIES,
-        attackers=ATTACKERS.get(name, ("naive", "adaptive")),
+        attackers=(ATTACKERS if victim == VICTIM else ON_MLP).get(name, ("naive", "adaptive")),
         budget=BUDGET,
         seed=SEED,
     )
@@ -145,9 +153,15 @@ def read_utility() -> list[Trained]:
         return [Trained(**{k: readers[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]
 
 
+def planned() -> dict[str, tuple[str, str]]:
+    """Return every defense with the victim it is attacked on, by the name that its cells go by."""
+    pairs = [*((name, VICTIM) for name in DEFENSES), *((name, "mlp") for name in ON_MLP)]
+    return {rows_of(*pair): pair for pair in pairs}
+
+
 def write_leaks(leaks: Mapping[str, Any]) -> None:
-    """Write the cells, in the order of `DEFENSES`."""
-    ordered = {name: leaks[name] for name in DEFENSES if name in leaks}
+    """Write the cells, in the order of the plan."""
+    ordered = {name: leaks[name] for name in planned() if name in leaks}
     write_atomically(LEAKS, (json.dumps(ordered, indent=1) + "\n").encode())
 
 
@@ -166,7 +180,7 @@ def run(workers: int, path: str) -> None:
     trained = {(row.defense, row.seed) for row in utility}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         audits: dict[Future[Any], str] = {
-            pool.submit(audit_defense, name): name for name in DEFENSES if name not in leaks
+            pool.submit(audit_defense, *pair): name for name, pair in planned().items() if name not in leaks
         }
         trainings: list[Future[Any]] = [
             pool.submit(train_defense, name, seed, path)
