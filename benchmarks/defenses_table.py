@@ -37,9 +37,9 @@ HEADER = f"""\
 
 Made by `python benchmarks/defenses.py --data PATH`, then `python benchmarks/defenses_table.py`; the settings
 are in the first of the two. LeNet unless it says MLP, embedded prior, {IMAGES} images, one image a gradient,
-cosine distance, {BUDGET} evaluations a search. A cell is the leak score (0: what the class alone gives away, 1: all that the
-prior can say) with its 95 % interval, how many of {IMAGES} private images rank first of a hundred, and a
-letter: **L** leaks, **I** identifies, - no leak shown.
+cosine distance, {BUDGET} evaluations a search. A cell is the leak score (0: what the class alone gives away,
+1: all that the prior can say) with its 95 % interval, how many of {IMAGES} private images rank first of a
+hundred, and a letter: **L** leaks, **I** identifies, - no leak shown.
 
 Accuracy: the same LeNet after {FEDERATION.rounds} rounds of {FEDERATION.clients} clients with
 {FEDERATION.batch_size} images each on Fashion-MNIST (IID), {len(SEEDS)} seeds unless it says otherwise;

@@ -1,31 +1,19 @@
 """The example of docs/add-a-defense.md is a defense that keeps the contract."""
 
-import importlib
-import re
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from documented import example_module
 
 import ggl
 from ggl.base.errors import InputError
 from ggl.controls import pick_private
 from ggl.defenses import Client, defenses
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-a-defense.md"
-
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """The page's code as the module `mydefense`; its registration is undone."""
-    monkeypatch.setattr(defenses, "_entries", dict(defenses._entries))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    (tmp_path / "mydefense.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("mydefense")
-    yield
-    del sys.modules["mydefense"]
+    with example_module("add-a-defense.md", "mydefense", defenses, monkeypatch, tmp_path):
+        yield
 
 
 @pytest.mark.parametrize("name", ["random-mask:0.25", "mydefense:RandomMask:0.25"])

@@ -1,31 +1,20 @@
 """The example of docs/add-a-strategy.md is a strategy that keeps the contract."""
 
-import importlib
-import re
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from documented import example_module
 
 import ggl
 from ggl.base.errors import InputError
 from ggl.optimizers import load_strategy, strategies
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-a-strategy.md"
 DIM = 16
 
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """The page's code as the module `mysearch`; its registration is undone."""
-    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    (tmp_path / "mysearch.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("mysearch")
-    yield
-    del sys.modules["mysearch"]
+    with example_module("add-a-strategy.md", "mysearch", strategies, monkeypatch, tmp_path):
+        yield
 
 
 def load(specification, seed=0):

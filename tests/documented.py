@@ -1,0 +1,22 @@
+"""The code of a documentation page as a module, to be tested as a reader would use it."""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PAGES = Path(__file__).parents[1] / "docs"
+
+
+@contextmanager
+def example_module(page, module, registry, monkeypatch, folder) -> Iterator[None]:
+    """Import the page's one Python block as `module`; its registration is undone."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    (code,) = re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S)
+    (folder / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module(module)
+    yield
+    del sys.modules[module]
