@@ -35,7 +35,7 @@ class Defense:
 
     attackers: ClassVar[tuple[str, ...]] = ATTACKERS
 
-    rounds: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     """Whether a zero may be a small number rounded: then an earlier defense's zeros can't be told."""
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
@@ -158,7 +158,7 @@ class Composed(Defense):
             step
             for k, view in enumerate(views)
             for step in view.steps
-            if not (isinstance(step, Mask) and any(part.rounds for part in self.parts[k + 1 :]))
+            if not (isinstance(step, Mask) and any(part.quantizes for part in self.parts[k + 1 :]))
         ]
         steps = _with_one_mask(steps)
         if attacker != "informed" and all(isinstance(step, Mask | Clip) for step in steps):

@@ -87,7 +87,9 @@ class LinearBottleneckDefense(BottleneckDefense):
             return super().adapt(observed, attacker, model)
         layers = sampled_layers(self.wrapped(model)).items()
         name = next(name for name, layer in layers if isinstance(layer, VariationalBottleneck))
-        return View(observed, both=(LinearInput(f"{name}.mean"),), distance="l2")
+        layer = f"{name}.mean"
+        ignored = observed.keys() - {f"{layer}.weight", f"{layer}.bias"}
+        return View(observed, ignored=frozenset(ignored), both=(LinearInput(layer),), distance="l2")
 
     def trial(self, attacker: str) -> Trial:
         return Trial() if attacker in ADAPTIVE else super().trial(attacker)

@@ -25,7 +25,7 @@ class SignSGD(Defense):
     """Shares the sign of every coordinate, zero where it is zero (signSGD, arXiv 1802.04434)."""
 
     name = "sign"
-    rounds = True
+    quantizes = True
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g.sign() for name, g in gradients.items()}
@@ -70,7 +70,7 @@ class QSGD(Defense):
         norm: "l2", the paper's, or "max", the largest magnitude, as a common code has it.
     """
 
-    rounds = True
+    quantizes = True
 
     def __init__(self, bits: int, *, norm: Literal["l2", "max"] = "l2") -> None:
         if not 1 <= bits <= MAX_BITS:

@@ -54,39 +54,14 @@ class Layerwise:
         for view, count in zip(views, counts, strict=True):
             rows = slice(start, start + count)
             parts = {name: f[rows] for name, f in factors.items()}
-            measure = self._by_moments if view.takes_moments else self._by_building
-            scores.append(measure(parts, view, count, distance))
+            names = [name for name in self.names if view.needs_ignored or name not in view.ignored]
+            if view.takes_moments:
+                moments = self._moments(parts, view, names, count)
+                scores.append(distance_from_moments(moments, view, names, distance))
+            else:
+                scores.append(_by_building(parts, view, names, count, distance))
             start += count
         return torch.cat(scores)
-
-    def _by_building(
-        self, factors: dict[str, Factors], view: View, count: int, distance: Distance
-    ) -> Float[Tensor, " n"]:
-        """Measure whole gradients, a few candidates' at a time."""
-        sizes = [view.target[name].numel() for name in self.names]
-        block = max(1, BUILT_ELEMENTS // sum(sizes))
-
-        def measure(gradients: Gradients) -> Tensor:
-            return plain_distance(gradients, view, distance)
-
-        scores = []
-        for start in range(0, count, block):
-            rows = slice(start, min(count, start + block))
-            built = {
-                name: factors[name][rows].build()
-                if name in factors
-                else view.target[name].new_zeros((rows.stop - start, *view.target[name].shape))
-                for name in self.names
-            }
-            scores.append(vmap(measure)(built))
-        return torch.cat(scores)
-
-    def _by_moments(
-        self, factors: dict[str, Factors], view: View, count: int, distance: Distance
-    ) -> Float[Tensor, " n"]:
-        """Measure by inner products and norms alone."""
-        names = [name for name in self.names if view.needs_ignored or name not in view.ignored]
-        return distance_from_moments(self._moments(factors, view, names, count), view, names, distance)
 
     def _moments(self, factors: dict[str, Factors], view: View, names: Sequence[str], count: int) -> Moments:
         mask = view.mask
@@ -176,6 +151,28 @@ def _layers_with_parameters(model: nn.Module) -> dict[nn.Module, str]:
         seen |= set(own)
         layers[module] = name
     return layers
+
+
+def _by_building(
+    factors: dict[str, Factors], view: View, names: Sequence[str], count: int, distance: Distance
+) -> Float[Tensor, " n"]:
+    """Measure gradients that are built, a few candidates' at a time."""
+    block = max(1, BUILT_ELEMENTS // sum(view.target[name].numel() for name in names))
+
+    def measure(gradients: Gradients) -> Tensor:
+        return plain_distance(gradients, view, distance)
+
+    scores = []
+    for start in range(0, count, block):
+        rows = slice(start, min(count, start + block))
+        built = {
+            name: factors[name][rows].build()
+            if name in factors
+            else view.target[name].new_zeros((rows.stop - start, *view.target[name].shape))
+            for name in names
+        }
+        scores.append(vmap(measure)(built))
+    return torch.cat(scores)
 
 
 def _masked_square(factors: Factors, name: str, mask: Mask) -> Tensor:

@@ -127,8 +127,10 @@ class View:
 
     @property
     def needs_ignored(self) -> bool:
-        """Whether ignored parameters enter all the same: by the norm of the whole gradient."""
-        return any(isinstance(step, Clip) and step.is_whole for step in self.steps)
+        """Whether ignored parameters enter all the same: in a step on the whole gradient."""
+        return not all(
+            isinstance(step, Mask) or (isinstance(step, Clip) and not step.is_whole) for step in self.steps
+        )
 
     @cached_property
     def goal(self) -> Gradients:
