@@ -4,8 +4,8 @@ Sampling makes the gradients of the bottleneck and of every later layer stochast
 them never converges. Their attackers: "naive" redraws the noise all the time and matches the
 cross-entropy's gradient, as the defenses' own papers do; "matched" adds the penalty; "expectation" averages
 4 draws that stay the same for a whole search; "ignore", published with CVB, is "matched" with the stochastic
-parameters left out. "adaptive" joins these three against CVB. Against a linear bottleneck it does better:
-the gradients of the μ encoder's weight and bias give away what that encoder read, whatever was drawn.
+parameters left out, and is what "adaptive" does to CVB. Against a linear bottleneck "adaptive" does better: the
+gradients of the μ encoder's weight and bias give away what that encoder read, whatever was drawn.
 """
 
 import math
@@ -73,9 +73,7 @@ class BottleneckDefense(Defense):
     def trial(self, attacker: str) -> Trial:
         if attacker == "naive":
             return Trial(redrawn=True, regularized=False)
-        if attacker in ("matched", "ignore"):
-            return Trial(redrawn=True)
-        return Trial(draws=DRAWS)
+        return Trial(draws=DRAWS) if attacker == "expectation" else Trial(redrawn=True)
 
 
 class LinearBottleneckDefense(BottleneckDefense):
