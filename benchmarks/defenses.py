@@ -38,7 +38,15 @@ IMAGES, BUDGET, SEED = 10, 500, 0
 STRATEGIES = ("cma-es", "adam")
 DEFENSES = (
     *("none", "noise:0.1", "noise:1", "laplace:0.1", "clip:1", "clip-layer:0.1"),
-    *("prune:0.9", "prune:0.99", "prune-global:0.99", "top-k:0.01", "sign", "qsgd:2", "qsgd:2,norm=max"),
+    *(
+        "prune:0.9",
+        "prune:0.99",
+        "prune-global:0.99",
+        "top-k:0.01,momentum=0",
+        "sign",
+        "qsgd:2",
+        "qsgd:2,norm=max",
+    ),
     *("soteria:0.8", "outpost", "orthogonal"),
     *("precode", "cvb", "ppp:noise=0.1", "ppp:prune=0.9"),
     *("dp-sgd:4,0.5", "fed-cdp:4,0.5", "dynamic-dp:linear", "clip:4+noise:0.1+prune:0.9"),

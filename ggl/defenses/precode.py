@@ -4,7 +4,7 @@ Sampling makes the gradients of the bottleneck and of every later layer stochast
 them never converges. Their attackers: "naive" redraws the noise all the time and matches the
 cross-entropy's gradient, as the defenses' own papers do; "matched" adds the penalty; "expectation" averages
 4 draws that stay the same for a whole search; "ignore", published with CVB, is "matched" with the stochastic
-parameters left out, and is what "adaptive" does to CVB. Against a linear bottleneck "adaptive" does better: the
+parameters left out, and is what "adaptive" does to CVB. To a linear bottleneck "adaptive" does worse: the
 gradients of the μ encoder's weight and bias give away what that encoder read, whatever was drawn.
 """
 
