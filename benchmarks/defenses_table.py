@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ggl.audit import ANALYTIC, CLOSED_FORM
+from ggl.attackers import ANALYTIC
+from ggl.audit import CLOSED_FORM
 from ggl.base.weights import write_atomically
 from ggl.benchmarks.defenses import (
     BUDGET,

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ggl.analytic import find_first_linear, first_linear_fits
 from ggl.attack import Target, attack_many, invert
+from ggl.attackers import ANALYTIC, attackers_asked, check_attackers, distinct_attackers
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
-from ggl.base.registry import unknown_name
 from ggl.controls import Decoys, choose_decoys, class_means, noise_gradient, prior_samples
 from ggl.datasets import load_dataset
-from ggl.defenses import ATTACKERS, Client, Defense, load_defense
+from ggl.defenses import Client, Defense, load_defense
 from ggl.generators import Prior
-from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
+from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
 from ggl.labels import infer_label
@@ -42,8 +42,8 @@ CEILING_BUDGET = 2000
 PRIOR_DRAWS = 8
 """Samples of the prior whose errors are averaged for each private image."""
 
-ALL, ANALYTIC = "all", "analytic"
-"""Attackers of an audit beside those that its defenses know."""
+KINDS = ("private", "sibling", "noise")
+"""What is attacked: each private image, another of its class, and a noise gradient of the same norm."""
 
 CLOSED_FORM = "closed form"
 """Stands in an analytic cell for the strategy: nothing is searched."""
@@ -111,39 +111,36 @@ class _Audit:
         prior = Scores(mean, draws[0].ranks, draws[0].decoys)
         return {"prior": prior, "class mean": self.score(class_means(self.decoys.images))}
 
-    def shared(self, defense: Defense, oracle: GradientOracle) -> dict[str, list[Gradients]]:
-        """Return what clients share: of each private image, of its sibling, and of a noise gradient."""
-        return {
-            kind: [
-                defense.share(client, stream(self.seed, "client", defense.name, kind, i))
-                for i, client in enumerate(clients)
-            ]
-            for kind, clients in self.clients(oracle).items()
-        }
-
-    def clients(self, oracle: GradientOracle) -> dict[str, list[Client]]:
-        """Return the clients of every kind; the noise ones hold a sibling, and nothing of a private image."""
-        private, sibling = (
-            [
-                Client(
-                    oracle,
-                    image[None],
-                    label[None],
-                    seed=stream_seed(self.seed, "client noise", kind, i),
-                    round=self.round,
-                    rounds=self.rounds,
-                )
-                for i, (image, label) in enumerate(zip(images, self.labels, strict=True))
-            ]
-            for kind, images in {"private": self.images, "sibling": self.decoys.siblings}.items()
-        )
-        noise = [
-            replace(other, memory={}).after(
-                noise_gradient(client.gradient(), stream(self.seed, "noise control", i))
-            )
-            for i, (client, other) in enumerate(zip(private, sibling, strict=True))
+    def shared(self, defense: Defense, oracle: GradientOracle, kind: str) -> list[Gradients]:
+        """Return what clients of a kind share, one an image."""
+        return [
+            defense.share(client, stream(self.seed, "client", defense.name, kind, i))
+            for i, client in enumerate(self.clients(oracle, kind))
         ]
-        return {"private": private, "sibling": sibling, "noise": noise}
+
+    def clients(self, oracle: GradientOracle, kind: str) -> list[Client]:
+        """Return clients of private images, of their siblings, or of noise gradients.
+
+        The noise ones hold a sibling, and nothing of a private image but its gradient's norm.
+        """
+        if kind == "noise":
+            pairs = zip(self.clients(oracle, "private"), self.clients(oracle, "sibling"), strict=True)
+            return [
+                sibling.after(noise_gradient(private.gradient(), stream(self.seed, "noise control", i)))
+                for i, (private, sibling) in enumerate(pairs)
+            ]
+        images = self.images if kind == "private" else self.decoys.siblings
+        return [
+            Client(
+                oracle,
+                image[None],
+                label[None],
+                seed=stream_seed(self.seed, "client noise", kind, i),
+                round=self.round,
+                rounds=self.rounds,
+            )
+            for i, (image, label) in enumerate(zip(images, self.labels, strict=True))
+        ]
 
     def attack(
         self,
@@ -196,13 +193,13 @@ class _Audit:
     ) -> Iterator[Cell]:
         """Attack every kind of shared gradient by every attacker and strategy; score what comes out."""
         oracle = self.wrapped(defense)
-        shared = self.shared(defense, oracle)
+        shared = {kind: self.shared(defense, oracle, kind) for kind in KINDS}
         every = [g for group in shared.values() for g in group]
         layer = find_first_linear(oracle.model, self.prior.image_shape)
-        asked = _asked(defense, attackers, solvable=layer is not None)
+        asked = attackers_asked(defense, attackers, solvable=layer is not None)
         searching = [attacker for attacker in asked if attacker != ANALYTIC]
         for strategy in strategies:
-            for attacker in _distinct(defense, oracle, searching, shared["private"], self.distance):
+            for attacker in distinct_attackers(defense, oracle, searching, shared["private"], self.distance):
                 started = time.monotonic()
                 results = self.attack(defense, oracle, strategy, attacker, every)
                 cell = self._cell(defense, strategy, attacker, shared, results, passive, started)
@@ -309,7 +306,7 @@ def audit(
     """
     images, labels = images.cpu(), labels.cpu()
     known = [load_defense(defense) for defense in defenses]
-    _check_attackers(attackers, known)
+    check_attackers(attackers, known)
     find_distance(distance)
     rule = load_latents(prior.latents if latents is None else latents)
     for strategy in strategies:
@@ -350,7 +347,7 @@ def _run(
                 "expected a victim whose first layer is linear with a bias, such as mlp, for the analytic "
                 f"attacker; {type(audit.victim).__name__} has none: leave that attacker out"
             )
-        for g in audit.shared(defense, oracle)["private"]:
+        for g in audit.shared(defense, oracle, "private"):
             check_gradient(g, f"a gradient under {defense.name}")
     ceiling = audit.ceiling()
     passive = audit.passive_controls()
@@ -415,69 +412,3 @@ def _features(victim: nn.Module, device: torch.device) -> Measure | None:
         return None
     features: Any = copy.deepcopy(victim).eval().features
     return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()
-
-
-def _check_attackers(attackers: Sequence[str], defenses: Sequence[Defense]) -> None:
-    known = list(dict.fromkeys([*ATTACKERS, *(a for d in defenses for a in d.attackers), ANALYTIC, ALL]))
-    for attacker in attackers:
-        if attacker not in known:
-            raise unknown_name("attacker", attacker, known)
-
-
-def _asked(defense: Defense, attackers: Sequence[str], *, solvable: bool) -> list[str]:
-    """Return whom a defense meets."""
-    found: list[str] = []
-    for attacker in attackers:
-        if attacker == ALL:
-            found += [*defense.attackers, *([ANALYTIC] if solvable else [])]
-        else:
-            found.append(attacker if attacker in (*defense.attackers, ANALYTIC) else "adaptive")
-    return list(dict.fromkeys(found))
-
-
-def _distinct(
-    defense: Defense,
-    oracle: GradientOracle,
-    attackers: Sequence[str],
-    shared: Sequence[Gradients],
-    distance: str,
-) -> list[str]:
-    """Return the attackers that differ in what they compare or how they try, the first of each kind."""
-    kinds: dict[str, str] = {}
-    for attacker in attackers:
-        views = [_effective(defense.view(g, attacker, oracle.model), g, distance) for g in shared]
-        trial = defense.trial(attacker) if oracle.is_sampled else None
-        kinds.setdefault(repr((views, trial)), attacker)
-    return list(kinds.values())
-
-
-def _effective(view: View, observed: Gradients, distance: str) -> list[object]:
-    """Return what tells views of one observed gradient apart.
-
-    To a cosine a clip of the whole gradient is nothing, unless a step after it is not for scaling.
-    """
-    steps = list(view.steps)
-    compared = view.distance or distance
-    for k in reversed(range(len(steps))):
-        if not isinstance(steps[k], Mask | Clip) or (isinstance(steps[k], Clip) and not _is_whole(steps[k])):
-            break
-        if compared == "cosine" and not view.both and isinstance(steps[k], Clip):
-            del steps[k]
-    moved = {} if all(view.target[name] is g for name, g in observed.items()) else view.target
-    return [*map(_digest, (*steps, *view.both, moved)), sorted(view.ignored), compared]
-
-
-def _is_whole(step: object) -> bool:
-    return isinstance(step, Clip) and step.is_whole
-
-
-def _digest(what: object) -> str:
-    """Return what tells steps apart: their kind and all that they hold, tensors by their bytes."""
-    if isinstance(what, Tensor):
-        return fingerprint({}, [what])
-    if isinstance(what, Mapping):
-        return repr([(name, _digest(part)) for name, part in sorted(what.items())])
-    if is_dataclass(what):
-        parts = {field.name: getattr(what, field.name) for field in fields(what)}
-        return f"{type(what).__qualname__} {_digest(parts)}"
-    return repr(what)

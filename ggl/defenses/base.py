@@ -12,7 +12,7 @@ from ggl.base.registry import unknown_name
 from ggl.defenses.client import Client
 from ggl.gradients import Clip, Gradients, Mask, Step, Trial, View
 
-__all__ = ["ADAPTIVE", "ATTACKERS", "Composed", "Defense", "NoDefense", "number_text"]
+__all__ = ["ADAPTIVE", "ATTACKERS", "Composed", "Defense", "NoDefense", "number_text", "option_text"]
 
 ATTACKERS = ("naive", "adaptive", "informed")
 """What an attacker knows of the defense: nothing, its kind (parameters are estimated from the observed
@@ -101,6 +101,11 @@ def number_text(number: float) -> str:
     """Return the shortest text that reads as `number` again, without the "+" that joins defenses."""
     short = f"{number:g}"
     return (short if float(short) == number else repr(float(number))).replace("e+", "e")
+
+
+def option_text(name: str, value: object) -> str:
+    """Return an option as it stands in a defense's name, nothing where it is None."""
+    return "" if value is None else f",{name}={value}"
 
 
 class NoDefense(Defense):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import Defense, number_text
+from ggl.defenses.base import Defense, number_text, option_text
 from ggl.defenses.client import Client
 from ggl.defenses.noise import GaussianNoise
 from ggl.defenses.precode import LinearBottleneckDefense, Precode
@@ -43,7 +43,7 @@ class PPP(LinearBottleneckDefense):
         self.precode, self.mu = Precode(size, beta=beta, layer=layer), mu
         how = f"noise={number_text(noise)}" if noise is not None else f"prune={number_text(prune or 0.0)}"
         self.name = f"ppp:{how},size={size},beta={number_text(beta)}"
-        self.name += ("" if layer is None else f",layer={layer}") + ("" if mu else ",mu=0")
+        self.name += option_text("layer", layer) + ("" if mu else ",mu=0")
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
         """Return a copy of the victim with PRECODE's bottleneck."""

@@ -17,7 +17,7 @@ from torch import nn
 from ggl.analytic import LinearInput
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
-from ggl.defenses.base import ADAPTIVE, Defense, number_text
+from ggl.defenses.base import ADAPTIVE, Defense, number_text, option_text
 from ggl.defenses.bottleneck import ConvolutionalBottleneck, VariationalBottleneck, layers_holding, put_before
 from ggl.defenses.stochastic import stochastic_names
 from ggl.gradients import Gradients, Trial, View
@@ -105,7 +105,7 @@ class Precode(LinearBottleneckDefense):
     def __init__(self, size: int = 256, *, beta: float = 1e-3, layer: str | None = None) -> None:
         self.bottleneck_size = _count("precode", "size", size)
         self.beta, self.layer = _factor("precode", beta), layer
-        self.name = f"precode:{size},beta={number_text(beta)}" + _option("layer", layer)
+        self.name = f"precode:{size},beta={number_text(beta)}" + option_text("layer", layer)
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
         """Return a copy of the victim with the bottleneck.
@@ -139,7 +139,7 @@ class CVB(BottleneckDefense):
         self.channels = None if channels is None else _count("cvb", "channels", channels)
         self.layer = layer
         self.name = f"cvb:{kernel},beta={number_text(beta)}"
-        self.name += _option("channels", channels) + _option("layer", layer)
+        self.name += option_text("channels", channels) + option_text("layer", layer)
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
         """Return a copy of the victim with the bottleneck.
@@ -198,7 +198,3 @@ def _factor(defense: str, beta: float) -> float:
     if not (beta >= 0 and math.isfinite(beta)):
         raise InputError(f"{defense}: expected beta to be at least 0, found {beta:g}")
     return beta
-
-
-def _option(name: str, value: object) -> str:
-    return "" if value is None else f",{name}={value}"

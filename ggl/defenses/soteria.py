@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import ATTACKERS, Defense, number_text
+from ggl.defenses.base import ATTACKERS, Defense, number_text, option_text
 from ggl.defenses.client import Client
 from ggl.defenses.pruning import mask_of_zeros
 from ggl.gradients import Gradients, View
@@ -39,7 +39,7 @@ class Soteria(Defense):
         if not 0 <= share < 1:
             raise InputError(f"soteria: expected a share from 0 to below 1, found {share:g}")
         self.zeroed, self.layer = share, layer
-        self.name = f"soteria:{number_text(share)}" + ("" if layer is None else f",layer={layer}")
+        self.name = f"soteria:{number_text(share)}" + option_text("layer", layer)
 
     def share(self, client: Client, generator: torch.Generator) -> Gradients:
         gradients = client.gradient()

@@ -73,17 +73,16 @@ def sampled_layers(model: nn.Module) -> dict[str, Sampled]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Sampled)}
 
 
-def draw_noise(model: nn.Module, seed: int, batch: int = 0, *, regularized: bool = True) -> None:
+def draw_noise(model: nn.Module, seed: int, *, regularized: bool = True) -> None:
     """Fix what the model's sampled layers draw from now on: each its own stream of `seed`.
 
     Args:
         model: changed in place.
         seed: of the noise.
-        batch: rows of one candidate; 0 for whatever comes.
         regularized: whether the layers' penalties are part of the loss.
     """
     for name, layer in sampled_layers(model).items():
-        layer.seed, layer.batch, layer.regularized = stream_seed(seed, name), batch, regularized
+        layer.seed, layer.batch, layer.regularized = stream_seed(seed, name), 0, regularized
 
 
 def take_penalties(model: nn.Module, losses: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
