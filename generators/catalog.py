@@ -1,41 +1,50 @@
-"""Priors by name."""
+"""Priors by name: "fashion-dcgan32", "stylegan2:ffhq.pkl,space=w,size=64", "package.module:MyPrior"."""
 
-import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ggl.base.errors import InputError
+from ggl.base.options import build
 from ggl.base.registry import Registry
+from ggl.generators.adopted import adopt
 from ggl.generators.base import Prior
-from ggl.generators.fashion import FashionDCGAN32
+from ggl.generators.biggan import BigGAN
+from ggl.generators.bundled import FashionDCGAN32
+from ggl.generators.dcgan_checkpoint import DCGAN, DigiFace
+from ggl.generators.mobilestylegan import MobileStyleGAN
+from ggl.generators.pretrained_gans import PretrainedGAN
+from ggl.generators.stylegan2 import StyleGAN2
+from ggl.generators.wgan_gp import WGANGP
 
 __all__ = ["load_prior", "priors", "register_prior"]
 
-PriorFactory: TypeAlias = Callable[..., Prior]
-"""A `Prior` class or a function that returns one, from nothing or the text after the name's colon."""
+PriorFactory: TypeAlias = Callable[..., object]
+"""A class, or a function that returns a prior; its annotated parameters are the options."""
 
 priors: Registry[PriorFactory] = Registry("prior", "ggl.priors")
 register_prior = priors.register
 
 register_prior("fashion-dcgan32")(FashionDCGAN32)
+register_prior("biggan-deep")(BigGAN)
+register_prior("stylegan2")(StyleGAN2)
+register_prior("mobilestylegan-ffhq")(MobileStyleGAN)
+register_prior("digiface-dcgan64")(DigiFace)
+register_prior("dcgan")(DCGAN)
+register_prior("wgan-gp")(WGANGP)
+register_prior("pretrained-gan")(PretrainedGAN)
 
 
 def load_prior(specification: str) -> Prior:
-    """Return the prior of "name", "name:parameter" or `package.module:Class`, in eval mode, on the CPU.
+    """Return the prior of "name", "name:value,option=value" or `package.module:Class`.
+
+    It is in eval mode, on the CPU.
+
+    What is no `Prior` but has `latent_dim`, `image_shape` and `decode` is taken as one (`adopt`).
 
     Raises:
-        UnknownNameError: a name that is not registered.
-        InputError: a parameter is missing or superfluous, or what was found is no `Prior`.
+        UnknownNameError: a name or an option that is not known.
+        InputError: an option is missing or of the wrong kind, or what was found is no prior.
         WeightsError: its weights are missing, cut short or altered.
     """
-    factory, parameter = priors.resolve(specification)
-    arguments = [] if parameter is None else [parameter]
-    try:
-        inspect.signature(factory).bind(*arguments)
-    except TypeError as error:
-        wanted = "nothing" if arguments else "a parameter"
-        raise InputError(f"prior {specification!r}: expected {wanted} after the name") from error
-    prior = factory(*arguments)
-    if not isinstance(prior, Prior):
-        raise InputError(f"prior {specification!r}: expected a ggl.Prior, found {type(prior).__name__}")
-    return prior.eval()
+    factory, text = priors.resolve(specification)
+    what = f"prior {specification!r}"
+    return adopt(build(what, factory, text), specification).eval()

@@ -64,6 +64,7 @@ class _Audit:
     decoys: Decoys
     errors: Mapping[str, Measure]
     budget: int
+    ceiling_budget: int
     seed: int
     distance: str
     latents: str
@@ -92,7 +93,7 @@ class _Audit:
             self.images,
             self.labels,
             prior=self.prior,
-            budget=CEILING_BUDGET,
+            budget=self.ceiling_budget,
             seed=self.seed,
             device=self.oracle.device,
             checkpoint=self._checkpoint("ceiling"),
@@ -260,6 +261,7 @@ def audit(
     strategies: Sequence[str] = ("cma-es",),
     attackers: Sequence[str] = ("adaptive",),
     budget: int = 2000,
+    ceiling_budget: int | None = None,
     seed: int = 0,
     decoys: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]] | None = None,
     distance: str = "cosine",
@@ -287,6 +289,8 @@ def audit(
             does not know is "adaptive" to it. "analytic" solves the gradient of a first linear layer for
             the image; "all" is every one that applies. Those that would do the same are one, the first.
         budget: objective evaluations of each search.
+        ceiling_budget: objective evaluations, with gradients, of each inversion of a private image itself;
+            `CEILING_BUDGET` by default. Fewer, for a slow prior, understate what could leak at most.
         seed: of every random draw.
         decoys: images and labels of the same domain, for ranks, siblings and class means; by default
             the prior's own held-out images.
@@ -324,6 +328,7 @@ def audit(
         decoys=choose_decoys(images, labels, pool, pool_labels, seed),
         errors=measures(_features(victim, oracle.device), load_lpips()),
         budget=budget,
+        ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
         seed=seed,
         distance=distance,
         latents=rule.name,
@@ -371,7 +376,7 @@ def _settings(audit: _Audit) -> dict[str, object]:
         "prior": audit.prior.name,
         "images": len(audit.images),
         "budget": audit.budget,
-        "ceiling_budget": CEILING_BUDGET,
+        "ceiling_budget": audit.ceiling_budget,
         "seed": audit.seed,
         "distance": audit.distance,
         "latents": audit.latents,

@@ -1,4 +1,4 @@
-"""The command line: `ggl demo`, `ggl audit`, `ggl utility`, `ggl epsilon`, `ggl list`, `ggl weights`."""
+"""The command line: audits, utility, accounting, priors and their weights."""
 
 import sys
 from enum import StrEnum
@@ -94,6 +94,10 @@ def audit(
         typer.Option(help="repeatable; naive, adaptive, informed, all, ...; default adaptive"),
     ] = None,
     budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 2000,
+    ceiling_budget: Annotated[
+        int | None,
+        typer.Option(help="of each private image's own inversion, 2000 by default; fewer for slow priors"),
+    ] = None,
     images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 10,
     seed: Seed = 0,
     device: Device = "auto",
@@ -129,6 +133,7 @@ def audit(
         out=out,
         images=images,
         budget=budget,
+        ceiling_budget=ceiling_budget,
         seed=seed,
         device=device,
         distance=distance,
@@ -209,7 +214,7 @@ def epsilon(
         delta=delta,
         accountant=accountant.value,
     )
-    print(  # noqa: T201
+    print(
         f"epsilon {spent.epsilon:.4g} at delta {spent.delta:g} by {spent.accountant}, {spent.guarantee}; "
         f"an example's sensitivity is {spent.sensitivity_factor:.4g} clipping bounds"
     )
@@ -221,18 +226,97 @@ def list_names(kind: Kind) -> None:
     from ggl.runs import describe
 
     for name, summary in describe(kind.value).items():
-        print(f"{name:20} {summary}")  # noqa: T201
+        print(f"{name:20} {summary}")
+
+
+@app.command("check-prior")
+def check_prior(
+    prior: Annotated[str, typer.Argument(help="a name of `ggl list priors`, or package.module:MyPrior")],
+) -> None:
+    """Run the contract of a prior on it and say in plain words what is wrong."""
+    from ggl import weight_commands
+
+    weight_commands.check(prior)
+
+
+@app.command("prior-report")
+def prior_report(
+    prior: Annotated[str, typer.Argument(help="a name of `ggl list priors`, or package.module:MyPrior")],
+    out: Annotated[Path, typer.Option(help="folder for prior.json, prior.html and the pictures")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="images to invert, as for audit; NAME=SOURCE names them; may be repeated"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="of the data")] = "test",
+    fit: Annotated[str | None, typer.Option(help="pad, resize or center-crop other shapes")] = None,
+    images: Annotated[int, typer.Option(help="of each set", min=1)] = 10,
+    budget: Annotated[int, typer.Option(help="objective evaluations of each inversion")] = 2000,
+    strategy: Annotated[str, typer.Option(help="that inverts; the audit's ceiling uses adam")] = "adam",
+    labels: Annotated[
+        str, typer.Option(help="of a class-conditional prior: own, nearest, or auto: own where all are valid")
+    ] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Show how good a prior is: samples, interpolations, and how well it inverts given images."""
+    from ggl.prior_runs import PriorPlan, run_prior_report
+
+    run_prior_report(
+        PriorPlan(
+            prior=prior,
+            data=tuple(data or ()),
+            out=out,
+            split=split,
+            fit=fit,
+            images=images,
+            budget=budget,
+            strategy=strategy,
+            labels=labels,
+            seed=seed,
+            device=device,
+        ),
+        resume,
+    )
+
+
+EntryName = Annotated[str, typer.Argument(help="of `ggl weights list`")]
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the catalog: what each entry is, its licence, its size, and whether it is here."""
+    from ggl import weight_commands
+
+    weight_commands.show()
 
 
 @weights_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="lpips-alexnet")]) -> None:
-    """Download weights by name, check their hash, and keep them in the cache folder."""
-    from ggl.base.registry import unknown_name
-    from ggl.lpips import fetch_lpips
+def fetch(name: EntryName) -> None:
+    """Show the licence, download weights by name, check their hash, keep them in the cache folder."""
+    from ggl import weight_commands
 
-    if name != "lpips-alexnet":
-        raise unknown_name("fetchable weights", name, ["lpips-alexnet"])
-    print(fetch_lpips())  # noqa: T201
+    weight_commands.fetch(name)
+
+
+@weights_app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(help="of `ggl weights list`; all that are here without one")
+    ] = None,
+) -> None:
+    """Check the hashes of weights that are here."""
+    from ggl import weight_commands
+
+    weight_commands.verify(name)
+
+
+@weights_app.command()
+def where(name: EntryName) -> None:
+    """Print the folder in which weights lie, or would after fetching them."""
+    from ggl import weight_commands
+
+    weight_commands.where(name)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ggl.report import Cell
 
-__all__ = ["COLORS", "INK", "PAPER", "STYLE", "draw_convergence", "to_svg"]
+__all__ = ["COLORS", "INK", "LINES", "MARKERS", "PAPER", "STYLE", "draw_convergence", "to_svg"]
 
 INK = "#0a0b0c"
 """Stands for the page's text color in a figure, so that it is legible in dark mode."""

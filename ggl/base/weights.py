@@ -18,7 +18,15 @@ from torch import Tensor
 
 from ggl.base.errors import WeightsError
 
-__all__ = ["load_tensors", "load_tensors_and_metadata", "save_tensors", "sha256", "write_atomically"]
+__all__ = [
+    "load_state",
+    "load_tensors",
+    "load_tensors_and_metadata",
+    "save_tensors",
+    "sha256",
+    "tensors_of",
+    "write_atomically",
+]
 
 DAMAGED = (
     ArithmeticError,
@@ -71,6 +79,15 @@ def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dic
         WeightsError: the file is missing, its hash is not `expected_sha256`, it is cut short, or it
             holds anything but tensors (code in it is refused, never run).
     """
+    return tensors_of(path, load_state(path, expected_sha256=expected_sha256))
+
+
+def load_state(path: str | Path, *, expected_sha256: str | None = None) -> object:
+    """Read what a file of weights holds: tensors, and dictionaries of them, beside plain values.
+
+    Raises:
+        WeightsError: as `load_tensors`, but for what a state dict must hold.
+    """
     path = Path(path)
     content = _read(path)
     found = hashlib.sha256(content).hexdigest()
@@ -79,17 +96,14 @@ def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dic
             f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
             "the file was cut short or altered: fetch or install it again"
         )
-    state = (
-        _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path, content)
-    )
-    return _tensors_of(path, state)
+    return _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path, content)
 
 
 def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file, whatever its suffix, with its text metadata; errors as in `load_tensors`."""
     path = Path(path)
     content = _read(path)
-    tensors = _tensors_of(path, _parse_safetensors(path, content))
+    tensors = tensors_of(path, _parse_safetensors(path, content))
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return tensors, dict(header.get("__metadata__", {}))
 
@@ -125,7 +139,12 @@ def _parse_torch(path: Path, content: bytes) -> object:
         raise WeightsError(f"{path}: expected a torch state dict, found a damaged file ({reason})") from error
 
 
-def _tensors_of(path: Path, state: object) -> dict[str, Tensor]:
+def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
+    """Return the tensors of what a file holds, by name, or of its entry `state_dict`.
+
+    Raises:
+        WeightsError: it is no dictionary, is empty, or holds something that is not a tensor.
+    """
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ggl.base.errors import InputError
-from ggl.base.options import parameters_of, read_options
+from ggl.base.options import build
 from ggl.base.registry import Registry
 from ggl.defenses.base import Composed, Defense, NoDefense
 from ggl.defenses.clipping import Clipping, LayerClipping
@@ -64,14 +64,7 @@ def load_defense(specification: str | Defense) -> Defense:
 def _load_one(specification: str) -> Defense:
     factory, text = defenses.resolve(specification)
     what = f"defense {specification!r}"
-    parameters = parameters_of(what, factory)
-    kinds = {name: p.annotation for name, p in parameters.items()}
-    positional = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
-    options = read_options(what, text, kinds, positional)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise InputError(f"{what}: expected a value of {name} after the colon, found none")
-    defense = factory(**options)
+    defense = build(what, factory, text)
     if not isinstance(defense, Defense):
         raise InputError(f"{what}: expected a ggl.Defense, found {type(defense).__name__}")
     return defense

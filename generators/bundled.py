@@ -1,6 +1,5 @@
-"""The embedded prior: a class-conditional DCGAN trained on Fashion-MNIST's training split."""
+"""The bundled priors: class-conditional DCGANs that this project trained, their weights in the package."""
 
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -8,45 +7,52 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ggl.base.weight_files import locate
 from ggl.base.weights import load_tensors
 from ggl.generators.base import Prior
 from ggl.generators.dcgan import Generator
+from ggl.generators.recipes import RECIPES
 
-__all__ = ["FashionDCGAN32"]
-
-LATENT_DIM = 64
-NUM_CLASSES = 10
-WIDTHS = (192, 96, 64, 32)
-SHA256 = "3c9258eae61155fdeef1f655cf9a65f0d98f9f8eca18088342e967e369f2fa20"
+__all__ = ["CIFAR10GAN32", "FashionDCGAN32"]
 
 
-class FashionDCGAN32(Prior):
-    """Clothes, 32 px grey, 10 classes, 64 latent dimensions; bundled, trained by this project (MIT)."""
+class _BundledDCGAN(Prior):
+    """A prior of 32 px by its name in `RECIPES`."""
 
-    name = "fashion-dcgan32"
     licence = "MIT"
-    latent_dim = LATENT_DIM
-    image_shape = (1, 32, 32)
-    num_classes = NUM_CLASSES
-    heldout = "fashion-mnist-heldout"
 
     def __init__(self) -> None:
         super().__init__()
-        path = files("ggl.generators") / "assets" / "fashion-dcgan32.safetensors"
+        recipe = RECIPES[self.name]
+        self.latent_dim, self.num_classes = recipe.latent_dim, recipe.num_classes
+        self.image_shape = (recipe.channels, 32, 32)
         with torch.random.fork_rng(devices=[]):
-            generator = Generator(LATENT_DIM, NUM_CLASSES, self.image_shape[0], WIDTHS)
+            generator = recipe.generator()
         stored = generator.state_dict()
-        weights = load_tensors(str(path), expected_sha256=SHA256)
+        weights = load_tensors(locate(self.name) / f"{self.name}.safetensors")
         generator.load_state_dict({name: weights[name].to(stored[name].dtype) for name in stored})
         self.generator = _folded(generator.eval()).requires_grad_(False)
 
     def decode(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n 1 32 32"]:
-        """Return the images of latents `z` (n, 64) and labels (n,) in [0, 10), in [0, 1]."""
+    ) -> Float[Tensor, "n channels 32 32"]:
+        """Return the images of latents `z` (n, d) and labels (n,) in [0, 10), in [0, 1]."""
         self.check_labels(labels)
         images: Tensor = (self.generator(z, labels) + 1) / 2
         return images
+
+
+class FashionDCGAN32(_BundledDCGAN):
+    """Clothes, 32 px grey, 10 classes, 64 latent dimensions; bundled, trained by this project (MIT)."""
+
+    name = "fashion-dcgan32"
+    heldout = "fashion-mnist-heldout"
+
+
+class CIFAR10GAN32(_BundledDCGAN):
+    """CIFAR-10's classes, 32 px color, 128 latent dimensions; bundled, trained by this project (MIT)."""
+
+    name = "cifar10-gan32"
 
 
 def _folded(generator: Generator) -> Generator:

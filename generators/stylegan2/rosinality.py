@@ -1,0 +1,110 @@
+"""Checkpoints of rosinality/stylegan2-pytorch, renamed to the official tensors.
+
+Facts of that format (its code is MIT; none of it is here), and what each means here:
+
+- Weights of convolutions are (1, out, in, k, k) and act by 1 / sqrt(in · k²), before the norm's ε is
+  added; official ones act as they are. The factor is multiplied in, so that ε weighs the same. That of
+  the image's part is an official one too.
+- Up-convolutions are transposed convolutions of the weight as it is stored, then the FIR filter padded
+  by 1 px, both as in the official file; its filter carries the gain of 4, ours does not.
+- Linear layers store weights and biases over the learning-rate multiplier, as official ones do;
+  modulation biases start at 1 in both.
+- `noises.noise_i` are the constant pictures; old checkpoints have none, and their authors drew new noise
+  for every image: here such a file is decoded without noise.
+- `latent_avg`, beside the networks, is the mean style; training checkpoints have none.
+- All files have the skip architecture, three image channels and no classes; no limit on magnitudes.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ggl.base.errors import WeightsError
+from ggl.base.weights import load_state
+
+__all__ = ["read_rosinality", "to_official"]
+
+
+def read_rosinality(path: str | Path) -> dict[str, Tensor]:
+    """Return the averaged generator of a checkpoint, under official names.
+
+    Raises:
+        WeightsError: the file is missing, damaged, holds code, or is no such checkpoint.
+    """
+    path = Path(path)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training options, plain values
+        state = load_state(path)
+    inner = state.get("g_ema", state) if isinstance(state, dict) else state
+    if not isinstance(inner, dict) or "input.input" not in inner:
+        raise WeightsError(
+            f"{path}: expected a generator 'g_ema' with a tensor 'input.input', found none; "
+            "use a checkpoint of rosinality/stylegan2-pytorch"
+        )
+    tensors = to_official(inner)
+    average = state.get("latent_avg") if isinstance(state, dict) else None
+    if isinstance(average, Tensor):
+        tensors["mapping.w_avg"] = average.reshape(-1)
+    return tensors
+
+
+def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a generator's state dict under official names and in official shapes.
+
+    Raises:
+        WeightsError: a tensor is missing.
+    """
+    state = _Tensors(state)
+    tensors = {"synthesis.b4.const": state["input.input"][0]}
+    depth = 1
+    while f"style.{depth}.weight" in state:
+        for part in ("weight", "bias"):
+            tensors[f"mapping.fc{depth - 1}.{part}"] = state[f"style.{depth}.{part}"]
+        depth += 1
+    tensors |= _convolution(state, "conv1", "synthesis.b4.conv1", 0) | _to_rgb(state, "to_rgb1", 4)
+    i, size = 0, 8
+    while f"to_rgbs.{i}.conv.weight" in state:
+        block = f"synthesis.b{size}"
+        tensors |= _convolution(state, f"convs.{2 * i}", f"{block}.conv0", 2 * i + 1)
+        tensors |= _convolution(state, f"convs.{2 * i + 1}", f"{block}.conv1", 2 * i + 2)
+        tensors |= _to_rgb(state, f"to_rgbs.{i}", size)
+        if f"to_rgbs.{i}.upsample.kernel" in state:
+            tensors[f"{block}.resample_filter"] = state[f"to_rgbs.{i}.upsample.kernel"] / 4
+        i, size = i + 1, 2 * size
+    return tensors
+
+
+class _Tensors(dict[str, Tensor]):
+    """A state dict whose missing names are reported."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise WeightsError(f"StyleGAN2 checkpoint: expected a tensor {name!r}, found none; fetch it again")
+
+
+def _convolution(state: _Tensors, old: str, new: str, noise: int) -> dict[str, Tensor]:
+    weight = state[f"{old}.conv.weight"][0]
+    tensors = {
+        f"{new}.weight": weight / math.sqrt(weight[0].numel()),
+        f"{new}.bias": state[f"{old}.activate.bias"].reshape(-1),
+        **_affine(state, old, new),
+    }
+    if f"noises.noise_{noise}" in state:
+        tensors[f"{new}.noise_const"] = state[f"noises.noise_{noise}"][0, 0]
+        tensors[f"{new}.noise_strength"] = state[f"{old}.noise.weight"].reshape(())
+    return tensors
+
+
+def _to_rgb(state: _Tensors, old: str, size: int) -> dict[str, Tensor]:
+    new = f"synthesis.b{size}.torgb"
+    return {
+        f"{new}.weight": state[f"{old}.conv.weight"][0],
+        f"{new}.bias": state[f"{old}.bias"].reshape(-1),
+        **_affine(state, old, new),
+    }
+
+
+def _affine(state: _Tensors, old: str, new: str) -> dict[str, Tensor]:
+    return {f"{new}.affine.{part}": state[f"{old}.conv.modulation.{part}"] for part in ("weight", "bias")}

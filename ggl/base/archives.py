@@ -1,0 +1,62 @@
+"""Files out of a zip or tar archive: read by their exact names, never unpacked."""
+
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from ggl.base.errors import WeightsError
+
+__all__ = ["read_members"]
+
+
+def read_members(path: str | Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Return the content of some members of a zip (wheel) or tar archive.
+
+    Args:
+        path: the archive.
+        sizes: the size in bytes of each member to read, by its name in the archive.
+
+    Raises:
+        WeightsError: the archive is damaged, names a file outside itself (".." or an absolute path),
+            or lacks a member of that size.
+    """
+    path = Path(path)
+    read = _read_zip if zipfile.is_zipfile(path) else _read_tar
+    try:
+        return read(path, sizes)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{path.name}: expected a zip or tar archive, found a damaged one ({error})"
+        ) from error
+
+
+def _read_zip(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        _check(path, {member.filename: member.file_size for member in archive.infolist()}, sizes)
+        return {name: archive.read(name) for name in sizes}
+
+
+def _read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        members = {member.name: member for member in archive.getmembers()}
+        _check(path, {name: member.size for name, member in members.items() if member.isfile()}, sizes)
+        _check_names(path, members)
+        return {name: file.read() for name in sizes if (file := archive.extractfile(members[name]))}
+
+
+def _check(path: Path, found: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    _check_names(path, found)
+    for name, size in sizes.items():
+        if found.get(name) != size:
+            there = f"{found[name]:,} bytes" if name in found else "no such file"
+            raise WeightsError(f"{path.name}: expected {name} of {size:,} bytes in it, found {there}")
+
+
+def _check_names(path: Path, names: Mapping[str, object]) -> None:
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in name:
+            raise WeightsError(f"{path.name}: refused, it names the file {name!r} outside itself")
