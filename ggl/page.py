@@ -9,7 +9,7 @@ from ggl.figures import draw_convergence
 from ggl.leakage import Scores
 from ggl.lpips import LPIPS_HINT
 from ggl.metrics import METRICS
-from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, data_uri, fill, fixed
+from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
 from ggl.trade_off import draw_trade_off
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def render(report: "Report", result: Mapping[str, object]) -> str:
     Raises:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
+    check_page()
     return fill("report.html.jinja", _content(report, result))
 
 

@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 from ggl.figures import COLORS, INK, LINES, MARKERS, STYLE, to_svg
 from ggl.lpips import LPIPS_HINT
 from ggl.metrics import METRICS
-from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, data_uri, fill, fixed
+from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
 
 if TYPE_CHECKING:
     from ggl.prior_inversion import Inversion
@@ -65,6 +65,7 @@ def render(report: "PriorReport", result: Mapping[str, object]) -> str:
     Raises:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
+    check_page()
     return fill("prior_report.html.jinja", _content(report, result))
 
 

@@ -34,12 +34,7 @@ def check_page() -> None:
 
 
 def fill(template: str, content: Mapping[str, object]) -> str:
-    """Return the page of a template in `ggl/assets`; the same bytes for the same content.
-
-    Raises:
-        InputError: jinja2 or matplotlib, the extra `report`, is not installed.
-    """
-    check_page()
+    """Return the page of a template in `ggl/assets`; the same bytes for the same content."""
     import jinja2
 
     def source(name: str) -> str:

@@ -259,3 +259,97 @@ def test_unknown_weights_are_not_fetched(ggl):
     code, _, errors = ggl("weights", "fetch", "lpips-alex")
     assert code == 2
     assert "did you mean 'lpips-alexnet'" in errors
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GGL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GGL_OFFLINE", "1")
+    return tmp_path / "cache"
+
+
+def test_the_catalog_says_licence_size_and_source_of_every_entry(ggl, empty_cache):
+    code, output, _ = ggl("weights", "list")
+    assert code == 0
+    first, second = output.splitlines()[::2], output.splitlines()[1::2]
+    assert all("licence: " in line for line in second)
+    found = dict(line.split(maxsplit=1) for line in first)
+    assert found["fashion-dcgan32"].split() == ["here", "1.3", "MB", "bundled"]
+    assert found["mobilestylegan-ffhq"].split() == [
+        *("not", "here", "37.6", "MB", "pypi-file", "random-face==2021.6.9.0"),
+    ]
+    assert found["stylegan2-ffhq"].startswith("not here  size unknown  url")
+
+
+def test_the_licence_is_shown_before_anything_is_downloaded(ggl, empty_cache):
+    code, output, errors = ggl("weights", "fetch", "stylegan2-ffhq256")
+    assert code == 2
+    assert "licence: NVIDIA Source Code License: non-commercial" in output
+    assert "GGL_OFFLINE forbids" in errors
+    assert not empty_cache.exists()
+
+
+def test_where_says_the_folder_and_verify_what_is_missing(ggl, empty_cache):
+    code, output, _ = ggl("weights", "where", "biggan-deep-256")
+    assert (code, output.strip()) == (0, str(empty_cache / "weights" / "biggan-deep-256"))
+    code, _, errors = ggl("weights", "verify", "biggan-deep-256")
+    assert code == 2
+    assert "run ggl weights fetch biggan-deep-256 (234 MB" in errors
+    code, output, _ = ggl("weights", "verify")
+    assert (code, output) == (0, "fashion-dcgan32: every hash as expected\n")
+
+
+@pytest.mark.parametrize("prior", ["digiface-dcgan64", "mobilestylegan-ffhq:size=32", "biggan-deep"])
+def test_a_prior_whose_weights_are_not_here_says_what_brings_them(ggl, empty_cache, tmp_path, prior):
+    code, _, errors = ggl(
+        "audit", "--prior", prior, "--out", tmp_path / "run", "--data", "fashion-mnist-heldout"
+    )
+    assert code == 2
+    assert "run ggl weights fetch" in errors
+    assert not (tmp_path / "run").exists()
+
+
+BROKEN_PRIOR = """
+import torch
+
+class Broken:
+    latent_dim, image_shape = 3, (1, 2, 2)
+    def decode(self, z, labels):
+        return z.detach()[:, :1, None, None].expand(-1, 1, 2, 2)
+"""
+
+
+def test_check_prior_says_in_plain_words_what_is_wrong(ggl, tmp_path, monkeypatch):
+    (tmp_path / "mybroken.py").write_text(BROKEN_PRIOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, output, errors = ggl("check-prior", "mybroken:Broken")
+    assert code == 2
+    assert "wrong  images are differentiable in the latents\n" in output
+    assert "leave out no_grad, detach and NumPy" in output
+    assert "wrong  pixels are in 0 to 1\n" in output
+    assert "fails 2 of 10 checks" in errors
+
+
+def test_check_prior_passes_the_embedded_one(ggl):
+    code, output, _ = ggl("check-prior", "fashion-dcgan32")
+    assert code == 0
+    assert [line.split()[0] for line in output.splitlines()] == ["ok"] * 10
+
+
+def test_a_prior_report_is_written_and_its_table_printed(ggl, tmp_path):
+    code, output, _ = ggl(
+        *("prior-report", "fashion-dcgan32", "--out", tmp_path / "run", "--images", 2, "--budget", 16)
+    )
+    assert code == 0
+    assert "fashion-mnist-heldout" in output
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"prior.json", "prior.html", "samples.png", "interpolation.png"} <= names
+
+
+def test_the_ceilings_budget_is_an_option(ggl, tmp_path):
+    code, _, _ = ggl(
+        *("audit", "--out", tmp_path / "run", "--images", 1, "--budget", 16, "--ceiling-budget", 8)
+    )
+    assert code == 0
+    settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
+    assert (settings["budget"], settings["ceiling_budget"]) == (16, 8)

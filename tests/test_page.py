@@ -17,6 +17,7 @@ from ggl.page import render
 from ggl.report import Cell, Report
 from ggl.search import SearchResult
 from ggl.statistics import share
+from ggl.templates import fixed
 
 N = 6
 BROWSER = shutil.which("chromium")
@@ -361,7 +362,7 @@ def test_the_axis_holds_0_and_1_and_shows_what_lies_beyond(mean):
     ("value", "text"), [(None, "undefined"), (-0.001, "0.00"), (-0.5, "−0.50"), (1 / 3, "0.33")]
 )
 def test_numbers(value, text):
-    assert page._fixed(value, 2) == text
+    assert fixed(value, 2) == text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

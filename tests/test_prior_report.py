@@ -410,7 +410,7 @@ BAD = {
     "budget": (
         {"x": stripes(2)},
         {"images": 2, "budget": 3},
-        "a budget of 3 evaluations is below one generation of 16; give at least 16",
+        "a budget of 3 evaluations is below one generation of 4; give at least 4",
     ),
     "strategy": ({"x": stripes(2)}, {"images": 2, "strategy": "adam:starts=0"}, None),
 }
