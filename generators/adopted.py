@@ -12,7 +12,7 @@ from ggl.generators.base import Prior
 __all__ = ["adopt"]
 
 NEEDED = ("latent_dim", "image_shape", "decode")
-OPTIONAL = ("licence", "num_classes", "latents", "heldout")
+OPTIONAL = {"licence": str, "num_classes": int, "latents": str, "heldout": str}
 
 
 def adopt(found: object, name: str) -> Prior:
@@ -21,8 +21,8 @@ def adopt(found: object, name: str) -> Prior:
     Args:
         found: has `latent_dim` (int), `image_shape` (c, h, w) and `decode(z, labels)`, which returns
             images in [0, 1]; whatever else it has of a `Prior` is used too (`sample`, `penalty`,
-            `num_classes`, `licence`, `latents`, `heldout`).
-        name: what the prior is called in reports.
+            `num_classes`, `licence`, `latents`, `heldout`). It follows the device where it is a module.
+        name: the specification it was found by.
 
     Raises:
         InputError: something needed is missing.
@@ -45,11 +45,18 @@ class _Adopted(Prior):
 
     def __init__(self, found: Any, name: str) -> None:
         super().__init__()
-        self.name = str(getattr(found, "name", name))
-        self.latent_dim = int(found.latent_dim)
-        self.image_shape = tuple(found.image_shape)
-        for part in OPTIONAL:
-            if hasattr(found, part):
+        self.name = name
+        try:
+            self.latent_dim = int(found.latent_dim)
+            channels, height, width = (int(length) for length in found.image_shape)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"prior {name!r}: expected latent_dim as a number and image_shape as three, found "
+                f"{found.latent_dim!r} and {found.image_shape!r}"
+            ) from error
+        self.image_shape = (channels, height, width)
+        for part, kind in OPTIONAL.items():
+            if isinstance(getattr(found, part, None), kind):
                 setattr(self, part, getattr(found, part))
         if isinstance(found, nn.Module):
             found.requires_grad_(False)

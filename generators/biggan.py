@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.base.weights import load_tensors
 from ggl.generators.base import Prior
@@ -60,7 +61,15 @@ class BigGAN(Prior):
     ) -> None:
         super().__init__()
         _check_options(resolution, size, truncation)
-        self.name = _specification(resolution, weights, size, truncation, search)
+        self.name = specification(
+            f"biggan-deep:{resolution}",
+            {
+                "weights": weights,
+                "size": size,
+                "truncation": truncation if truncation != 1 else None,
+                "search": search if search != "z" else None,
+            },
+        )
         self.image_shape = (3, size or resolution, size or resolution)
         self.truncation = truncation
         path, configuration = _weights_of(resolution, weights)
@@ -104,17 +113,6 @@ def _check_options(resolution: int, size: int | None, truncation: float) -> None
         raise InputError(f"prior biggan-deep: expected a size from 1 to {resolution}, found {size}")
     if not 0 < truncation <= 1:
         raise InputError(f"prior biggan-deep: expected a truncation above 0, at most 1, found {truncation:g}")
-
-
-def _specification(
-    resolution: int, weights: str | None, size: int | None, truncation: float, search: str
-) -> str:
-    """Return the name that loads the same prior again, with the options that are not the default."""
-    options = [f"weights={weights}"] * (weights is not None)
-    options += [f"size={size}"] * (size is not None)
-    options += [f"truncation={truncation!r}"] * (truncation != 1)
-    options += [f"search={search}"] * (search != "z")
-    return ",".join([f"biggan-deep:{resolution}", *options])
 
 
 def _weights_of(resolution: int, weights: str | None) -> tuple[Path, Configuration]:

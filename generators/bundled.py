@@ -50,7 +50,7 @@ class FashionDCGAN32(_BundledDCGAN):
 
 
 class CIFAR10GAN32(_BundledDCGAN):
-    """CIFAR-10's classes, 32 px color, 128 latent dimensions; bundled, trained by this project (MIT)."""
+    """CIFAR-10, 32 px color, 10 classes, 128 latent dimensions; bundled, shortly trained here (MIT)."""
 
     name = "cifar10-gan32"
 

@@ -8,7 +8,7 @@ from ggl.base.registry import Registry
 from ggl.generators.adopted import adopt
 from ggl.generators.base import Prior
 from ggl.generators.biggan import BigGAN
-from ggl.generators.bundled import FashionDCGAN32
+from ggl.generators.bundled import CIFAR10GAN32, FashionDCGAN32
 from ggl.generators.dcgan_checkpoint import DCGAN, DigiFace
 from ggl.generators.mobilestylegan import MobileStyleGAN
 from ggl.generators.pretrained_gans import PretrainedGAN
@@ -24,6 +24,7 @@ priors: Registry[PriorFactory] = Registry("prior", "ggl.priors")
 register_prior = priors.register
 
 register_prior("fashion-dcgan32")(FashionDCGAN32)
+register_prior("cifar10-gan32")(CIFAR10GAN32)
 register_prior("biggan-deep")(BigGAN)
 register_prior("stylegan2")(StyleGAN2)
 register_prior("mobilestylegan-ffhq")(MobileStyleGAN)

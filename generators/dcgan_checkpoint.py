@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.base.weights import load_state, tensors_of
 from ggl.generators.base import Prior
@@ -63,7 +64,7 @@ class DCGAN(Prior):
 
     def __init__(self, path: str, *, key: str | None = None, size: int | None = None) -> None:
         super().__init__()
-        self.name = with_options(f"dcgan:{path}", {"key": key, "size": size})
+        self.name = specification(f"dcgan:{path}", {"key": key, "size": size})
         self.licence = "that of the weights file"
         layers = build_layers(path, read_state(path, key), in_order=Path(path).suffix != ".safetensors")
         native = layers[0].kernel_size[0] * 2 ** (len(layers) - 1)
@@ -102,14 +103,8 @@ class DigiFace(DCGAN):
 
     def __init__(self, *, size: int | None = None) -> None:
         super().__init__(str(locate("digiface-dcgan64") / "weights.tar"), key="netG_state_dict", size=size)
-        self.name = with_options("digiface-dcgan64", {"size": size})
+        self.name = specification("digiface-dcgan64", {"size": size})
         self.licence = "MIT; trained on DigiFace-1M, which is for non-commercial research"
-
-
-def with_options(name: str, options: Mapping[str, object]) -> str:
-    """Return the specification of `name` with the options that are not None."""
-    given = [f"{option}={value}" for option, value in options.items() if value is not None]
-    return ",".join([name, *given]) if ":" in name or not given else f"{name}:{','.join(given)}"
 
 
 def read_state(path: str | Path, key: str | None = None) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ggl.base.errors import InputError
+from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.generators.base import Prior
 from ggl.generators.mobilestylegan_network import IMAGE_SIZE, STYLE_DIM
@@ -61,7 +62,14 @@ class MobileStyleGAN(Prior):
             raise InputError(
                 f"prior {ENTRY}: expected a truncation above 0 and at most 1, found {truncation:g}"
             )
-        self.name = _specification(size, space, truncation)
+        self.name = specification(
+            ENTRY,
+            {
+                "size": size if size != SIZE else None,
+                "space": space if space != "z" else None,
+                "truncation": truncation if truncation != 1 else None,
+            },
+        )
         self.image_shape = (3, size, size)
         self.space, self.truncation = space, truncation
         folder = locate(ENTRY)
@@ -98,11 +106,3 @@ class MobileStyleGAN(Prior):
             return self.style_mean + self.truncation * (z @ self.style_root)
         styles: Tensor = self.mapping(z)
         return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)
-
-
-def _specification(size: int, space: str, truncation: float) -> str:
-    """Return the name that loads the same prior again, with the options that are not the default."""
-    options = [f"size={size}"] * (size != SIZE)
-    options += [f"space={space}"] * (space != "z")
-    options += [f"truncation={truncation!r}"] * (truncation != 1)
-    return ":".join([ENTRY, *([",".join(options)] if options else [])])

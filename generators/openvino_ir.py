@@ -29,6 +29,9 @@ DTYPES = {
     "i64": torch.int64,
     "i32": torch.int32,
 }
+MOST_AXES = 8
+MOST_SHARED = 2
+"""All constants' bytes, in sizes of their file: writers store equal constants once, and each is copied."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def read_ir(xml: str | Path, constants: str | Path, kinds: Collection[str]) -> G
         kinds: the kinds of layers that the caller can interpret, besides Const, Parameter and Result.
 
     Raises:
-        WeightsError: a file cannot be read or is damaged, a constant lies outside of its file, or a layer
-            is of another kind.
+        WeightsError: a file cannot be read or is damaged, a constant lies outside of its file, the
+            constants together are much larger than it, or a layer is of another kind.
     """
     xml, constants = Path(xml), Path(constants)
     root = _parse(xml)
@@ -82,11 +85,17 @@ def read_ir(xml: str | Path, constants: str | Path, kinds: Collection[str]) -> G
     inputs = _inputs(xml, root, names)
     layers = {names[key]: Layer(element.attrib["type"], inputs[key]) for key, element in elements.items()}
     content = _read(constants, LARGEST_CONSTANTS)
-    values = {
-        names[key]: _value(xml, constants, element, content)
-        for key, element in elements.items()
-        if element.get("type") == "Const"
-    }
+    values: dict[str, Tensor] = {}
+    room = MOST_SHARED * len(content)
+    for key, element in elements.items():
+        if element.get("type") == "Const":
+            values[names[key]] = value = _value(xml, constants, element, content)
+            room -= value.nbytes
+            if room < 0:
+                raise WeightsError(
+                    f"{xml}: expected constants of at most {MOST_SHARED} times the {len(content)} bytes of "
+                    f"{constants.name}, found more; fetch both files again"
+                )
     return Graph(xml, layers, values)
 
 
@@ -114,11 +123,12 @@ def _parse(path: Path) -> ET.Element:
         root = ET.fromstring(text)  # noqa: S314 (entities are refused above)
     except (ET.ParseError, UnicodeDecodeError) as error:
         raise WeightsError(
-            f"{path}: expected whole XML, found a damaged file ({error}); fetch it again"
+            f"{path}: expected whole XML, found a damaged file ({str(error)[:200]!r}); fetch it again"
         ) from error
     if root.tag != "net" or root.get("version") not in ("10", "11"):
         raise WeightsError(
-            f"{path}: expected a <net> of version 10 or 11, found <{root.tag}> {root.get('version')}"
+            f"{path}: expected a <net> of version 10 or 11, found {root.tag[:40]!r} "
+            f"{root.get('version', '')[:40]!r}; fetch it again"
         )
     return root
 
@@ -143,9 +153,10 @@ def _elements(path: Path, root: ET.Element, kinds: set[str]) -> dict[str, ET.Ele
         kind = _attribute(path, element, "type")
         if kind not in kinds:
             known = ", ".join(sorted(kinds))
-            raise WeightsError(f"{path}: expected layers of the kinds {known}, found {kind!r}")
-        if elements.setdefault(_attribute(path, element, "id"), element) is not element:
-            raise WeightsError(f"{path}: expected each layer's id once, found {element.get('id')!r} twice")
+            raise WeightsError(f"{path}: expected layers of the kinds {known}, found {kind[:40]!r}")
+        number = _attribute(path, element, "id")
+        if elements.setdefault(number, element) is not element:
+            raise WeightsError(f"{path}: expected each layer's id once, found {number[:40]!r} twice")
     return elements
 
 
@@ -157,23 +168,37 @@ def _inputs(path: Path, root: ET.Element, names: dict[str, str]) -> dict[str, tu
         port = _number(path, _attribute(path, edge, "to-port"))
         if above not in names or below not in names or port in ports[below]:
             raise WeightsError(
-                f"{path}: expected one edge from and to known layers a port, found {edge.attrib}"
+                f"{path}: expected one edge from and to known layers a port, found {str(edge.attrib)[:200]}"
             )
         ports[below][port] = names[above]
     return {key: tuple(found[port] for port in sorted(found)) for key, found in ports.items()}
+
+
+def _shape(path: Path, text: str) -> list[int]:
+    """Return the lengths of "2,3"; their product, without zeros, is bounded as the file of constants is."""
+    lengths = text.split(",", MOST_AXES) if text else []
+    shape = [_number(path, length) for length in lengths[:MOST_AXES]]
+    if len(lengths) > MOST_AXES or prod(length or 1 for length in shape) > LARGEST_CONSTANTS:
+        raise WeightsError(
+            f"{path}: expected a shape of at most {MOST_AXES} axes and {LARGEST_CONSTANTS} values, "
+            f"found {text[:40]!r}"
+        )
+    return shape
 
 
 def _value(xml: Path, path: Path, element: ET.Element, content: bytes) -> Tensor:
     """Return a constant's value, a copy of its bytes."""
     data = element.find("data")
     if data is None:
-        raise WeightsError(f"{xml}: expected <data> in each constant, found none in {element.get('name')!r}")
+        raise WeightsError(
+            f"{xml}: expected <data> in each constant, found none in {element.get('name', '')[:40]!r}"
+        )
     kind = _attribute(xml, data, "element_type")
     if kind not in DTYPES:
-        raise WeightsError(f"{xml}: expected constants of {', '.join(DTYPES)}, found {kind!r}")
+        raise WeightsError(f"{xml}: expected constants of {', '.join(DTYPES)}, found {kind[:40]!r}")
     offset, size = (_number(xml, _attribute(xml, data, name)) for name in ("offset", "size"))
     text = _attribute(xml, data, "shape").replace(" ", "")
-    shape = [_number(xml, length) for length in text.split(",")] if text else []
+    shape = _shape(xml, text)
     wanted = prod(shape) * DTYPES[kind].itemsize
     if size != wanted:
         raise WeightsError(f"{xml}: expected {wanted} bytes for a constant of shape [{text}], found {size}")

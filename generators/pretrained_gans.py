@@ -1,6 +1,8 @@
 """Priors of the `pytorch-pretrained-gans` library, whichever it offers where it is installed."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from ggl.base.downloads import OFFLINE, is_offline
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.options import specification
 from ggl.generators.base import Prior
 
 __all__ = ["PretrainedGAN"]
@@ -22,9 +25,10 @@ DRAWS = 512
 
 
 class PretrainedGAN(Prior):
-    """Any GAN of the library pytorch-pretrained-gans (biggan, studiogan, bigbigan, ...), by its own loader.
+    """A GAN of the library pytorch-pretrained-gans (biggan, studiogan, bigbigan, ...), by its own loader.
 
-    The library loads, and where needed downloads, the weights itself, without a hash. Latents that are
+    The library loads, and where needed downloads, the weights itself, without a hash; from torch 2.6
+    on, which this package needs, its reader takes tensors only. Latents that are
     searched are standard normal; the library's are they times the standard deviation of its own
     `sample_latent`, which for BigGAN is truncated.
 
@@ -43,16 +47,17 @@ class PretrainedGAN(Prior):
 
     def __init__(self, gan_type: str, *, model: str | None = None, size: int | None = None) -> None:
         super().__init__()
-        self.name = f"pretrained-gan:{gan_type}" + "".join(
-            f",{key}={value}" for key, value in (("model", model), ("size", size)) if value is not None
-        )
-        gan: Any = _make(gan_type, model).eval().requires_grad_(False)
+        if size is not None and size < 1:
+            raise InputError(f"prior pretrained-gan: expected a size of at least 1, found {size}")
+        self.name = specification(f"pretrained-gan:{gan_type}", {"model": model, "size": size})
+        with _random_states_kept():
+            gan: Any = _make(gan_type, model).eval().requires_grad_(False)
+            self.scale = _latent_scale(gan)
         self.gan = gan
         self.latent_dim = int(gan.dim_z)
         self.num_classes = int(gan.num_classes) if gan.conditional else None
         self.size = size
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            self.scale = _latent_scale(gan)
+        with torch.no_grad():
             first = torch.zeros(1, dtype=torch.long) if self.num_classes else None
             channels, height, width = self.decode(torch.zeros(1, self.latent_dim), first).shape[1:]
         self.image_shape = (channels, height, width)
@@ -76,23 +81,35 @@ def _make(gan_type: str, model: str | None) -> nn.Module:
         )
     if is_offline():
         raise WeightsError(f"{LIBRARY} may download weights on its own, and {OFFLINE} forbids that; unset it")
-    library: Any = importlib.import_module(LIBRARY)
     options = {} if model is None else {"model_name": model}
     try:
+        library: Any = importlib.import_module(LIBRARY)
         made: nn.Module = library.make_gan(gan_type=gan_type, **options)
     except (NotImplementedError, KeyError, TypeError) as error:
         raise InputError(f"{LIBRARY} makes no GAN of type {gan_type!r}, model {model!r} ({error})") from error
+    except ImportError as error:
+        raise InputError(f"{LIBRARY} lacks a package of its own ({error}); install it") from error
     except (OSError, RuntimeError, AssertionError) as error:
         raise WeightsError(f"{LIBRARY} cannot load {gan_type!r}, model {model!r} ({error})") from error
+    missing = [part for part in ("dim_z", "conditional", "sample_latent") if not hasattr(made, part)]
+    if missing:
+        raise InputError(f"{LIBRARY}: expected a wrapper, found {gan_type!r} without {', '.join(missing)}")
     return made
 
 
 def _latent_scale(gan: Any) -> float:
-    """Return the standard deviation of the library's latents; NumPy's global state is put back."""
+    """Return the standard deviation of the library's latents."""
+    torch.default_generator.manual_seed(0)
+    np.random.seed(0)
+    return float(gan.sample_latent(batch_size=DRAWS, device="cpu").std())
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Put torch's and NumPy's global random states back: the library draws from them."""
     before = np.random.get_state()
     try:
-        torch.manual_seed(0)
-        np.random.seed(0)
-        return float(gan.sample_latent(batch_size=DRAWS, device="cpu").std())
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         np.random.set_state(before)

@@ -24,6 +24,20 @@ weight_catalog.add(
         ),
     ),
     WeightFiles(
+        name="cifar10-gan32",
+        about="CIFAR-10's classes, 32 px color, shortly trained: see its model card",
+        licence="MIT",
+        source=BUNDLED,
+        files=(
+            KeptFile(
+                "cifar10-gan32.safetensors",
+                "",
+                "a5ab8e563f09c11b9fa8d3840241263cebe98dc6cea4d1d363d7d46add9379bc",
+                2_441_814,
+            ),
+        ),
+    ),
+    WeightFiles(
         name="digiface-dcgan64",
         about="DCGAN of synthetic faces, 64 px color",
         licence="MIT (the package); trained on DigiFace-1M, which is for non-commercial research",
@@ -114,19 +128,33 @@ weight_catalog.add(
 )
 
 
-def _stylegan2(name: str, about: str, path: str) -> WeightFiles:
+def _stylegan2(
+    name: str, about: str, path: str, sha256: str | None = None, size: int | None = None
+) -> WeightFiles:
     return WeightFiles(
         name=f"stylegan2-{name}",
-        about=f"StyleGAN2-ADA, {about}; load it as stylegan2:FILE",
+        about=f"StyleGAN2-ADA, {about}; the prior stylegan2:{name}",
         licence="NVIDIA Source Code License: non-commercial use only",
         source=Url(),
-        files=(KeptFile(path.rpartition("/")[2], f"{STYLEGAN2_ADA}/{path}", None, None),),
+        files=(KeptFile(path.rpartition("/")[2], f"{STYLEGAN2_ADA}/{path}", sha256, size),),
     )
 
 
+# NVIDIA states no hash either; that of ffhq is pinned by several third parties, that of cifar10 by one.
 weight_catalog.add(
-    _stylegan2("cifar10", "CIFAR-10, 32 px color, 10 classes", "cifar10.pkl"),
-    _stylegan2("ffhq", "faces, 1024 px color", "ffhq.pkl"),
+    _stylegan2(
+        "cifar10",
+        "CIFAR-10, 32 px color, 10 classes",
+        "cifar10.pkl",
+        "f8952c74e23da2186d147ad871c48780bd59500ee37c301201081ee8e0cb32f1",
+    ),
+    _stylegan2(
+        "ffhq",
+        "faces, 1024 px color",
+        "ffhq.pkl",
+        "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c",
+        381_624_121,
+    ),
     _stylegan2(
         "ffhq256",
         "faces, 256 px color",

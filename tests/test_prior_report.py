@@ -505,7 +505,7 @@ def speed(**options):
         "repeats": 1,
         "seconds": 1.0,
         "limit": 60.0,
-        "channels_last": True,
+        "formats": True,
     }
     return argparse.Namespace(**(given | options))
 
@@ -514,7 +514,9 @@ def test_the_speed_table_has_a_figure_for_every_heading():
     threads = torch.get_num_threads()
     found = priors.measure(speed(threads=threads), "fashion-dcgan32", 2)
     assert found["pixels"] == 32
-    assert min(found[f"{mode} {what}"] for mode in ("forward", "backward") for what in ("rate", "ratio")) > 0
+    what = ["forward rate", "backward rate"]
+    what += [f"{layout} {mode}" for layout in priors.FORMATS for mode in ("forward", "backward")]
+    assert min(found[key] for key in what) > 0
     assert 0 <= found["load"] <= found["forward memory"] <= found["backward memory"] < found["base"]
     for ratios in (False, True):
         cells = priors.row("fashion-dcgan32", 2, found, ratios)

@@ -1,6 +1,6 @@
 """Samples per second and peak memory of priors, each in a fresh process.
 
-    python benchmarks/speed/priors.py fashion-dcgan32 digiface-dcgan64 [--batch 1 8] [--device cuda]
+    python benchmarks/speed/priors.py fashion-dcgan32 digiface-dcgan64 [--batch 1 8] [--formats]
 
 `forward` decodes a batch of latents; `+ backward` also takes the gradient with respect to them, as the
 strategies that need gradients do. A rate is the median of repeats after a warm-up; a cell ends after
@@ -9,8 +9,8 @@ CPU, `base` is its peak memory once torch and ggl are imported, and the columns 
 the forward passes and the backward passes add to it, each with what came before. On a GPU they are the
 memory that torch allocated there at its peak.
 
---channels-last adds what a copy of the prior in that memory format is worth: the ratio of its rate to
-that of the prior as it is loaded, repeats taking turns so that a noisy machine disturbs both alike.
+--formats adds what memory formats are worth: the rate of a copy of the prior in each of them over that of
+the prior as it is loaded, repeats taking turns so that a noisy machine disturbs both alike.
 """
 
 import argparse
@@ -31,7 +31,8 @@ HEADINGS = (
     *("prior", "pixels", "batch", "forward /s", "+ backward /s"),
     *("base MiB", "load MiB", "forward MiB", "+ backward MiB"),
 )
-RATIOS = ("channels-last × forward", "× + backward")
+FORMATS = ("contiguous", "channels-last")
+RATIOS = tuple(f"{layout}: {mode}" for layout in FORMATS for mode in ("× forward", "× + backward"))
 
 
 def measure(options: argparse.Namespace, name: str, batch: int) -> dict[str, Any]:
@@ -51,12 +52,12 @@ def measure(options: argparse.Namespace, name: str, batch: int) -> dict[str, Any
     for mode, call in calls.items():
         found[f"{mode} rate"] = batch / median(timed([call], options, device)[0])
         found[f"{mode} memory"] = memory.grown()
-    if options.channels_last:
-        copy = load_prior(name).to(device).to(memory_format=torch.channels_last)
-        others = _calls(copy, z, labels)
+    for layout in FORMATS if options.formats else ():
+        kind = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}[layout]
+        others = _calls(load_prior(name).to(device).to(memory_format=kind), z, labels)
         for mode, call in calls.items():
             own, other = timed([call, others[mode]], options, device)
-            found[f"{mode} ratio"] = median(a / b for a, b in zip(own, other, strict=True))
+            found[f"{layout} {mode}"] = median(a / b for a, b in zip(own, other, strict=True))
     return found
 
 
@@ -127,7 +128,7 @@ def in_fresh_process(options: argparse.Namespace, name: str, batch: int) -> dict
     command = [sys.executable, __file__, name, "--batch", str(batch), "--worker"]
     for option in ("device", "threads", "repeats", "seconds"):
         command += [f"--{option}", str(getattr(options, option))]
-    command += ["--channels-last"] if options.channels_last else []
+    command += ["--formats"] if options.formats else []
     threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     try:
         done = subprocess.run(  # noqa: S603
@@ -152,11 +153,12 @@ def in_fresh_process(options: argparse.Namespace, name: str, batch: int) -> dict
 def row(name: str, batch: int, found: dict[str, Any], ratios: bool) -> list[str]:
     """Return the cells of a table's row."""
     if "failed" in found:
-        return [name, "", str(batch), found["failed"], *[""] * (5 + 2 * ratios)]
+        return [name, "", str(batch), found["failed"], *[""] * (5 + len(RATIOS) * ratios)]
     cells = [name, str(found["pixels"]), str(batch)]
     cells += [f"{found[key]:.3g}" for key in ("forward rate", "backward rate")]
     cells += [f"{found[key]:.0f}" for key in ("base", "load", "forward memory", "backward memory")]
-    return cells + [f"{found[key]:.2f}" for key in ("forward ratio", "backward ratio") if ratios]
+    keys = [f"{layout} {mode}" for layout in FORMATS for mode in ("forward", "backward")]
+    return cells + [f"{found[key]:.2f}" for key in keys if ratios]
 
 
 def arguments() -> argparse.Namespace:
@@ -173,7 +175,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=float, default=300.0, help="seconds of each process, loading included"
     )
-    parser.add_argument("--channels-last", action="store_true", help="compare that memory format")
+    parser.add_argument("--formats", action="store_true", help="compare memory formats")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -185,12 +187,12 @@ def main() -> None:
         print(json.dumps(measure(options, options.priors[0], options.batch[0])))
         return
     print(f"{options.device}, {options.threads} threads, at most {options.repeats} repeats\n")
-    headings = [*HEADINGS, *(RATIOS if options.channels_last else ())]
+    headings = [*HEADINGS, *(RATIOS if options.formats else ())]
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for name in options.priors:
         for batch in options.batch:
             found = in_fresh_process(options, name, batch)
-            print(f"| {' | '.join(row(name, batch, found, options.channels_last))} |", flush=True)
+            print(f"| {' | '.join(row(name, batch, found, options.formats))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Python's own `Unpickler` with a restricted `find_class` is not safe enough for a
 five bytes (a huge memo index) make it allocate gigabytes, a nested tuple as a key overflows the C
 stack, and BUILD writes attributes of whatever stands on the stack. This machine knows the opcodes that
 Python's pickler emits in protocols 2 to 5, puts a name where a pickle asks for one, and hands calls to
-the caller's own makers of plain values. What it builds takes memory in proportion to the file.
+the caller's own makers of plain values. What it builds takes memory in proportion to the file, as long as
+a maker refers to its arguments: one value may be an argument any number of times, so that whoever copies
+what was made must bound the sum of the copies (`official_network.tensors_of` does).
 """
 
 import pickle
@@ -15,13 +17,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-__all__ = ["Maker", "Name", "SkippedText", "Stateful", "read_pickle"]
+__all__ = ["LONGEST_TEXT", "Maker", "Name", "SkippedText", "Stateful", "read_pickle"]
 
 Maker = Callable[..., object]
 """Makes a plain value of the arguments of a call in the pickle; raises ValueError on odd ones."""
 
 LONGEST_TEXT = 4096
 """Characters of text that are kept; a longer one (the source of a module) is dropped."""
+
+MOST_BITS = 8192
+"""Of a whole number: writing a longer one in decimals takes too long, or raises ValueError."""
 
 
 class SkippedText:
@@ -58,6 +63,11 @@ def read_pickle(file: BytesIO, makers: Mapping[str, Maker | None], persistent: M
         ValueError, TypeError, IndexError, KeyError: the pickle is damaged.
     """
     return _Machine(file, makers, persistent).run()
+
+
+def _is_plain_key(key: object) -> bool:
+    """Whether hashing the key is safe: anything deeper can take for ever, or overflow the C stack."""
+    return type(key) in (str, float, bool, type(None)) or (type(key) is int and abs(key) < 2**31)
 
 
 def _printable(text: object) -> str:
@@ -106,6 +116,11 @@ class _Machine:
     def push_text(self, text: str) -> None:
         self.stack.append(text if len(text) <= LONGEST_TEXT else SkippedText())
 
+    def push_integer(self, value: int) -> None:
+        if value.bit_length() > MOST_BITS:
+            raise pickle.UnpicklingError(f"it holds a whole number of more than {MOST_BITS} bits")
+        self.stack.append(value)
+
     def take(self, count: int) -> tuple[object, ...]:
         if count > len(self.stack):
             raise ValueError("an operation misses its arguments")
@@ -139,9 +154,10 @@ class _Machine:
         if type(target) is not dict or len(values) % 2:
             raise ValueError("items are put into something that is no dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # Hashing anything deeper than these can take for ever, or overflow the C stack.
-            if type(key) is not str and not (type(key) is int and abs(key) < 2**31):
-                raise ValueError(f"a key is of type {type(key).__name__}")
+            if not _is_plain_key(key):
+                raise pickle.UnpicklingError(
+                    f"a key is of type {type(key).__name__}, not text, None, a float or an int below 2³¹"
+                )
             target[key] = value
 
     def name(self, text: str) -> None:
@@ -194,7 +210,8 @@ _OPERATIONS = {operation.code.encode("latin-1"): operation for operation in pick
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), _Machine.ignore),
     **_texts("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    **_literals("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    **_literals("BININT", "BININT1", "BININT2", "BINFLOAT"),
+    **dict.fromkeys(("LONG1", "LONG4"), _Machine.push_integer),
     **_literals("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),

@@ -138,5 +138,5 @@ def _float16_factor(weight: Tensor) -> Tensor:
     """Return what makes each output's largest weight 1 / sqrt(fan-in) (arXiv 2006.06676, appendix D)."""
     largest = weight.abs().amax((1, 2, 3))
     if not (largest > 0).all():
-        raise WeightsError("StyleGAN2 file: expected weights, found a filter of zeros; fetch it again")
+        raise WeightsError("expected weights, found a filter of zeros; fetch it again")
     return 1 / (largest * math.sqrt(weight[0].numel()))

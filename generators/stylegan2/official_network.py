@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ggl.generators.stylegan2.inert_pickle import Maker, Name, Stateful
+from ggl.generators.stylegan2.inert_pickle import LONGEST_TEXT, Maker, Name, Stateful
 from ggl.generators.stylegan2.official_tensors import TENSOR_MAKERS, StoredTensor
 
 __all__ = ["MAKERS", "Module", "modules_of", "settings_of", "tensors_of"]
@@ -23,11 +23,22 @@ ARGUMENTS = (
 )
 """Of the official generator, in its order; the first five are attributes of the module too."""
 
-DEFAULTS: dict[str, object] = {"conv_clamp": None, "architecture": "skip", "num_fp16_res": 0}
+DEFAULTS: dict[str, object] = {
+    "conv_clamp": None,
+    "architecture": "skip",
+    "activation": "lrelu",
+    "num_fp16_res": 0,
+}
 """Of the official synthesis network, where neither its layers nor its arguments say."""
 
-NUMPY_TYPES = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q", "u4": "I", "u8": "Q", "b1": "?"}
+NUMPY_TYPES = {
+    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
+}
 """Their letters for `struct`."""
+
+PATH_MODULES = ("pathlib", "pathlib._local")
+PATH_KINDS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 
 LAYOUT_VERSION = 6
 MOST_MODULES = 10_000
@@ -71,6 +82,16 @@ class _NumpyType(Stateful):
         self.order = ">" if state[1] == ">" else "<"
 
 
+class _NumpyArray(Stateful):
+    """Stands for an array of numpy; what it holds is dropped."""
+
+    def __init__(self, *_: object) -> None:
+        """Take the arguments of numpy's own maker, which say nothing yet."""
+
+    def build(self, state: object) -> None:
+        """Drop the state: shape, type and bytes."""
+
+
 def _numpy_scalar(kind: object, content: object) -> object:
     if not isinstance(kind, _NumpyType) or not isinstance(content, bytes):
         raise ValueError("a numpy number has no type or no bytes")
@@ -88,7 +109,18 @@ def _members(values: object = ()) -> object:
 
 
 def _device(*parts: object) -> object:
-    return ":".join(str(part) for part in parts if isinstance(part, str | int))
+    return _joined(":", parts)
+
+
+def _path(*parts: object) -> object:
+    return _joined("/", parts)
+
+
+def _joined(separator: str, parts: tuple[object, ...]) -> str:
+    texts = [str(part) for part in parts if isinstance(part, str | int)]
+    if sum(map(len, texts)) > LONGEST_TEXT:
+        raise ValueError("a device or a path is too long")
+    return separator.join(texts)
 
 
 MAKERS: dict[str, Maker | None] = {
@@ -98,7 +130,12 @@ MAKERS: dict[str, Maker | None] = {
     **dict.fromkeys(("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"), _numpy_scalar),
     **dict.fromkeys(("torch.float16", "torch.float32", "torch.float64", "torch.bfloat16")),
     "numpy.dtype": _NumpyType,
+    **dict.fromkeys(
+        ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"), _NumpyArray
+    ),
+    "numpy.ndarray": None,
     "torch.device": _device,
+    **{f"{module}.{kind}": _path for module in PATH_MODULES for kind in PATH_KINDS},
     "torch_utils.persistence._reconstruct_persistent_obj": _module,
 }
 """All that an official file asks for; None is a name that stands for itself."""
@@ -129,22 +166,28 @@ def modules_of(root: Module) -> dict[str, Module]:
     return found
 
 
-def tensors_of(modules: dict[str, Module]) -> dict[str, Tensor]:
-    """Return parameters and buffers by dotted name."""
-    tensors: dict[str, Tensor] = {}
+def tensors_of(modules: dict[str, Module], most_bytes: int) -> dict[str, Tensor]:
+    """Return parameters and buffers by dotted name, of at most `most_bytes` in all.
+
+    A storage that stands in the file once may be asked for any number of times.
+    """
+    stored: dict[str, StoredTensor] = {}
     for path, module in modules.items():
         for key in ("_parameters", "_buffers"):
             for name, value in _entries(module, key):
-                if not isinstance(value, StoredTensor) or len(tensors) >= MOST_TENSORS:
+                if not isinstance(value, StoredTensor) or len(stored) >= MOST_TENSORS:
                     raise pickle.UnpicklingError(f"its {key} hold something that is no tensor, or too many")
-                tensors[f"{path}.{name}".removeprefix(".")] = value.tensor
-    return tensors
+                stored[f"{path}.{name}".removeprefix(".")] = value
+    asked = sum(value.nbytes for value in stored.values())
+    if asked > most_bytes:
+        raise pickle.UnpicklingError(f"its tensors ask for {asked} bytes, the file has {most_bytes}")
+    return {name: value.tensor for name, value in stored.items()}
 
 
 def settings_of(modules: dict[str, Module]) -> dict[str, object]:
     """Return the generator's arguments as plain values, and what its layers say beyond them.
 
-    conv_clamp, num_fp16_res and architecture stand beside the arguments and within synthesis_kwargs.
+    `DEFAULTS` stand beside the arguments and within synthesis_kwargs; activation in mapping_kwargs too.
     They are taken from the layers first, since the official code bases differ in their defaults.
     """
     state = modules[""].state
@@ -158,24 +201,35 @@ def settings_of(modules: dict[str, Module]) -> dict[str, object]:
     synthesis = _table(settings["synthesis_kwargs"], "synthesis_kwargs")
     carried = {name: synthesis.get(name, default) for name, default in DEFAULTS.items()}
     carried |= _carried(modules)
-    return settings | carried | {"synthesis_kwargs": synthesis | carried}
+    mapping = _table(settings["mapping_kwargs"], "mapping_kwargs") | _mapping_activation(modules)
+    return settings | carried | {"synthesis_kwargs": synthesis | carried, "mapping_kwargs": mapping}
 
 
 def _carried(modules: dict[str, Module]) -> dict[str, object]:
     """Return those of `DEFAULTS` that the layers of the synthesis network carry, one value for all."""
-    # The residual architecture's skip layers are never clamped, whatever the others are.
-    paths = [path for path in modules if path.startswith("synthesis") and not path.endswith(".skip")]
+    # The residual architecture's skip layers are never clamped; they and the affine ones are linear.
+    others = (".skip", ".affine")
+    paths = [path for path in modules if path.startswith("synthesis") and not path.endswith(others)]
     layers = [modules[path].state for path in paths]
     carried: dict[str, object] = {}
-    for name in ("conv_clamp", "architecture"):
-        values = [_plain(state[name]) for state in layers if name in state]
-        if any(value != values[0] for value in values):
-            raise pickle.UnpicklingError(f"its layers differ in {name}")
-        if values:
-            carried[name] = values[0]
+    for name in ("conv_clamp", "architecture", "activation"):
+        carried |= _agreed(layers, name)
     if any("use_fp16" in state for state in layers):
         carried["num_fp16_res"] = sum(state.get("use_fp16") is True for state in layers)
     return carried
+
+
+def _mapping_activation(modules: dict[str, Module]) -> dict[str, object]:
+    layers = [module.state for path, module in modules.items() if path.startswith("mapping.fc")]
+    return _agreed(layers, "activation")
+
+
+def _agreed(layers: list[dict[object, object]], name: str) -> dict[str, object]:
+    """Return the one value of the attribute, by its name; nothing where no layer has it."""
+    values = [_plain(state[name]) for state in layers if name in state]
+    if any(value != values[0] for value in values):
+        raise pickle.UnpicklingError(f"its layers differ in {name}")
+    return {name: values[0]} if values else {}
 
 
 def _table(value: object, name: str) -> dict[object, object]:

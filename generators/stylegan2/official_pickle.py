@@ -5,7 +5,6 @@ there as a call with one dictionary: the source text of its module, its class's 
 of the `nn.Module` under "state".
 """
 
-import hashlib
 import io
 import pickle
 import struct
@@ -31,25 +30,25 @@ class OfficialGenerator:
     tensors: parameters and buffers by dotted name, "mapping.fc0.weight", in the file's types.
     settings: the arguments the generator was made with (z_dim, c_dim, w_dim, img_resolution,
         img_channels, mapping_kwargs, synthesis_kwargs) as plain values, and what its layers say of
-        conv_clamp (number or None), num_fp16_res and architecture ("skip", "orig" or "resnet").
+        conv_clamp (number or None), num_fp16_res, activation and architecture ("skip", "orig", "resnet").
     """
 
     tensors: dict[str, Tensor]
     settings: dict[str, object]
 
 
-def read_official(path: str | Path, *, expected_sha256: str | None = None) -> OfficialGenerator:
+def read_official(path: str | Path) -> OfficialGenerator:
     """Read the averaged generator, G_ema, of an official StyleGAN2-ADA file; nothing in it is executed.
 
     Raises:
-        WeightsError: the file is missing, its hash is not `expected_sha256`, it is cut short, it has
-            no G_ema, or it asks for anything but tensors and plain values (the message names it).
+        WeightsError: the file is missing, it is cut short, it has no G_ema, or it asks for anything
+            but tensors and plain values (the message names it).
     """
     path = Path(path)
-    content = _checked_content(path, expected_sha256)
+    content = _content(path)
     try:
         networks = read_pickle(io.BytesIO(content), MAKERS)
-        return _generator_of(networks)
+        return _generator_of(networks, len(content))
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error))) from error
     except DAMAGED as error:
@@ -59,18 +58,13 @@ def read_official(path: str | Path, *, expected_sha256: str | None = None) -> Of
         ) from error
 
 
-def _checked_content(path: Path, expected_sha256: str | None) -> bytes:
+def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(
             f"{path}: expected a StyleGAN2-ADA generator, but it cannot be read ({error.strerror})"
         ) from error
-    if expected_sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != expected_sha256:
-        raise WeightsError(
-            f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
-            "the file was cut short or altered: fetch it again"
-        )
     if content[:1] != pickle.PROTO:
         raise WeightsError(f"{path}: expected a StyleGAN2-ADA pickle, found {_kind(content)}")
     return content
@@ -91,14 +85,14 @@ def _refusal(path: Path, reason: str) -> str:
     return f"{path}: expected a StyleGAN2-ADA generator, refused: {reason}"
 
 
-def _generator_of(networks: object) -> OfficialGenerator:
+def _generator_of(networks: object, size: int) -> OfficialGenerator:
     if not isinstance(networks, dict) or "G_ema" not in networks:
         raise pickle.UnpicklingError(f"it has no key G_ema; its keys: {_keys(networks)}")
     root = networks["G_ema"]
     if not isinstance(root, Module):
         raise pickle.UnpicklingError(f"its G_ema is no network, but of type {type(root).__name__}")
     modules = modules_of(root)
-    return OfficialGenerator(tensors_of(modules), settings_of(modules))
+    return OfficialGenerator(tensors_of(modules, size), settings_of(modules))
 
 
 def _keys(networks: object) -> str:

@@ -23,7 +23,10 @@ DTYPES = {
     "torch.DoubleStorage": torch.float64,
     "torch.LongStorage": torch.int64,
     "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
     "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
 }
 MOST_AXES = 8
 
@@ -54,6 +57,11 @@ class StoredTensor:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that building it may take: those of its whole storage, of which it is a view."""
+        return self.storage.numel * self.storage.dtype.itemsize
 
     @cached_property
     def tensor(self) -> Tensor:

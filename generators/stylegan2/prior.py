@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ggl.base.errors import InputError
+from ggl.base.options import specification
 from ggl.generators.base import Prior
-from ggl.generators.stylegan2.files import read_generator
+from ggl.generators.stylegan2.files import find_file, read_generator
 from ggl.generators.stylegan2.mapping import MappingNetwork
 from ggl.generators.stylegan2.synthesis import START, SynthesisNetwork, resolution_of
-from ggl.generators.stylegan2.tensors import take
+from ggl.generators.stylegan2.tensors import named, take
 from ggl.generators.stylegan2.whitening import Whitening
 
 __all__ = ["StyleGAN2"]
@@ -33,7 +34,8 @@ class StyleGAN2(Prior):
     groups from coarse to fine, whose sizes differ by one at most, the coarser the larger.
 
     Args:
-        path: an official `.pkl`, a rosinality `.pt`, or a `.safetensors` with official names.
+        path: an official `.pkl`, a rosinality `.pt`, or a `.safetensors` with official names; or the short
+            name of a published generator in the catalog of weights, "ffhq" of "stylegan2-ffhq".
         space: what is searched.
         layers: K, for space "w+" alone: 1 to 2 log2(size) - 2.
         truncation: ψ in (0, 1]: styles are drawn towards the mean style, w_avg + ψ (w - w_avg).
@@ -42,7 +44,8 @@ class StyleGAN2(Prior):
 
     Raises:
         InputError: an option is out of range, or `layers` is without "w+".
-        WeightsError: the file is missing or damaged, or is no such generator.
+        UnknownNameError: there is no such file, nor such a published generator.
+        WeightsError: the file is missing, damaged or altered, or is no such generator.
     """
 
     licence = "that of the weights file (NVIDIA's own are for non-commercial use)"
@@ -61,20 +64,32 @@ class StyleGAN2(Prior):
         super().__init__()
         if not 0 < truncation <= 1:
             raise InputError(f"stylegan2: expected a truncation above 0, at most 1, found {truncation:g}")
-        tensors, settings = read_generator(path)
+        file = find_file(path)
+        tensors, settings = read_generator(file)
         _check_size(size, resolution_of(tensors))
-        self.mapping = MappingNetwork(tensors, settings.lr_multiplier)
-        self.synthesis = SynthesisNetwork(tensors, self.mapping.w_dim, settings, size, half)
+        with named(file):
+            self.mapping = MappingNetwork(tensors, settings.lr_multiplier)
+            self.synthesis = SynthesisNetwork(tensors, self.mapping.w_dim, settings, size, half)
         groups = _check_layers(space, layers, self.synthesis.num_ws)
         self.num_classes = self.mapping.num_classes
         _check_classes(space, self.num_classes)
         side = self.synthesis.sizes[-1]
         self.image_shape = (self.synthesis.channels, side, side)
         self.latent_dim = self.mapping.z_dim if space == "z" else groups * self.mapping.w_dim
-        self.name = _name(path, space, layers, truncation, size, half)
+        self.name = specification(
+            f"stylegan2:{path}",
+            {
+                "space": space if space != "z" else None,
+                "layers": layers,
+                "truncation": truncation if truncation != 1 else None,
+                "size": size,
+                "half": half or None,
+            },
+        )
         self.truncation, self.groups = truncation, groups
         self.whitening = None if space == "z" else Whitening(self.mapping)
-        self.register_buffer("average", self._average(tensors) if truncation < 1 else None)
+        with named(file):
+            self.register_buffer("average", self._average(tensors) if truncation < 1 else None)
         self.eval().requires_grad_(False)
 
     def decode(
@@ -139,17 +154,3 @@ def _check_classes(space: Space, classes: int | None) -> None:
             f"stylegan2: expected at most {MOST_CLASSES} classes with space={space}, "
             f"found {classes}; use space=z"
         )
-
-
-def _name(
-    path: str, space: Space, layers: int | None, truncation: float, size: int | None, half: bool
-) -> str:
-    options = {
-        "space": space if space != "z" else None,
-        "layers": layers,
-        "truncation": repr(truncation) if truncation != 1 else None,
-        "size": size,
-        "half": 1 if half else None,
-    }
-    given = (f"{option}={value}" for option, value in options.items() if value is not None)
-    return ",".join((f"stylegan2:{path}", *given))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ggl.base.errors import WeightsError
 from ggl.base.weights import load_state
+from ggl.generators.stylegan2.tensors import dense, named, take
 
 __all__ = ["read_rosinality", "to_official"]
 
@@ -44,25 +45,26 @@ def read_rosinality(path: str | Path) -> dict[str, Tensor]:
             f"{path}: expected a generator 'g_ema' with a tensor 'input.input', found none; "
             "use a checkpoint of rosinality/stylegan2-pytorch"
         )
-    tensors = to_official(inner)
-    average = state.get("latent_avg") if isinstance(state, dict) else None
-    if isinstance(average, Tensor):
-        tensors["mapping.w_avg"] = average.reshape(-1)
+    with named(path):
+        tensors = to_official(inner)
+        average = state.get("latent_avg") if isinstance(state, dict) else None
+        if average is not None:
+            tensors["mapping.w_avg"] = dense("latent_avg", average).reshape(-1)
     return tensors
 
 
-def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_official(state: Mapping[str, object]) -> dict[str, Tensor]:
     """Return a generator's state dict under official names and in official shapes.
 
     Raises:
-        WeightsError: a tensor is missing.
+        WeightsError: a tensor is missing or has another shape.
     """
-    state = _Tensors(state)
-    tensors = {"synthesis.b4.const": state["input.input"][0]}
+    tensors = {"synthesis.b4.const": take(state, "input.input", (1, None, None, None))[0]}
     depth = 1
     while f"style.{depth}.weight" in state:
-        for part in ("weight", "bias"):
-            tensors[f"mapping.fc{depth - 1}.{part}"] = state[f"style.{depth}.{part}"]
+        old, new = f"style.{depth}", f"mapping.fc{depth - 1}"
+        tensors[f"{new}.weight"] = take(state, f"{old}.weight", (None, None))
+        tensors[f"{new}.bias"] = take(state, f"{old}.bias", (None,))
         depth += 1
     tensors |= _convolution(state, "conv1", "synthesis.b4.conv1", 0) | _to_rgb(state, "to_rgb1", 4)
     i, size = 0, 8
@@ -72,39 +74,36 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors |= _convolution(state, f"convs.{2 * i + 1}", f"{block}.conv1", 2 * i + 2)
         tensors |= _to_rgb(state, f"to_rgbs.{i}", size)
         if f"to_rgbs.{i}.upsample.kernel" in state:
-            tensors[f"{block}.resample_filter"] = state[f"to_rgbs.{i}.upsample.kernel"] / 4
+            kernel = take(state, f"to_rgbs.{i}.upsample.kernel", (None, None))
+            tensors[f"{block}.resample_filter"] = kernel / 4
         i, size = i + 1, 2 * size
     return tensors
 
 
-class _Tensors(dict[str, Tensor]):
-    """A state dict whose missing names are reported."""
-
-    def __missing__(self, name: str) -> Tensor:
-        raise WeightsError(f"StyleGAN2 checkpoint: expected a tensor {name!r}, found none; fetch it again")
-
-
-def _convolution(state: _Tensors, old: str, new: str, noise: int) -> dict[str, Tensor]:
-    weight = state[f"{old}.conv.weight"][0]
+def _convolution(state: Mapping[str, object], old: str, new: str, noise: int) -> dict[str, Tensor]:
+    weight = take(state, f"{old}.conv.weight", (1, None, None, None, None))[0]
     tensors = {
         f"{new}.weight": weight / math.sqrt(weight[0].numel()),
-        f"{new}.bias": state[f"{old}.activate.bias"].reshape(-1),
+        f"{new}.bias": take(state, f"{old}.activate.bias", (None,)),
         **_affine(state, old, new),
     }
     if f"noises.noise_{noise}" in state:
-        tensors[f"{new}.noise_const"] = state[f"noises.noise_{noise}"][0, 0]
-        tensors[f"{new}.noise_strength"] = state[f"{old}.noise.weight"].reshape(())
+        tensors[f"{new}.noise_const"] = take(state, f"noises.noise_{noise}", (1, 1, None, None))[0, 0]
+        tensors[f"{new}.noise_strength"] = take(state, f"{old}.noise.weight", (1,))[0]
     return tensors
 
 
-def _to_rgb(state: _Tensors, old: str, size: int) -> dict[str, Tensor]:
+def _to_rgb(state: Mapping[str, object], old: str, size: int) -> dict[str, Tensor]:
     new = f"synthesis.b{size}.torgb"
     return {
-        f"{new}.weight": state[f"{old}.conv.weight"][0],
-        f"{new}.bias": state[f"{old}.bias"].reshape(-1),
+        f"{new}.weight": take(state, f"{old}.conv.weight", (1, None, None, None, None))[0],
+        f"{new}.bias": take(state, f"{old}.bias", (1, None, 1, 1)).flatten(),
         **_affine(state, old, new),
     }
 
 
-def _affine(state: _Tensors, old: str, new: str) -> dict[str, Tensor]:
-    return {f"{new}.affine.{part}": state[f"{old}.conv.modulation.{part}"] for part in ("weight", "bias")}
+def _affine(state: Mapping[str, object], old: str, new: str) -> dict[str, Tensor]:
+    return {
+        f"{new}.affine.weight": take(state, f"{old}.conv.modulation.weight", (None, None)),
+        f"{new}.affine.bias": take(state, f"{old}.conv.modulation.bias", (None,)),
+    }

@@ -37,14 +37,22 @@ class StyledConvolution(nn.Module):
     bias: Tensor
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], name: str, w_dim: int, fir: Tensor | None, clamp: float | None
+        self,
+        tensors: Mapping[str, Tensor],
+        name: str,
+        size: int,
+        inputs: int,
+        w_dim: int,
+        fir: Tensor | None,
+        clamp: float | None,
     ) -> None:
         super().__init__()
-        weight = take(tensors, f"{name}.weight", (None, None, 3, 3))
+        weight = take(tensors, f"{name}.weight", (None, inputs, 3, 3))
+        self.channels = weight.shape[0]
         self.affine = _affine(tensors, name, weight.shape[1], w_dim)
         self.convolution = ModulatedConvolution(weight, fir=fir, demodulate=True)
         self.clamp = clamp
-        self.register_buffer("noise", _noise(tensors, name))
+        self.register_buffer("noise", _noise(tensors, name, size))
         bias = take(tensors, f"{name}.bias", (weight.shape[0],))
         self.register_buffer("bias", GAIN * bias[:, None, None])
 
@@ -68,14 +76,22 @@ class ToRGB(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, tensors: Mapping[str, Tensor], name: str, w_dim: int, clamp: float | None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        name: str,
+        inputs: int,
+        channels: int,
+        w_dim: int,
+        clamp: float | None,
+    ) -> None:
         super().__init__()
-        weight = take(tensors, f"{name}.weight", (None, None, 1, 1))
+        weight = take(tensors, f"{name}.weight", (channels, inputs, 1, 1))
         self.affine = _affine(tensors, name, weight.shape[1], w_dim)
         self.gain = 1 / math.sqrt(weight.shape[1])
         self.convolution = ModulatedConvolution(weight, fir=None, demodulate=False)
         self.clamp = clamp
-        self.register_buffer("bias", take(tensors, f"{name}.bias", (weight.shape[0],))[:, None, None])
+        self.register_buffer("bias", take(tensors, f"{name}.bias", (channels,))[:, None, None])
 
     def forward(
         self, x: Float[Tensor, "n in height width"], w: Float[Tensor, "n w"]
@@ -91,13 +107,26 @@ class Block(nn.Module):
 
     fir: Tensor
 
-    def __init__(self, tensors: Mapping[str, Tensor], size: int, w_dim: int, clamp: float | None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        size: int,
+        inputs: int,
+        channels: int,
+        w_dim: int,
+        clamp: float | None,
+    ) -> None:
         super().__init__()
         name = f"synthesis.b{size}"
-        fir = _filter(tensors, name)
-        self.up = None if size == START else StyledConvolution(tensors, f"{name}.conv0", w_dim, fir, clamp)
-        self.convolution = StyledConvolution(tensors, f"{name}.conv1", w_dim, None, clamp)
-        self.to_rgb = ToRGB(tensors, f"{name}.torgb", w_dim, clamp)
+        fir = _filter(tensors, name, _standard_filter())
+        self.up = None
+        if size > START:
+            up = _filter(tensors, f"{name}.conv0", fir)
+            self.up = StyledConvolution(tensors, f"{name}.conv0", size, inputs, w_dim, up, clamp)
+            inputs = self.up.channels
+        self.convolution = StyledConvolution(tensors, f"{name}.conv1", size, inputs, w_dim, None, clamp)
+        self.channels = self.convolution.channels
+        self.to_rgb = ToRGB(tensors, f"{name}.torgb", self.channels, channels, w_dim, clamp)
         self.register_buffer("fir", fir)
 
     def forward(
@@ -144,8 +173,12 @@ class SynthesisNetwork(nn.Module):
         self.half_from = full // 2 ** (settings.num_fp16_res - 1) if half and settings.num_fp16_res else None
         const = take(tensors, "synthesis.b4.const", (None, START, START))
         self.register_buffer("const", const)
-        self.blocks = nn.ModuleList(Block(tensors, s, w_dim, settings.conv_clamp) for s in self.sizes)
         self.channels = int(take(tensors, "synthesis.b4.torgb.bias", (None,)).shape[0])
+        blocks: list[Block] = []
+        for s in self.sizes:
+            inputs = blocks[-1].channels if blocks else const.shape[0]
+            blocks.append(Block(tensors, s, inputs, self.channels, w_dim, settings.conv_clamp))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, ws: Float[Tensor, "n inputs w"]) -> Float[Tensor, "n channels size size"]:
         """Return images, about in [-1, 1], of style vectors (n, num_ws, w_dim)."""
@@ -167,7 +200,7 @@ class SynthesisNetwork(nn.Module):
 def _check_architecture(tensors: Mapping[str, Tensor]) -> None:
     if any(name.startswith("synthesis.") and name.endswith(".skip.weight") for name in tensors):
         raise WeightsError(
-            "StyleGAN2 file: expected architecture 'skip', found 'resnet', which is not supported; "
+            "expected architecture 'skip', found 'resnet', which is not supported; "
             "use a generator of the standard configurations"
         )
 
@@ -177,17 +210,22 @@ def _affine(tensors: Mapping[str, Tensor], name: str, channels: int, w_dim: int)
     return EqualizedLinear(weight, take(tensors, f"{name}.affine.bias", (channels,)))
 
 
-def _noise(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+def _noise(tensors: Mapping[str, Tensor], name: str, size: int) -> Tensor | None:
     """Return the layer's constant picture of noise times its strength, None where it has none."""
     if f"{name}.noise_const" not in tensors:
         return None
-    noise = take(tensors, f"{name}.noise_const", (None, None))
+    noise = take(tensors, f"{name}.noise_const", (size, size))
     return GAIN * noise * take(tensors, f"{name}.noise_strength", ())
 
 
-def _filter(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return the block's up-sampling filter (4, 4) of sum 1, by default that of [1, 3, 3, 1]."""
+def _filter(tensors: Mapping[str, Tensor], name: str, default: Tensor) -> Tensor:
+    """Return the up-sampling filter (4, 4) of a block or layer, of sum 1."""
     if f"{name}.resample_filter" in tensors:
         return take(tensors, f"{name}.resample_filter", (4, 4))
+    return default
+
+
+def _standard_filter() -> Tensor:
+    """Return the filter of the taps [1, 3, 3, 1]."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return torch.outer(taps, taps) / taps.sum().square()

@@ -1,7 +1,9 @@
 """Files out of a zip or tar archive: read by their exact names, never unpacked."""
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -9,13 +11,28 @@ from ggl.base.errors import WeightsError
 
 __all__ = ["read_members"]
 
+DAMAGED = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the readers raise on files cut short, altered, encrypted or packed in a way unknown here."""
 
-def read_members(path: str | Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+
+def read_members(path: str | Path, sizes: Mapping[str, int | None]) -> dict[str, bytes]:
     """Return the content of some members of a zip (wheel) or tar archive.
 
     Args:
         path: the archive.
-        sizes: the size in bytes of each member to read, by its name in the archive.
+        sizes: the size in bytes of each member to read, None where it is not known, by its name in the
+            archive.
 
     Raises:
         WeightsError: the archive is damaged, names a file outside itself (".." or an absolute path),
@@ -25,21 +42,21 @@ def read_members(path: str | Path, sizes: Mapping[str, int]) -> dict[str, bytes]
     read = _read_zip if zipfile.is_zipfile(path) else _read_tar
     try:
         return read(path, sizes)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except DAMAGED as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"{path.name}: expected a zip or tar archive, found a damaged one ({error})"
+            f"{path.name}: expected a zip or tar archive, found a damaged one ({error}); fetch it again"
         ) from error
 
 
-def _read_zip(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+def _read_zip(path: Path, sizes: Mapping[str, int | None]) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         _check(path, {member.filename: member.file_size for member in archive.infolist()}, sizes)
         return {name: archive.read(name) for name in sizes}
 
 
-def _read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+def _read_tar(path: Path, sizes: Mapping[str, int | None]) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
         members = {member.name: member for member in archive.getmembers()}
         _check(path, {name: member.size for name, member in members.items() if member.isfile()}, sizes)
@@ -47,12 +64,13 @@ def _read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
         return {name: file.read() for name in sizes if (file := archive.extractfile(members[name]))}
 
 
-def _check(path: Path, found: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+def _check(path: Path, found: Mapping[str, int], sizes: Mapping[str, int | None]) -> None:
     _check_names(path, found)
     for name, size in sizes.items():
-        if found.get(name) != size:
+        if name not in found or size not in (None, found[name]):
             there = f"{found[name]:,} bytes" if name in found else "no such file"
-            raise WeightsError(f"{path.name}: expected {name} of {size:,} bytes in it, found {there}")
+            wanted = name if size is None else f"{name} of {size:,} bytes"
+            raise WeightsError(f"{path.name}: expected {wanted} in it, found {there}")
 
 
 def _check_names(path: Path, names: Mapping[str, object]) -> None:

@@ -1,5 +1,6 @@
 """Bring files from a URL or the user's package index, each checked by its hash before it is kept."""
 
+import http.client
 import os
 import shutil
 import subprocess
@@ -36,7 +37,9 @@ def is_offline() -> bool:
 def download_url(url: str, path: Path, expected_sha256: str | None, progress: Progress | None = None) -> None:
     """Download `url` to `path`, going on where an interrupted download of it stopped.
 
-    What has come lies beside `path` as `.NAME.part` until it is whole and its hash is right.
+    What has come lies beside `path` as `.NAME.part` until it is whole and its hash is right. Without an
+    expected hash every download starts anew, since nothing could tell two versions put together; and where
+    the server states no length either, what comes until it closes the connection is taken for the whole.
 
     Raises:
         WeightsError: the address is no http(s) one or cannot be read, or the hash is another; a file
@@ -46,11 +49,14 @@ def download_url(url: str, path: Path, expected_sha256: str | None, progress: Pr
         raise WeightsError(f"{url}: expected an http or https address")
     part = path.with_name(f".{path.name}.part")
     try:
+        if expected_sha256 is None:
+            part.unlink(missing_ok=True)
         _go_on(url, part, progress)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+        again = "start anew" if expected_sha256 is None else "go on"
         raise WeightsError(
-            f"{url}: cannot be downloaded ({reason}); run the command again to go on"
+            f"{url}: cannot be downloaded ({reason[:200]}); run the command again to {again}"
         ) from error
     found = sha256(part)
     if expected_sha256 is not None and found != expected_sha256:
@@ -64,9 +70,8 @@ def download_url(url: str, path: Path, expected_sha256: str | None, progress: Pr
 def _go_on(url: str, part: Path, progress: Progress | None) -> None:
     """Append to `part` what is missing of it; start anew where the server cannot begin in the middle."""
     there = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})  # noqa: S310
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+        response = _open(url, there)
     except urllib.error.HTTPError as error:
         error.close()
         if there and error.code == 416:  # nothing is missing; the hash will tell
@@ -83,6 +88,20 @@ def _go_on(url: str, part: Path, progress: Progress | None) -> None:
                 progress(here, total)
     if total is not None and here < total:
         raise OSError(f"{here:,} of {total:,} bytes came")
+
+
+def _open(url: str, start: int) -> http.client.HTTPResponse:
+    """Return the answer from byte `start` on, or the whole where the server answers with another part."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+    if response.status != 206 or (
+        start and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    ):
+        return response
+    response.close()
+    if not start:
+        raise OSError("expected the whole, found an answer with a part of it")
+    return _open(url, 0)
 
 
 @contextmanager

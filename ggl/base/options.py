@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 
-__all__ = ["build", "parameters_of", "read_options"]
+__all__ = ["build", "parameters_of", "read_options", "specification"]
 
 LARGEST_COUNT = 10_000_000
 
@@ -44,6 +44,19 @@ def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
         if parameter.default is parameter.empty and name not in options:
             raise InputError(f"{what}: expected a value of {name} after the colon, found none")
     return factory(**options)
+
+
+def specification(name: str, options: Mapping[str, object]) -> str:
+    """Return the text that `build` reads: the name, and the options that are not None.
+
+    Flags are 0 or 1, numbers as Python prints them.
+    """
+    given = [
+        f"{option}={int(value) if isinstance(value, bool) else value}"
+        for option, value in options.items()
+        if value is not None
+    ]
+    return ",".join([name, *given]) if ":" in name or not given else f"{name}:{','.join(given)}"
 
 
 def read_options(

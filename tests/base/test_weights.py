@@ -1,14 +1,18 @@
 """Weight files: written whole, read as tensors only, never executed."""
 
+import io
 import os
 import pickle
 import random
+import struct
+import zipfile
 
 import pytest
 import torch
 
 from ggl.base.errors import WeightsError
 from ggl.base.weights import (
+    load_state,
     load_tensors,
     load_tensors_and_metadata,
     save_tensors,
@@ -154,6 +158,148 @@ def test_the_evil_file_would_run_code_in_pythons_own_reader(tmp_path):
 def test_anything_but_a_dict_of_tensors_is_refused(tmp_path, content, reason):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=reason):
+        load_tensors(tmp_path / "a.pt")
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+def zipped(path, pickled, **records):
+    """Write a torch file of any pickle and storages."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        for name, content in records.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+def legacy(path, pickled):
+    """Write a file of torch before 1.6 whose object is any pickle."""
+    file = io.BytesIO()
+    torch.save({}, file, _use_new_zipfile_serialization=False)
+    whole = file.getvalue()
+    assert whole.count(b"\x80\x02}q\x00.") == 1
+    path.write_bytes(whole.replace(b"\x80\x02}q\x00.", pickled))
+    return path
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize(
+    "key",
+    [
+        b")" + b"\x85" * 300_000,
+        b"K\x01" + b"K\x01\x86" * 200,
+        b"(" * 200 + b"K\x01" + b"t" * 200,
+        b")" + b"q\x00h\x00\x85" * 200,
+    ],
+    ids=["one", "two", "marks", "memo"],
+)
+def test_a_deeply_nested_key_is_refused_before_torch_hashes_it(tmp_path, monkeypatch, write, key):
+    """Torch's reader ends the process on the first of them."""
+    path = write(tmp_path / "a.pt", b"\x80\x02}" + key + b"K\x01s.")
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(WeightsError, match="found tuples more than 100 deep; refused; use a file of tensors"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "legacy.pt"])
+def test_dictionaries_may_be_deeper_than_tuples(tmp_path, suffix):
+    state = torch.ones(2)
+    for _ in range(150):
+        state = {"state_dict": state}
+    path = save(tmp_path, suffix, state)
+    with pytest.raises(WeightsError, match="'state_dict' is not one"):
+        load_tensors(path)
+
+
+def test_compressed_members_are_refused(tmp_path):
+    path = save(tmp_path, "pt", {"a": torch.zeros(1_000_000)})
+    with (
+        zipfile.ZipFile(path) as plain,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name))
+    with pytest.raises(WeightsError, match="found compressed members, which torch never writes; refused"):
+        load_tensors(tmp_path / "b.pt")
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(100_000))
+        for _ in range(9):
+            archive.filelist.append(archive.filelist[-1])
+    with pytest.raises(WeightsError, match="found members larger than the file; refused"):
+        load_tensors(path)
+
+
+def test_a_program_is_refused_without_torchs_advice(tmp_path):
+    path = zipped(tmp_path / "a.pt", b"\x80\x02}.", **{"constants.pkl": b"\x80\x02)."})
+    with pytest.raises(WeightsError, match="found TorchScript, a program; refused; use a file of tensors"):
+        load_tensors(path)
+
+
+def test_the_refusal_names_what_is_asked_for_and_does_not_advise_to_run_it(tmp_path):
+    path = zipped(tmp_path / "a.pt", b"\x80\x02cos\nsy\x1bstem\n.")
+    with pytest.raises(WeightsError) as error:
+        load_tensors(path)
+    assert str(error.value) == (
+        f"{path}: expected tensors only, found something else; refused (it asks for 'os.sy\\x1bstem'); "
+        "use a file of tensors only, such as .safetensors"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse:UserWarning")
+@pytest.mark.parametrize(
+    "wrap", [lambda t: {"a": t}, lambda t: {"state_dict": {"a": t}}, lambda t: {"x": [t]}]
+)
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (torch.zeros(1).expand(10**5, 10**5), r"a tensor of shape \[100000, 100000\] out of 1 values"),
+        (torch.empty(2, device="meta"), "a tensor without plain values"),
+        (torch.eye(2).to_sparse(), "a tensor without plain values"),
+    ],
+    ids=["expanded", "meta", "sparse"],
+)
+def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path, tensor, found, wrap):
+    torch.save(wrap(tensor), tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=f"found {found}.*; refused"):
+        load_state(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_a_quantized_tensor_is_refused(tmp_path):
+    torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"found a tensor without plain values .*; refused"):
+        load_tensors(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "found NoneType"),
+        (
+            b'{"a":{"dtype":"F4","shape":[8],"data_offsets":[0,4]}}',
+            "expected tensors of types that torch has",
+        ),
+    ],
+)
+def test_an_odd_safetensors_header_is_one_line(tmp_path, header, found):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(WeightsError, match=found):
+        load_tensors_and_metadata(path)
+
+
+@pytest.mark.parametrize("names", [("module.a", "a"), (1, "1")])
+def test_names_that_collide_are_refused(tmp_path, names):
+    torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="expected each tensor once"):
         load_tensors(tmp_path / "a.pt")
 
 

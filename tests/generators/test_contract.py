@@ -69,6 +69,22 @@ class Unlabeled(Kept):
         return super().decode(z, torch.zeros(len(z)) if labels is None else labels)
 
 
+class Seeds(Kept):
+    def decode(self, z, labels=None):
+        torch.manual_seed(0)
+        return super().decode(z, labels)
+
+
+class Asserts(Kept):
+    def decode(self, z, labels=None):
+        assert len(z) < 3, "too many"
+        return super().decode(z, labels)
+
+
+class Ruled(Kept):
+    latents = torch.zeros(3)
+
+
 class OwnRandomness(Kept):
     def sample(self, n, generator):
         return torch.randn(n, self.latent_dim)
@@ -112,6 +128,9 @@ def test_a_prior_that_keeps_it_has_no_problem(prior):
         (Signed, "pixels are in 0 to 1", "found -"),
         (Unlabeled, "labels are needed and checked", "call check_labels first"),
         (OwnRandomness, "samples come from the generator alone", "passed in only"),
+        (Seeds, "the same latents give the same images", "let it draw nothing and set no seed"),
+        (Asserts, "images have the stated shape", "raised AssertionError: too many"),
+        (Ruled, "describes itself", "expected latents to be a name, found Tensor"),
         (Shifted, "the penalty has mean 0", "expected a penalty of mean 0"),
         (Trainable, "images are differentiable in the latents", r"requires_grad_\(False\)"),
         (Nameless, "describes itself", "expected name to be a str, found None"),

@@ -145,7 +145,21 @@ DAMAGES = {
         'shape="1,3"',
         r"expected 12 bytes for a constant of shape \[1,3\], found 8",
     ),
-    "a huge shape": ('shape="1,2"', f'shape="{10**12},{10**12}"', "expected 4000000000000000000000000 bytes"),
+    "a huge shape": ('shape="1,2"', f'shape="{10**12},{10**12}"', "expected a shape of at most 8 axes and"),
+    "endless lengths": (
+        'shape="1,2"',
+        f'shape="{",".join(["9" * 18] * 20_000)}"',
+        "expected a shape of at most 8",
+    ),
+    "nine axes": ('shape="1,2"', 'shape="1,1,1,1,1,1,1,1,2"', "expected a shape of at most 8 axes"),
+    "huge lengths beside a zero": (
+        'shape="1,2" offset="24" size="8"',
+        f'shape="0,{10**17},{10**17}" offset="24" size="0"',
+        "expected a shape of at most 8 axes",
+    ),
+    "a version of two lines": ('version="10"', 'version="1&#10;0"', r"found 'net' '1\\n0'"),
+    "a kind of two lines": ('type="Add"', 'type="A&#10;dd"', r"found 'A\\ndd'"),
+    "an endless kind": ('type="Add"', f'type="{"a" * 5000}"', "found 'a{40}'"),
     "an unknown type": ('element_type="f32" shape="1,2"', 'element_type="u1" shape="1,2"', "found 'u1'"),
     "no size": (' size="8"', "", "expected an attribute 'size' at <data>, found none"),
     "an unknown layer": (
@@ -162,8 +176,12 @@ DAMAGES = {
     ),
     "two edges to a port": ('to-layer="4" to-port="1"', 'to-layer="4" to-port="0"', "expected one edge"),
     "no port": (' to-port="1"', "", "expected an attribute 'to-port' at <edge>, found none"),
-    "another version": ('version="10"', 'version="9"', "expected a <net> of version 10 or 11, found <net> 9"),
-    "another root": ("net", "web", "expected a <net> of version 10 or 11, found <web>"),
+    "another version": (
+        'version="10"',
+        'version="9"',
+        "expected a <net> of version 10 or 11, found 'net' '9'",
+    ),
+    "another root": ("net", "web", "expected a <net> of version 10 or 11, found 'web' '10'"),
     "no layers": ("layers>", "other>", "expected layers of different names, found 0"),
     "no end": ("</net>", "", "expected whole XML, found a damaged file"),
     "a document type": (
@@ -185,6 +203,17 @@ def test_damaged_graphs_are_refused(read, old, new, message):
     with pytest.raises(WeightsError, match=message) as error:
         read(XML.replace(old, new))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_constants_may_share_bytes_but_not_fill_the_memory_with_them(read):
+    shared = [constant(6, "again", (2, 3), 0), constant(7, "and again", (2, 3), 0)]
+    graph = read(XML.replace("</layers>", shared[0] + "</layers>"))
+    assert torch.equal(graph.constants["again"], graph.constants["weight"])
+    with pytest.raises(
+        WeightsError, match=r"expected constants of at most 2 times the 32 bytes of tiny\.bin"
+    ):
+        read(XML.replace("</layers>", "".join(shared) + "</layers>"))
 
 
 def test_a_constant_without_data_is_refused(read):

@@ -35,10 +35,17 @@ class Plain(Wrapper):
         return super().forward(z)
 
 
+class Bare(torch.nn.Module):
+    dim_z, conditional = 5, False
+
+
 def make_gan(*, gan_type, model_name="small"):
     if model_name == "gone":
         raise OSError("no network")
-    kinds = {"biggan": lambda: Wrapper(7, 0.5), "bigbigan": lambda: Plain(None, 1.0)}
+    if gan_type == "needs":
+        raise ImportError("omegaconf")
+    torch.rand(1)
+    kinds = {"bare": Bare, "biggan": lambda: Wrapper(7, 0.5), "bigbigan": lambda: Plain(None, 1.0)}
     if gan_type not in kinds:
         raise NotImplementedError(f"Unrecognized GAN type: {gan_type}")
     return kinds[gan_type]()
@@ -89,6 +96,9 @@ def test_loading_leaves_global_random_states_alone(library):
         ("other", "makes no GAN of type 'other'"),
         ("stylegan2", "use the prior stylegan2:FILE.pkl instead"),
         ("biggan,model=gone", "cannot load 'biggan', model 'gone'"),
+        ("bare", "found 'bare' without sample_latent"),
+        ("biggan,size=0", "expected a size of at least 1, found 0"),
+        ("needs", "lacks a package of its own"),
     ],
 )
 def test_what_the_library_cannot_give_is_one_line(library, name, words):

@@ -325,6 +325,13 @@ def test_what_has_the_parts_of_a_prior_is_taken_as_one(registered):
     assert prior.to(torch.float64).found.layer.weight.dtype == torch.float64
 
 
+@pytest.mark.parametrize("parts", [{"latent_dim": None}, {"image_shape": 5}, {"image_shape": (1, 2)}])
+def test_parts_of_another_kind_are_refused(registered, parts):
+    registered("test-odd")(type("Odd", (Quacks,), parts))
+    with pytest.raises(InputError, match="expected latent_dim as a number and image_shape as three"):
+        load_prior("test-odd")
+
+
 def test_its_own_samples_and_penalty_are_used(registered):
     class Uniform(Quacks):
         def sample(self, n, generator):
@@ -381,7 +388,7 @@ def test_missing_weights_are_refused(asset):
         load_prior("fashion-dcgan32")
 
 
-BUNDLED = pytest.mark.parametrize("name", ["fashion-dcgan32"])
+BUNDLED = pytest.mark.parametrize("name", RECIPES)
 
 
 def weights_of(name):
@@ -400,6 +407,6 @@ def test_folding_the_normalization_changes_no_image(prior, name):
         torch.testing.assert_close(prior.decode(z, labels), (unfolded(z, labels) + 1) / 2, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "most"), [("fashion-dcgan32", 2e6)])
+@pytest.mark.parametrize(("name", "most"), [("fashion-dcgan32", 2e6), ("cifar10-gan32", 8e6)])
 def test_bundled_weights_are_small(name, most):
     assert weights_of(name).stat().st_size <= most

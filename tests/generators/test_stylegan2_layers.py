@@ -318,13 +318,32 @@ def test_other_networks_are_refused(part, option, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mapping_kwargs": 3}, "expected mapping_kwargs as a table, found int"),
-        ({"synthesis_kwargs": {"conv_clamp": "x"}}, "expected a number for conv_clamp, found 'x'"),
+        ({"mapping_kwargs": 3}, "expected mapping_kwargs as a table, found 3; correct the settings"),
+        ({"conv_clamp": 2, "synthesis_kwargs": {"conv_clamp": 1}}, "expected one conv_clamp, found 2 and"),
+        *(
+            ({part: {option: value}}, f"for {option}, found {repr(value)[:9]}")
+            for part, option, values in (
+                ("synthesis_kwargs", "conv_clamp", ("x", True, 0, -1, math.nan, math.inf, 10**400)),
+                ("mapping_kwargs", "lr_multiplier", (0, -0.1, math.nan, [1], 10**400)),
+                ("synthesis_kwargs", "num_fp16_res", (math.nan, math.inf, -1, 1.5, 17, True, 10**400)),
+            )
+            for value in values
+        ),
+        ({"synthesis_kwargs": {"architecture": "x" * 5000}}, "expected architecture 'skip', found 'xxx"),
     ],
 )
-def test_settings_of_the_wrong_kind_are_refused(settings, message):
-    with pytest.raises(WeightsError, match=message):
+def test_settings_of_the_wrong_kind_or_out_of_range_are_refused(settings, message):
+    with pytest.raises(WeightsError) as caught:
         Settings.of(settings)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_settings_beside_those_of_the_parts_are_used():
+    found = Settings.of({"conv_clamp": 256, "num_fp16_res": 2, "lr_multiplier": 0.1})
+    assert found == Settings(0.1, 256.0, 2)
+    with pytest.raises(WeightsError, match="expected activation 'lrelu', found 'relu'"):
+        Settings.of({"activation": "relu"})
 
 
 def test_a_residual_generator_is_refused_by_its_tensors():
@@ -342,3 +361,53 @@ def test_tensors_are_checked_by_name_and_shape():
         SynthesisNetwork(tensors, 16, Settings())
     with pytest.raises(WeightsError, match=r"expected 'a' of shape \(any, 3\), found \(2, 4\)"):
         take({"a": torch.zeros(2, 4)}, "a", (None, 3))
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (3, "expected a tensor 'a', found 3"),
+        (torch.zeros(2, 0), "expected 'a' with values, found shape (2, 0)"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "found torch.strided, torch.complex64"),
+        (torch.zeros(2, 3, device="meta"), "found one without values"),
+        (torch.zeros(2, 3).to_sparse(), "found torch.sparse_coo, torch.float32"),
+        (torch.zeros(1).expand(10**6, 10**6), "expected 'a' with values, found shape (1000000, 1000000)"),
+        (torch.full((2, 3), math.nan), "expected 'a' of finite numbers, found NaN or infinity"),
+        (torch.full((2, 3), 1e300, dtype=torch.float64), "expected 'a' of finite numbers"),
+    ],
+)
+def test_tensors_without_finite_values_of_their_own_are_refused(odd, message):
+    with pytest.raises(WeightsError) as caught:
+        take({"a": odd}, "a", (None, None))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("synthesis.b4.const", (5, 4, 4)),
+        ("synthesis.b4.conv1.noise_const", (1, 1)),
+        ("synthesis.b8.conv0.noise_const", (4, 4)),
+        ("synthesis.b8.conv0.weight", (8, 7, 3, 3)),
+        ("synthesis.b8.conv0.weight", (7, 8, 3, 3)),
+        ("synthesis.b8.conv1.weight", (8, 7, 3, 3)),
+        ("synthesis.b4.torgb.weight", (3, 7, 1, 1)),
+        ("synthesis.b8.torgb.weight", (4, 8, 1, 1)),
+        ("mapping.fc0.weight", (16, 16)),
+        ("mapping.fc0.weight", (15, 32)),
+        ("mapping.fc1.weight", (16, 15)),
+        ("mapping.embed.weight", (15, 3)),
+        ("mapping.embed.weight", (16, 0)),
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_refused(name, shape):
+    tensors = random_tensors(8, classes=3) | {name: random(*shape)}
+    with pytest.raises(WeightsError, match="; use a StyleGAN2 or StyleGAN2-ADA skip generator"):
+        SynthesisNetwork(tensors, MappingNetwork(tensors).w_dim, Settings())
+
+
+def test_an_up_convolution_has_a_filter_of_its_own_where_the_file_has_one():
+    tensors = random_tensors(8)
+    network = SynthesisNetwork(tensors | {"synthesis.b8.conv0.resample_filter": LOPSIDED}, 16, Settings())
+    assert torch.equal(network.blocks[1].up.convolution.fir, LOPSIDED)
+    assert torch.equal(network.blocks[1].fir, FIR)

@@ -12,7 +12,8 @@ from test_stylegan2_layers import FIR, random, random_tensors, slow_mapping, slo
 
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.options import build
-from ggl.base.weights import save_tensors
+from ggl.base.weight_files import KeptFile, Url, WeightFiles, weight_catalog
+from ggl.base.weights import save_tensors, sha256
 from ggl.generators.contract import check_prior
 from ggl.generators.stylegan2.files import read_generator
 from ggl.generators.stylegan2.mapping import MappingNetwork
@@ -254,7 +255,7 @@ def test_settings_of_a_safetensors_file_are_used(tmp_path):
     assert not torch.allclose(clamped.decode(random(1, 16)), plain.decode(random(1, 16)), atol=1e-2)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "1" * 5000])
 def test_settings_that_are_no_json_table_are_refused(tmp_path, text):
     save_tensors(tmp_path / "a.safetensors", random_tensors(4), {"settings": text})
     with pytest.raises(WeightsError, match="under 'settings', found"):
@@ -333,8 +334,58 @@ def test_other_checkpoints_are_refused(tmp_path):
     state = to_rosinality(random_tensors(8))
     del state["convs.1.activate.bias"]
     torch.save(state, tmp_path / "b.pt")
-    with pytest.raises(WeightsError, match=r"expected a tensor 'convs\.1\.activate\.bias', found none"):
+    with pytest.raises(
+        WeightsError, match=r"b\.pt: expected a tensor 'convs\.1\.activate\.bias', found none"
+    ):
         load(f"stylegan2:{tmp_path}/b.pt")
+
+
+@pytest.mark.parametrize("odd", [3, torch.tensor(3.0), torch.zeros(1, 0, 4, 4), torch.zeros(3, 4)])
+def test_a_checkpoint_of_odd_values_is_refused(tmp_path, odd):
+    torch.save({"g_ema": to_rosinality(random_tensors(8)) | {"input.input": odd}}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"a\.pt: expected .*'input\.input'.*; use a StyleGAN2"):
+        load(f"stylegan2:{tmp_path}/a.pt")
+    torch.save({"g_ema": to_rosinality(random_tensors(8)), "latent_avg": odd}, tmp_path / "b.pt")
+    with pytest.raises(WeightsError, match=r"b\.pt: expected .*; use a StyleGAN2"):
+        load(f"stylegan2:{tmp_path}/b.pt,truncation=0.5")
+
+
+def test_errors_about_a_files_content_say_which_file(tmp_path):
+    spec = make_tiny(tmp_path, settings={"synthesis_kwargs": {"conv_clamp": 0}})
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors: expected a number above 0"):
+        load(spec)
+    save_tensors(
+        tmp_path / "a.safetensors", random_tensors(8) | {"mapping.fc0.bias": torch.full((16,), math.nan)}
+    )
+    with pytest.raises(
+        WeightsError, match=r"a\.safetensors: expected 'mapping\.fc0\.bias' of finite numbers"
+    ):
+        load(f"stylegan2:{tmp_path}/a.safetensors,space=w")
+
+
+def test_a_published_generator_is_loaded_by_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("GGL_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="run ggl weights fetch stylegan2-ffhq"):
+        load("stylegan2:ffhq,space=w")
+    file = tmp_path / "weights" / "stylegan2-mine" / "tiny.pkl"
+    file.parent.mkdir(parents=True)
+    spec = make_tiny(file.parent, "space=w", suffix=".pkl")
+    kept = KeptFile(file.name, "", sha256(file), file.stat().st_size)
+    entry = WeightFiles("stylegan2-mine", "", "", Url(), (kept,))
+    monkeypatch.setitem(weight_catalog.entries, entry.name, entry)
+    found, z = load("stylegan2:mine,space=w"), random(1, W_DIM)
+    assert found.name == "stylegan2:mine,space=w"
+    assert torch.equal(found.decode(z), load(spec).decode(z))
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(WeightsError, match=r"expected SHA-256 .* cut short or altered"):
+        load("stylegan2:mine")
+
+
+def test_an_unknown_short_name_is_refused_with_those_there_are():
+    with pytest.raises(
+        UnknownNameError, match=r"named 'fhq'; did you mean 'ffhq'.* known: cifar10, ffhq, ffhq256"
+    ):
+        load("stylegan2:fhq")
 
 
 @pytest.mark.parametrize(
