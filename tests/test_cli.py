@@ -278,7 +278,7 @@ def test_the_catalog_says_licence_size_and_source_of_every_entry(ggl, empty_cach
     assert found["mobilestylegan-ffhq"].split() == [
         *("not", "here", "37.6", "MB", "pypi-file", "random-face==2021.6.9.0"),
     ]
-    assert found["stylegan2-ffhq"].startswith("not here  size unknown  url")
+    assert found["stylegan2-ffhq256"].startswith("not here  size unknown  url")
 
 
 def test_the_licence_is_shown_before_anything_is_downloaded(ggl, empty_cache):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from ggl.base.errors import InputError, UnknownNameError
-from ggl.generators import Prior, load_prior, priors
+from ggl.generators import Prior
 from ggl.latents import load_latents
 
 DIM = 8
@@ -86,11 +86,6 @@ def test_rules_join_in_order():
         Plain(), placed
     )
     torch.testing.assert_close(rule.penalty(Plain(), placed), expected)
-
-
-@pytest.mark.parametrize("name", priors.names())
-def test_every_priors_own_rule_is_one(name):
-    assert load_latents(load_prior(name).latents).name == load_prior(name).latents
 
 
 @pytest.mark.parametrize(

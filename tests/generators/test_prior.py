@@ -18,6 +18,7 @@ from ggl.base.weights import load_tensors
 from ggl.generators import Prior, load_prior, priors, register_prior
 from ggl.generators.contract import check_prior
 from ggl.generators.recipes import RECIPES
+from ggl.latents import load_latents
 
 TINY = {
     "biggan-deep": test_biggan.make_tiny,
@@ -106,9 +107,14 @@ def test_the_name_is_the_specification_that_loads_it_again(prior, specifications
 
 
 @every
+def test_its_rule_for_latents_is_one(prior):
+    assert load_latents(prior.latents).name == prior.latents
+
+
+@every
 def test_images_have_the_stated_shape_and_range(prior):
-    images = prior.decode(*draw(prior, 64))
-    assert images.shape == (64, *prior.image_shape)
+    images = prior.decode(*draw(prior, 16))
+    assert images.shape == (16, *prior.image_shape)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
 
@@ -180,8 +186,8 @@ def test_the_gradient_is_that_of_finite_differences(fresh):
         return (prior.decode(z, labels).flatten() * weights).sum()
 
     (slope,) = torch.autograd.grad(total(z), z)
-    step = 1e-6 * torch.ones_like(z)
-    found = (total(z + step) - total(z - step)) / 2e-6
+    step = 1e-7 * torch.ones_like(z)
+    found = (total(z + step) - total(z - step)) / 2e-7
     torch.testing.assert_close(found, slope.sum(), rtol=1e-4, atol=1e-4)
 
 
