@@ -55,7 +55,7 @@ def build_generator(
         plain[name] = plain[name][:RGB].clone()
     generator = _without_constants(model.generator, configuration)
     generator.load_state_dict(plain, assign=True)
-    return generator.eval().requires_grad_(False), embeddings
+    return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last), embeddings
 
 
 def _library() -> Any:
