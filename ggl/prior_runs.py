@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from ggl.base.devices import find_device
-from ggl.base.errors import CheckpointError, GGLError, InputError
+from ggl.base.errors import GGLError, InputError
 from ggl.datasets import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.prior_report import RESULT, PriorReport, prior_report
-from ggl.runs import LOG_WIDTH, check_folder, progress_bars, summary_table
+from ggl.runs import LOG_WIDTH, check_class_folders, check_place, progress_bars, summary_table
 from ggl.templates import check_page
 
 __all__ = ["PriorPlan", "run_prior_report"]
@@ -63,7 +63,7 @@ def run_prior_report(plan: PriorPlan, resume: bool = False) -> None:
         CheckpointError: there is nothing to resume, or it belongs to another run.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    _check_place(plan.out, resume)
+    check_place(plan.out, resume, checkpoints=CHECKPOINTS, result=RESULT)
     check_page()
     new = not plan.out.exists()
     checkpoints = plan.out / CHECKPOINTS
@@ -103,20 +103,6 @@ def _report(plan: PriorPlan, console: Console) -> PriorReport:
         )
 
 
-def _check_place(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds another report on a prior; an audit's results may lie there."""
-    check_folder(out)
-    unfinished = (out / CHECKPOINTS).is_dir()
-    if resume and not unfinished:
-        raise CheckpointError(f"{out}: holds no unfinished run to resume; leave --resume out")
-    if resume:
-        return
-    if unfinished:
-        raise InputError(f"{out}: holds an unfinished run; add --resume, or choose another folder")
-    if (out / RESULT).exists():
-        raise InputError(f"{out}: holds a finished run already; choose another folder")
-
-
 def _load_sets(plan: PriorPlan, prior: Prior) -> dict[str, Dataset]:
     given = plan.data or ((prior.heldout,) if prior.heldout else ())
     if not given:
@@ -126,7 +112,8 @@ def _load_sets(plan: PriorPlan, prior: Prior) -> dict[str, Dataset]:
         name, spec = _named(text)
         if name in sets:
             raise InputError(f"two data sets are named {name!r}: give each its own, --data NAME={spec}")
-        _check_folder_names(spec, plan, prior)
+        if plan.labels != "nearest":
+            check_class_folders(spec, prior, "; or add --labels nearest")
         sets[name] = load_dataset(spec, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
     return sets
 
@@ -139,19 +126,6 @@ def _named(text: str) -> tuple[str, str]:
     last = text.split(":")[1] if text.startswith("torchvision:") else Path(text).expanduser().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".npz")).lstrip(".-_")
     return name or "data", text
-
-
-def _check_folder_names(spec: str, plan: PriorPlan, prior: Prior) -> None:
-    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
-    folder = Path(spec).expanduser()
-    if prior.num_classes is None or plan.labels == "nearest" or not folder.is_dir():
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
-            raise InputError(
-                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
-                f"0 to {prior.num_classes - 1}, found {child.name!r}; or add --labels nearest"
-            )
 
 
 def _print(result: Mapping[str, Any], plan: PriorPlan, console: Console) -> None:

@@ -30,7 +30,17 @@ from ggl.report import Report
 from ggl.templates import check_page
 from ggl.victims import load_victim, victims
 
-__all__ = ["DEMO", "AuditPlan", "check_folder", "describe", "progress_bars", "run", "summary_table"]
+__all__ = [
+    "DEMO",
+    "AuditPlan",
+    "check_class_folders",
+    "check_folder",
+    "check_place",
+    "describe",
+    "progress_bars",
+    "run",
+    "summary_table",
+]
 
 DEMO: dict[str, Any] = {
     "victim": "lenet",
@@ -90,7 +100,11 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
         overwrite: replace an earlier run's results instead of refusing.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-    _prepare_folder(plan.out, resume, overwrite)
+    if overwrite and not resume:
+        check_folder(plan.out)
+        shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
+    else:
+        check_place(plan.out, resume, checkpoints=CHECKPOINTS, result=RESULT)
     check_page()
     utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
     new = not plan.out.exists()
@@ -130,21 +144,42 @@ def check_folder(out: Path) -> None:
         raise InputError(f"{out}: expected a folder that can be written to, but {there} cannot")
 
 
-def _prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds another audit; nothing is created yet."""
+def check_place(out: Path, resume: bool, *, checkpoints: str, result: str) -> None:
+    """Refuse a folder that holds another such run; nothing is created.
+
+    Args:
+        out: the folder.
+        resume: whether an unfinished run there is to be continued.
+        checkpoints: name of the folder in it that an unfinished run leaves.
+        result: name of the file in it that a finished run leaves.
+
+    Raises:
+        CheckpointError: there is nothing to resume.
+        InputError: a run lies there, or the folder cannot be written to.
+    """
     check_folder(out)
-    unfinished = (out / CHECKPOINTS).is_dir()
+    unfinished = (out / checkpoints).is_dir()
     if resume and not unfinished:
         raise CheckpointError(f"{out}: holds no unfinished run to resume; leave --resume out")
     if resume:
         return
-    if overwrite:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-        return
     if unfinished:
         raise InputError(f"{out}: holds an unfinished run; add --resume, or choose another folder")
-    if (out / RESULT).exists():
+    if (out / result).exists():
         raise InputError(f"{out}: holds a finished run already; choose another folder")
+
+
+def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
+    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
+    folder = Path(data).expanduser()
+    if prior.num_classes is None or not folder.is_dir():
+        return
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
+            raise InputError(
+                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
+                f"0 to {prior.num_classes - 1}, found {child.name!r}{hint}"
+            )
 
 
 def _audit(plan: AuditPlan, console: Console) -> Report:
@@ -152,7 +187,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
     prior = load_prior(plan.prior)
     data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
     prior.check_labels(data.labels)
-    _check_folder_names(plan, prior)
+    check_class_folders(plan.data, prior)
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
     channels, size, _ = prior.image_shape
@@ -200,19 +235,6 @@ def _asked(plan: AuditPlan) -> dict[str, object]:
         "split": plan.split,
         "fit": plan.fit,
     }
-
-
-def _check_folder_names(plan: AuditPlan, prior: Prior) -> None:
-    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
-    folder = Path(plan.data).expanduser()
-    if prior.num_classes is None or not folder.is_dir():
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
-            raise InputError(
-                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
-                f"0 to {prior.num_classes - 1}, found {child.name!r}"
-            )
 
 
 @contextmanager
