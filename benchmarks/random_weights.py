@@ -20,12 +20,15 @@ from torch import Tensor
 
 from ggl.base.weights import save_tensors
 from ggl.generators.biggan_configuration import PUBLISHED
+from ggl.generators.train_wgan_gp import LATENT_DIM, WIDTH
+from ggl.generators.wgan_gp import Generator
 
 STYLEGAN2 = {
     "stylegan2-cifar10": {"size": 32, "base": 32_768, "depth": 2, "classes": 10},
     "stylegan2-ffhq256": {"size": 256, "base": 16_384, "depth": 8},
     "stylegan2-ffhq": {"size": 1024, "base": 32_768, "depth": 8},
 }
+WGAN_GP = "wgan-gp"
 BIGGAN = {f"biggan-deep-{resolution}": resolution for resolution in PUBLISHED}
 DIM = 512
 """Of StyleGAN2's latents and styles, and its most channels."""
@@ -46,6 +49,13 @@ def write_biggan(folder: Path, resolution: int) -> None:
                 normalize(module, ())
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps(asdict(PUBLISHED[resolution])))
+
+
+def write_wgan_gp(path: Path) -> None:
+    """Write a generator of the width that `ggl.generators.train_wgan_gp` trains."""
+    torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, Generator(LATENT_DIM, WIDTH).state_dict())
 
 
 def write_stylegan2(path: Path, size: int, base: int, depth: int, classes: int | None = None) -> None:
@@ -97,13 +107,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="+", choices=[*BIGGAN, *STYLEGAN2])
+    parser.add_argument("names", nargs="+", choices=[*BIGGAN, *STYLEGAN2, WGAN_GP])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     for name in options.names:
         if name in BIGGAN:
             write_biggan(options.out / name, BIGGAN[name])
             print(f"biggan-deep:{BIGGAN[name]},weights={options.out / name}")
+        elif name == WGAN_GP:
+            write_wgan_gp(options.out / f"{name}.safetensors")
+            print(f"wgan-gp:{options.out / name}.safetensors")
         else:
             path = options.out / f"{name}.safetensors"
             write_stylegan2(path, **STYLEGAN2[name])
