@@ -27,7 +27,8 @@ from torchvision.utils import save_image
 from ggl.base.devices import find_device
 from ggl.base.errors import CheckpointError, GGLError, GradientError, InputError
 from ggl.base.random import stream, stream_seed
-from ggl.base.weights import DAMAGED, save_tensors
+from ggl.base.torch_files import DAMAGED
+from ggl.base.weights import save_tensors
 from ggl.generators.wgan_gp import SIZE, Critic, Generator, gradient_penalty
 
 LATENT_DIM = 128

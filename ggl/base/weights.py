@@ -12,10 +12,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
-from ggl.base.torch_files import DAMAGED, parse_torch
+from ggl.base.torch_files import parse_torch
 
 __all__ = [
-    "DAMAGED",
     "load_state",
     "load_tensors",
     "load_tensors_and_metadata",

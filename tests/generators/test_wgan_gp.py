@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_train import assert_equal
 
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors, save_tensors
@@ -189,20 +190,6 @@ def quick(monkeypatch):
 def run(data, out, epochs=2, seed=0):
     out.mkdir(exist_ok=True)
     return training.train(training.load_images(data), epochs, seed, out, CPU)
-
-
-def assert_equal(found, expected):
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            assert_equal(found[key], value)
-    elif isinstance(expected, list | tuple):
-        for a, b in zip(found, expected, strict=True):
-            assert_equal(a, b)
-    else:
-        assert found == expected
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
