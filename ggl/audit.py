@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ggl.analytic import find_first_linear, first_linear_fits
@@ -32,7 +33,6 @@ from ggl.metrics import feature_distance
 from ggl.optimizers import load_strategy
 from ggl.report import Cell, Report
 from ggl.search import Progress, SearchResult, check_budget, fingerprint
-from ggl.statistics import share
 
 __all__ = ["CEILING_BUDGET", "Stage", "audit"]
 
@@ -54,13 +54,19 @@ Stage: TypeAlias = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class _Audit:
-    """What every cell shares: the private images, their controls, the attacker's means."""
+    """What every cell shares: the private images, their controls, the attacker's means.
+
+    `numbers` are the images' among all private ones, whose labels are `every_label`. Random streams go by
+    them, so that an image meets the same draws whichever others are attacked beside it.
+    """
 
     oracle: GradientOracle
     victim: nn.Module
     prior: Prior
     images: Tensor
     labels: Tensor
+    numbers: Sequence[int]
+    every_label: Tensor
     decoys: Decoys
     errors: Mapping[str, Measure]
     budget: int
@@ -73,6 +79,7 @@ class _Audit:
     backend: str
     round: int
     rounds: int
+    known_ceiling: Tensor | None
 
     def score(self, reconstructions: Tensor) -> Scores:
         """Score reconstructions (n, c, h, w) against the private images."""
@@ -89,6 +96,8 @@ class _Audit:
 
     def ceiling(self) -> Tensor:
         """Return the prior's best image of each private one."""
+        if self.known_ceiling is not None:
+            return self.known_ceiling
         results = invert(
             self.images,
             self.labels,
@@ -105,7 +114,9 @@ class _Audit:
         """Score what needs no gradient: random samples of the prior, and the decoys' mean."""
         random = stream(self.seed, "prior control")
         draws = [
-            self.score(prior_samples(self.prior, self.labels, random, self.oracle.device))
+            self.score(
+                prior_samples(self.prior, self.every_label, random, self.oracle.device)[list(self.numbers)]
+            )
             for _ in range(PRIOR_DRAWS)
         ]
         mean = {name: np.mean([draw.values[name] for draw in draws], axis=0) for name in draws[0].values}
@@ -116,7 +127,7 @@ class _Audit:
         """Return what clients of a kind share, one an image."""
         return [
             defense.share(client, stream(self.seed, "client", defense.name, kind, i))
-            for i, client in enumerate(self.clients(oracle, kind))
+            for i, client in zip(self.numbers, self.clients(oracle, kind), strict=True)
         ]
 
     def clients(self, oracle: GradientOracle, kind: str) -> list[Client]:
@@ -128,7 +139,7 @@ class _Audit:
             pairs = zip(self.clients(oracle, "private"), self.clients(oracle, "sibling"), strict=True)
             return [
                 sibling.after(noise_gradient(private.gradient(), stream(self.seed, "noise control", i)))
-                for i, (private, sibling) in enumerate(pairs)
+                for i, (private, sibling) in zip(self.numbers, pairs, strict=True)
             ]
         images = self.images if kind == "private" else self.decoys.siblings
         return [
@@ -140,7 +151,7 @@ class _Audit:
                 round=self.round,
                 rounds=self.rounds,
             )
-            for i, (image, label) in enumerate(zip(images, self.labels, strict=True))
+            for i, image, label in zip(self.numbers, images, self.labels, strict=True)
         ]
 
     def attack(
@@ -156,7 +167,10 @@ class _Audit:
         title = f"{defense.name}, {attacker}, {strategy}"
         return attack_many(
             oracle,
-            [Target(f"image {i % n}", g, self.labels[i % n][None]) for i, g in enumerate(shared)],
+            [
+                Target(f"image {self.numbers[i % n]}", g, self.labels[i % n][None])
+                for i, g in enumerate(shared)
+            ],
             prior=self.prior,
             strategy=strategy,
             defense=defense,
@@ -203,16 +217,34 @@ class _Audit:
             for attacker in distinct_attackers(defense, oracle, searching, shared["private"], self.distance):
                 started = time.monotonic()
                 results = self.attack(defense, oracle, strategy, attacker, every)
-                cell = self._cell(defense, strategy, attacker, shared, results, passive, started)
+                cell = self._cell(defense, oracle, strategy, attacker, shared, results, passive, started)
                 yield replace(cell, passes=defense.trial(attacker).draws if oracle.is_sampled else 1)
         if ANALYTIC in asked and layer is not None:
             started = time.monotonic()
             results = self.solve(defense, oracle, layer, every)
-            yield self._cell(defense, CLOSED_FORM, ANALYTIC, shared, results, passive, started)
+            yield self._cell(defense, oracle, CLOSED_FORM, ANALYTIC, shared, results, passive, started)
+
+    @torch.no_grad()
+    def matches(
+        self,
+        defense: Defense,
+        oracle: GradientOracle,
+        attacker: str,
+        images: Tensor,
+        shared: Sequence[Gradients],
+    ) -> NDArray[np.float64]:
+        """Return the distances (n,) of images' gradients to those shared, as an attacker compares them."""
+        attacker = "adaptive" if attacker == ANALYTIC else attacker
+        trial = defense.trial(attacker)
+        views = [defense.view(g, attacker, oracle.model) for g in shared]
+        rows = zip(images, self.labels, views, strict=True)
+        found = [oracle.score(x[None], y[None], view, self.distance, trial) for x, y, view in rows]
+        return torch.cat(found).double().cpu().numpy()
 
     def _cell(
         self,
         defense: Defense,
+        oracle: GradientOracle,
         strategy: str,
         attacker: str,
         shared: Mapping[str, Sequence[Gradients]],
@@ -224,6 +256,10 @@ class _Audit:
         groups = {kind: results[k * n : (k + 1) * n] for k, kind in enumerate(shared)}
         images = {kind: torch.cat([r.images for r in group]) for kind, group in groups.items()}
         scores = {kind: self.score(reconstructions) for kind, reconstructions in images.items()}
+        matches = {
+            "private": self.matches(defense, oracle, attacker, self.images, shared["private"]),
+            "attack": self.matches(defense, oracle, attacker, images["private"], shared["private"]),
+        }
         right = [
             infer_label(g) == int(label) for g, label in zip(shared["private"], self.labels, strict=True)
         ]
@@ -234,7 +270,8 @@ class _Audit:
             attack=scores.pop("private"),
             controls={**scores, **passive},
             images=images,
-            labels_recovered=share(sum(right), n),
+            labels_right=right,
+            matches=matches,
             results=groups,
             seconds=time.monotonic() - started,
         )
@@ -262,8 +299,10 @@ def audit(
     attackers: Sequence[str] = ("adaptive",),
     budget: int = 2000,
     ceiling_budget: int | None = None,
+    ceiling: Float[Tensor, "m c h w"] | None = None,
+    only: Sequence[int] | None = None,
     seed: int = 0,
-    decoys: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]] | None = None,
+    decoys: tuple[Float[Tensor, "k c h w"], Int[Tensor, " k"]] | None = None,
     distance: str = "cosine",
     latents: str | None = None,
     backend: str = "auto",
@@ -291,6 +330,8 @@ def audit(
         budget: objective evaluations of each search.
         ceiling_budget: objective evaluations, with gradients, of each inversion of a private image itself;
             `CEILING_BUDGET` by default. Fewer, for a slow prior, understate what could leak at most.
+        ceiling: those inversions' images, of the images to be attacked, where they are known already.
+        only: numbers of the images to be attacked; the others are private too, and so no controls.
         seed: of every random draw.
         decoys: images and labels of the same domain, for ranks, siblings and class means; by default
             the prior's own held-out images.
@@ -319,13 +360,17 @@ def audit(
     _check(images, labels, prior)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision)
+    numbers = list(range(len(images)) if only is None else only)
+    chosen = choose_decoys(images, labels, pool, pool_labels, seed)
     shared_settings = _Audit(
         oracle=oracle,
         victim=victim,
         prior=prior,
-        images=images,
-        labels=labels,
-        decoys=choose_decoys(images, labels, pool, pool_labels, seed),
+        images=images[numbers],
+        labels=labels[numbers],
+        numbers=numbers,
+        every_label=labels,
+        decoys=Decoys([chosen.images[i] for i in numbers], chosen.siblings[numbers]),
         errors=measures(_features(victim, oracle.device), load_lpips()),
         budget=budget,
         ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
@@ -337,6 +382,7 @@ def audit(
         backend=backend,
         round=round,
         rounds=rounds,
+        known_ceiling=ceiling,
     )
     return _run(shared_settings, known, strategies, attackers)
 
@@ -360,6 +406,7 @@ def _run(
         settings=_settings(audit),
         images=audit.images,
         labels=audit.labels,
+        siblings=audit.decoys.siblings,
         ceiling_images=ceiling,
         ceiling=audit.score(ceiling),
         cells=[cell for defense in defenses for cell in audit.cells(defense, strategies, attackers, passive)],

@@ -23,9 +23,9 @@ from ggl.leakage import HEADLINE, LeakScore, Scores, identification, identifies,
 from ggl.metrics import METRICS
 from ggl.page import render
 from ggl.search import SearchResult
-from ggl.statistics import Interval, bootstrap_mean
+from ggl.statistics import bootstrap_mean, share
 
-__all__ = ["Cell", "Report", "Verdict", "worst_case"]
+__all__ = ["Cell", "Report", "Verdict", "find_verdict", "versions", "worst_case"]
 
 Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
 """Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
@@ -51,7 +51,9 @@ class Cell:
     Attributes:
         attack: the attack's scores; `controls` those of sibling, noise, prior and class mean.
         images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
-        labels_recovered: how often iDLG reads the label off the defended gradient.
+        labels_right: of each private image, whether iDLG reads its label off the defended gradient.
+        matches: distances (n,) to the shared gradients as the attacker compares them, of the gradients on
+            the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
         results: the searches behind `images`.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
     """
@@ -62,7 +64,8 @@ class Cell:
     attack: Scores
     controls: Mapping[str, Scores]
     images: Mapping[str, Float[Tensor, "n c h w"]]
-    labels_recovered: Interval
+    labels_right: Sequence[bool]
+    matches: Mapping[str, NDArray[np.float64]]
     results: Mapping[str, Sequence[SearchResult]]
     seconds: float
     passes: int = 1
@@ -102,11 +105,11 @@ class Cell:
                 name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
                 for name, scores in self.controls.items()
             },
-            "label_recovery": self.labels_recovered.to_dict(),
+            "label_recovery": share(sum(self.labels_right), len(self.labels_right)).to_dict(),
             "evaluations": self.results["private"][0].evaluations,
             "passes_per_evaluation": self.passes,
             "backward_passes": self.results["private"][0].backward_passes,
-            "images": _per_image(self.attack, self.results["private"], labels),
+            "images": _per_image(self.attack, self.results["private"], self.matches, labels),
             "curve": {"evaluations": evaluations.tolist(), "loss": losses.tolist()},
         }
 
@@ -116,12 +119,14 @@ class Report:
     """An audit's cells, with the private images (n, c, h, w), their labels (n,) and the ceiling.
 
     Attributes:
+        siblings: (n, c, h, w), the other images of their classes that the sibling control attacks.
         utility: what utility.json of `ggl utility` holds; see `with_utility`.
     """
 
     settings: Mapping[str, object]
     images: Float[Tensor, "n c h w"]
     labels: Int[Tensor, " n"]
+    siblings: Float[Tensor, "n c h w"]
     ceiling_images: Float[Tensor, "n c h w"]
     ceiling: Scores
     cells: Sequence[Cell]
@@ -225,6 +230,11 @@ def cell_rate(cell: Cell) -> float:
     return done / max(cell.seconds, 1e-9)
 
 
+def finite_or_none(value: float) -> float | None:
+    """Return a number for JSON, which knows no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a figure depends on."""
     return {
@@ -240,12 +250,16 @@ def _figures(scores: Scores) -> dict[str, object]:
 
 
 def _per_image(
-    scores: Scores, results: Sequence[SearchResult], labels: Sequence[int]
-) -> list[dict[str, float | int]]:
+    scores: Scores,
+    results: Sequence[SearchResult],
+    matches: Mapping[str, NDArray[np.float64]],
+    labels: Sequence[int],
+) -> list[dict[str, float | int | None]]:
     return [
         {
             "label": labels[i],
             "loss": result.loss,
+            **{f"match_of_{kind}": finite_or_none(match[i]) for kind, match in matches.items()},
             "rank": int(scores.ranks[i]),
             "decoys": int(scores.decoys[i]),
             **{name: float(values[i]) for name, values in scores.values.items()},

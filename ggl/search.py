@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -19,12 +19,15 @@ from ggl.latents import LatentRule
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
 
-__all__ = ["Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
+__all__ = ["Milestone", "Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with the evaluations done, those planned, and the mean best loss over the searches."""
 
 CHECKPOINT_SECONDS = 5.0
+HALVINGS = 7
+"""Of the budget: where a search notes what it has found so far."""
+
 SAVING_SHARE = 20
 """A checkpoint is written at most every so many times as long as the last one took."""
 
@@ -44,6 +47,23 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class Milestone:
+    """What a search had found on its way, at a halving of its budget or right after, and at its end.
+
+    Attributes:
+        evaluations: of the objective so far.
+        seconds: of wall time so far, a search's share where several ran side by side.
+        loss: the best so far.
+        latents: (b, d) of that candidate.
+    """
+
+    evaluations: int
+    seconds: float
+    loss: float
+    latents: Tensor
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """The best that one search found, its loss evaluated anew.
 
@@ -54,6 +74,7 @@ class SearchResult:
         history: (evaluations, best loss so far) after every generation.
         evaluations: of the objective.
         backward_passes: through the objective, for strategies that need gradients.
+        milestones: what had been found on the way, the end last; none where nothing was searched.
     """
 
     images: Tensor
@@ -62,6 +83,7 @@ class SearchResult:
     history: list[tuple[int, float]]
     evaluations: int
     backward_passes: int
+    milestones: Sequence[Milestone] = ()
 
 
 @dataclass
@@ -71,6 +93,7 @@ class _Best:
     z: Tensor
     loss: float = float("inf")
     history: list[tuple[int, float]] = field(default_factory=list)
+    milestones: list[Milestone] = field(default_factory=list)
 
     @property
     def evaluations(self) -> int:
@@ -82,6 +105,13 @@ class _Best:
         if finite.min() < self.loss:
             self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
         self.history.append((self.evaluations + len(z), self.loss))
+
+    def mark(self, budget: int, seconds: float) -> None:
+        """Note the best so far, in searched coordinates, where a halving of the budget is passed."""
+        last = self.milestones[-1].evaluations if self.milestones else 0
+        passed = (budget >> k for k in range(HALVINGS + 1))
+        if any(last < halving <= self.evaluations for halving in passed):
+            self.milestones.append(Milestone(self.evaluations, seconds, self.loss, self.z))
 
 
 class Search:
@@ -123,6 +153,7 @@ class Search:
         self.checkpoint, self.identity = checkpoint, identity
         self.best = [_Best(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
+        self.seconds = 0.0
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
@@ -139,7 +170,11 @@ class Search:
         saved = time.monotonic()
         pause = CHECKPOINT_SECONDS
         while active := self._active(limit):
+            began = time.monotonic()
             self._generation(active)
+            self.seconds += time.monotonic() - began
+            for k in active:
+                self.best[k].mark(self.budget, self.seconds / len(self.best))
             if self.checkpoint is not None and (started := time.monotonic()) - saved > pause:
                 self._save(self.checkpoint)
                 saved = time.monotonic()
@@ -208,10 +243,17 @@ class Search:
             loss = float(self._loss(z, self.labels[k : k + 1], [k], [1]))
             spent = best.evaluations
             passes = spent if self.group.needs_gradient else 0
-            results.append(
-                SearchResult(images[0].cpu(), placed.cpu(), loss, list(best.history), spent, passes)
-            )
+            found = images[0].cpu(), placed.cpu(), loss, list(best.history), spent, passes
+            results.append(SearchResult(*found, self._milestones(best)))
         return results
+
+    def _milestones(self, best: _Best) -> list[Milestone]:
+        """Return a search's milestones and its end, searched coordinates placed as latents."""
+        shape = self.labels.shape[1], self.prior.latent_dim
+        end = Milestone(best.evaluations, self.seconds / len(self.best), best.loss, best.z)
+        found = [*(m for m in best.milestones if m.evaluations < end.evaluations), end]
+        placed = (self.latents.place(m.latents.view(shape).to(torch.float32)) for m in found)
+        return [replace(m, latents=z) for m, z in zip(found, placed, strict=True)]
 
     def _progress(self, limit: int) -> tuple[int, int, float]:
         spent = [best.evaluations for best in self.best]
@@ -228,6 +270,8 @@ class Search:
             state[f"{k}.best.z"] = best.z
             state[f"{k}.best.loss"] = torch.tensor(best.loss, dtype=torch.float64)
             state[f"{k}.best.history"] = torch.tensor(best.history, dtype=torch.float64).view(-1, 2)
+            state |= _packed(f"{k}.best.milestones", best.milestones)
+        state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, state, {"identity": self.identity})
 
@@ -253,7 +297,24 @@ class Search:
             best.z, best.loss = state[f"{k}.best.z"], float(state[f"{k}.best.loss"])
             history = state[f"{k}.best.history"].tolist()
             best.history = [(int(evaluations), loss) for evaluations, loss in history]
+            best.milestones = _unpacked(f"{k}.best.milestones", state)
+        self.seconds = float(state["seconds"])
         self.group.load_state_dict(part_of(state, "strategy."))
+
+
+def _packed(name: str, milestones: Sequence[Milestone]) -> dict[str, Tensor]:
+    """Return milestones as tensors."""
+    figures = [(m.evaluations, m.seconds, m.loss) for m in milestones]
+    return {
+        f"{name}.figures": torch.tensor(figures, dtype=torch.float64).view(-1, 3),
+        f"{name}.latents": torch.cat([torch.empty(0), *(m.latents for m in milestones)]),
+    }
+
+
+def _unpacked(name: str, state: Mapping[str, Tensor]) -> list[Milestone]:
+    figures, latents = state[f"{name}.figures"].tolist(), state[f"{name}.latents"]
+    rows = zip(figures, latents.chunk(max(1, len(figures))), strict=False)
+    return [Milestone(int(evaluations), seconds, loss, z) for (evaluations, seconds, loss), z in rows]
 
 
 def check_budget(budget: int, generation: int) -> None:

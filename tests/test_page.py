@@ -16,7 +16,6 @@ from ggl.leakage import Scores
 from ggl.page import render
 from ggl.report import Cell, Report
 from ggl.search import SearchResult
-from ggl.statistics import share
 from ggl.templates import fixed
 
 N = 6
@@ -100,7 +99,8 @@ def cell(defense, mse, *, strategy="cma-es", attacker="adaptive", n=N, images=No
         attack=scores(mse, n),
         controls={name: scores(value, n) for name, value in controls.items()},
         images=dict.fromkeys(kinds, images),
-        labels_recovered=share(n, n),
+        labels_right=[True] * n,
+        matches=dict.fromkeys(("private", "attack"), np.full(n, 0.01)),
         results=dict.fromkeys(kinds, results),
         seconds=2.0,
     )
@@ -112,6 +112,7 @@ def report(*cells):
         settings={**SETTINGS, "images": len(images)},
         images=images,
         labels=torch.arange(len(images)),
+        siblings=images,
         ceiling_images=images,
         ceiling=scores(0.01, len(images)),
         cells=cells,

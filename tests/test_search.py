@@ -62,6 +62,9 @@ def assert_same(first, second):
         assert torch.equal(a.latents, b.latents)
         assert (a.loss, a.history) == (b.loss, b.history)
         assert (a.evaluations, a.backward_passes) == (b.evaluations, b.backward_passes)
+        for one, other in zip(a.milestones, b.milestones, strict=True):
+            assert (one.evaluations, one.loss) == (other.evaluations, other.loss)
+            assert torch.equal(one.latents, other.latents)
 
 
 def stop_after(generations):
@@ -234,6 +237,29 @@ def test_progress_hears_of_every_generation():
     assert [done for done, _, _ in heard] == [2 * size * (i + 1) for i in range(30 // size)]
     assert {planned for _, planned, _ in heard} == {2 * size * (30 // size)}
     assert [loss for _, _, loss in heard] == sorted((loss for _, _, loss in heard), reverse=True)
+
+
+@each_strategy
+def test_milestones_lie_at_halvings_of_the_budget(name):
+    budget = 1000
+    (result,) = search(name, budget=budget, latents="free").run()
+    history = dict(result.history)
+    ends = [done for done, _ in result.history]
+    expected = {min(end for end in ends if end >= budget >> k) for k in range(1, 8)} | {ends[-1]}
+    assert [m.evaluations for m in result.milestones if m.evaluations < ends[-1]] == sorted(expected)[:-1]
+    assert [m.loss for m in result.milestones] == [history[m.evaluations] for m in result.milestones]
+    seconds = [m.seconds for m in result.milestones]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_a_milestone_holds_the_latents_that_are_decoded():
+    (result,) = search(seeds=(3,), budget=64, batch=2, latents="tanh").run()
+    last = result.milestones[-1]
+    assert last.latents.shape == (2, DIM)
+    assert torch.equal(last.latents, result.latents)
+    assert torch.equal(Pixels().decode(last.latents), result.images)
+    assert last.loss == pytest.approx(result.loss, rel=1e-5)
 
 
 @each_strategy
