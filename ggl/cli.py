@@ -23,6 +23,10 @@ weights_app = typer.Typer(
     help="Weights that are brought on request.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(
+    help="Sweeps of strategies, defenses, priors and victims.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(bench_app, name="bench")
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
@@ -317,6 +321,109 @@ def where(name: EntryName) -> None:
     from ggl import weight_commands
 
     weight_commands.where(name)
+
+
+SpecFile = Annotated[Path, typer.Argument(help="a sweep as TOML; see benchmarks/specs")]
+StoreFolder = Annotated[Path, typer.Argument(help="folder of a store, as `ggl bench run` makes it")]
+EngineName = Annotated[str, typer.Option(help="local: processes of this machine; ray: a cluster")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="packs at once, one thread each; default one a processor, or one on a GPU", min=1),
+]
+TrackerName = Annotated[str, typer.Option(help="tensorboard, wandb:PROJECT, mlflow, none, or your own")]
+
+
+@bench_app.command()
+def plan(
+    spec: SpecFile,
+    workers: Workers = None,
+    device: Device = "auto",
+) -> None:
+    """Print a sweep's cells, evaluations, and time by a short calibration; nothing is run."""
+    from ggl.benchmarks import commands
+
+    commands.show_plan(spec, workers=workers, device=device)
+
+
+@bench_app.command("run")
+def run_sweep(
+    spec: SpecFile,
+    store: Annotated[Path | None, typer.Option(help="folder; default runs/bench/NAME")] = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    device: Device = "auto",
+    tracker: TrackerName = "tensorboard",
+) -> None:
+    """Run what the store lacks of a sweep. A failed cell never stops it; the exit code is then 1."""
+    from ggl.benchmarks import commands
+
+    code = commands.start(spec, store, engine=engine, workers=workers, device=device, tracker=tracker)
+    raise typer.Exit(code)
+
+
+@bench_app.command("resume")
+def resume_sweep(
+    store: StoreFolder,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    device: Device = "auto",
+    tracker: TrackerName = "tensorboard",
+) -> None:
+    """Go on with a sweep that was stopped or killed."""
+    from ggl.benchmarks import commands
+
+    raise typer.Exit(commands.resume(store, engine=engine, workers=workers, device=device, tracker=tracker))
+
+
+@bench_app.command("retry-failed")
+def retry_failed(
+    store: StoreFolder,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    device: Device = "auto",
+    tracker: TrackerName = "tensorboard",
+) -> None:
+    """Run a sweep's failed cells again, and what is missing."""
+    from ggl.benchmarks import commands
+
+    raise typer.Exit(
+        commands.retry_failed(store, engine=engine, workers=workers, device=device, tracker=tracker)
+    )
+
+
+@bench_app.command("status")
+def sweep_status(store: StoreFolder) -> None:
+    """Print how far a sweep is, who works on it, and why cells failed or were skipped."""
+    from ggl.benchmarks import commands
+
+    commands.status(store)
+
+
+@bench_app.command("export")
+def export_cells(
+    store: StoreFolder,
+    to: Annotated[Path, typer.Option(help="FILE.csv or FILE.parquet")],
+) -> None:
+    """Write a store's cells, one row each, as CSV or Parquet."""
+    from ggl.benchmarks import commands
+
+    commands.export(store, to)
+
+
+@app.command()
+def report(
+    store: StoreFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of report.html and tables; default the store's")
+    ] = None,
+    utility: Annotated[
+        Path | None, typer.Option(help="utility.json of `ggl utility`, to set leaks beside costs")
+    ] = None,
+) -> None:
+    """Make one page of a sweep, and its tables as CSV."""
+    from ggl.benchmarks import commands
+
+    commands.report(store, out, utility)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ Jinja2 and matplotlib, the extra `report`, are imported when a page is made and 
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from PIL import Image
@@ -33,12 +33,17 @@ def check_page() -> None:
         raise InputError(EXTRA_HINT) from error
 
 
-def fill(template: str, content: Mapping[str, object]) -> str:
-    """Return the page of a template in `ggl/assets`; the same bytes for the same content."""
+def fill(template: str, content: Mapping[str, object], packages: Sequence[str] = ("ggl",)) -> str:
+    """Return the page of a template; the same bytes for the same content.
+
+    The template and what it includes lie in the folders `assets` of `packages`, the first of which that has
+    a file of the name gives it.
+    """
     import jinja2
 
-    def source(name: str) -> str:
-        return files("ggl").joinpath("assets", name).read_text("utf-8")
+    def source(name: str) -> str | None:
+        found = (files(package).joinpath("assets", name) for package in packages)
+        return next((file.read_text("utf-8") for file in found if file.is_file()), None)
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(source),
