@@ -1,4 +1,4 @@
-# make demo | test | lint | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
+# make demo | test | lint | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Trust what the machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint reproduce-smoke lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ggl demo
@@ -19,6 +19,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A minute of `ggl reproduce ggl`: too short to claim anything, long enough to break.
+reproduce-smoke: $(INSTALLED)
+	rm -rf runs/reproduce-smoke
+	$(BIN)/ggl reproduce ggl --images 1 --budget 50 --ceiling-budget 20 --out runs/reproduce-smoke
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -14,20 +14,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
-from ggl.benchmarks.engines import Engine, LocalEngine
-from ggl.benchmarks.export import write_csv, write_parquet
-from ggl.benchmarks.plan import plan, plan_lines
-from ggl.benchmarks.ray_engine import RayEngine
-from ggl.benchmarks.records import Record
 from ggl.benchmarks.report import save
-from ggl.benchmarks.runner import DONE, Watcher, missing_packs, run
-from ggl.benchmarks.spec import Spec, load_spec, parse_spec
-from ggl.benchmarks.store import Store
+from ggl.benchmarks.reproduce.run import reproduce
+from ggl.benchmarks.sweeps.engines import Engine, LocalEngine
+from ggl.benchmarks.sweeps.export import write_csv, write_parquet
+from ggl.benchmarks.sweeps.plan import plan, plan_lines
+from ggl.benchmarks.sweeps.ray_engine import RayEngine
+from ggl.benchmarks.sweeps.records import Record
+from ggl.benchmarks.sweeps.runner import DONE, Watcher, missing_packs, run
+from ggl.benchmarks.sweeps.spec import Spec, load_spec, parse_spec
+from ggl.benchmarks.sweeps.store import Store
 from ggl.benchmarks.trackers import Tracker, load_tracker, settings_of
 from ggl.costs import read_utility
 from ggl.runs import LOG_WIDTH
 
-__all__ = ["export", "report", "resume", "retry_failed", "show_plan", "start", "status"]
+__all__ = ["export", "report", "reproduce_paper", "resume", "retry_failed", "show_plan", "start", "status"]
 
 ENGINES = ("local", "ray")
 SHOWN_REASONS = 5
@@ -108,6 +109,40 @@ def report(folder: Path, out: Path | None, utility: Path | None) -> None:
         folder=out or folder,
     )
     print(f"{len(records)} cells: {(out or folder) / 'report.html'}")
+
+
+def reproduce_paper(
+    name: str,
+    scale: str,
+    out: Path,
+    *,
+    files: Path | None,
+    images: int | None,
+    budget: int | None,
+    ceiling_budget: int | None,
+    page: Path | None,
+    results: Path | None,
+    workers: int | None,
+    device: str,
+    resume: bool,
+) -> None:
+    """Run a reproduction, say how far it is, and name its page."""
+    reproduce(
+        name,
+        scale,
+        out,
+        resume=resume,
+        files=files,
+        images=images,
+        budget=budget,
+        ceiling_budget=ceiling_budget,
+        workers=workers or _default_workers(find_device(device)),
+        page=page,
+        results=results,
+        device=device,
+        note=lambda line: print(line, flush=True),
+    )
+    print(f"page: {out / f'{name}-{scale}.md'}")
 
 
 def _costs(utility: Path, records: Sequence[Record]) -> dict[str, Any]:

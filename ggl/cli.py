@@ -426,6 +426,48 @@ def report(
     commands.report(store, out, utility)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="of a reproduction: ggl")],
+    scale: Annotated[
+        str, typer.Option(help="small: on two cores; paper: the paper's own, on a GPU")
+    ] = "small",
+    out: Annotated[Path | None, typer.Option(help="folder; default runs/reproduce/NAME-SCALE")] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="folder of what scale paper needs; what is missing is named")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="fewer, to try it: claims nothing", min=1)] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="of every search, to try it: claims nothing", min=1)
+    ] = None,
+    ceiling_budget: Annotated[
+        int | None, typer.Option(help="of every inversion, to try it: claims nothing", min=1)
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="a further place for the page")] = None,
+    results: Annotated[Path | None, typer.Option(help="a further folder for the cells as CSV")] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Run a paper's reproduction and judge its claims: reported, ours, interval, verdict."""
+    from ggl.benchmarks import commands
+
+    commands.reproduce_paper(
+        name,
+        scale,
+        out or Path("runs/reproduce") / f"{name}-{scale}",
+        files=files,
+        images=images,
+        budget=budget,
+        ceiling_budget=ceiling_budget,
+        page=page,
+        results=results,
+        workers=workers,
+        device=device,
+        resume=resume,
+    )
+
+
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2."""
     sys.path.append("")  # so that package.module:name finds the user's code in the current folder

@@ -19,9 +19,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from ggl.benchmarks.cells import Cell, Pack, packs_of
-from ggl.benchmarks.engines import Engine, Failure, LocalEngine
-from ggl.benchmarks.execute import run_pack
+from ggl.benchmarks.sweeps.cells import Cell, Pack, packs_of
+from ggl.benchmarks.sweeps.engines import Engine, Failure, LocalEngine
+from ggl.benchmarks.sweeps.execute import run_pack
 
 BASE = Cell(
     prior="fashion-dcgan32",

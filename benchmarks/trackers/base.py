@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.records import Record
+from ggl.benchmarks.sweeps.records import Record
 
 __all__ = ["Guarded", "NoTracker", "Tracker", "TrackerWarning", "import_package"]
 

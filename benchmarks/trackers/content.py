@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ggl.benchmarks.cells import AXES, CELL_FIELDS, Cell
-from ggl.benchmarks.records import Record
+from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.records import Record
 
 __all__ = ["STEPS", "Point", "group_name", "points_of", "settings_of", "sweep_points", "text_of"]
 

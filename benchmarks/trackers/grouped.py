@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from uuid import uuid4
 
 from ggl.base.weights import write_atomically
-from ggl.benchmarks.cells import Cell, together
-from ggl.benchmarks.records import Record
+from ggl.benchmarks.sweeps.cells import Cell, together
+from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.trackers.content import Point, group_name, points_of, sweep_points
 
 __all__ = ["GroupedTracker", "store_id"]

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ggl.benchmarks.cells import Cell
-from ggl.benchmarks.records import METRICS, CurvePoint, Record, figure_name
+from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 
 CELL = Cell(
     prior="bundled",

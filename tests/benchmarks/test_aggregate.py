@@ -9,8 +9,8 @@ import pytest
 from made_records import CELL, failed, made_records, skipped, with_figures
 
 import ggl
-from ggl.benchmarks.aggregate import CONTROLS, Group, groups_of, worst_cases
-from ggl.benchmarks.records import METRICS, Record, figure_name
+from ggl.benchmarks.sweeps.aggregate import CONTROLS, Group, groups_of, worst_cases
+from ggl.benchmarks.sweeps.records import METRICS, Record, figure_name
 from ggl.controls import pick_private
 from ggl.statistics import bootstrap_ratio, paired_test
 

@@ -12,13 +12,13 @@ from made_records import CELL, failed, made_records, skipped, with_figures
 from PIL import Image
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.aggregate import groups_of
-from ggl.benchmarks.records import CurvePoint
 from ggl.benchmarks.report import render, save
-from ggl.benchmarks.report_heat import shade
-from ggl.benchmarks.report_rows import rows_of
-from ggl.benchmarks.report_tables import leak_table
-from ggl.benchmarks.report_wall import MARKUP, wall_of
+from ggl.benchmarks.report.heat import shade
+from ggl.benchmarks.report.rows import rows_of
+from ggl.benchmarks.report.tables import leak_table
+from ggl.benchmarks.report.wall import MARKUP, wall_of
+from ggl.benchmarks.sweeps.aggregate import groups_of
+from ggl.benchmarks.sweeps.records import CurvePoint
 from ggl.templates import fill
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from made_records import CELL, failed, made_records, skipped, with_figures
 
-from ggl.benchmarks.aggregate import groups_of
 from ggl.benchmarks.checks import CHECKS, Flag, flags, severest
-from ggl.benchmarks.courses import Course, slowing
-from ggl.benchmarks.error_checks import adaptive_worse
-from ggl.benchmarks.records import CurvePoint
+from ggl.benchmarks.checks.courses import Course, slowing
+from ggl.benchmarks.checks.error_checks import adaptive_worse
+from ggl.benchmarks.sweeps.aggregate import groups_of
+from ggl.benchmarks.sweeps.records import CurvePoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 

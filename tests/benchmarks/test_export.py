@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.cells import CELL_FIELDS, Cell
-from ggl.benchmarks.export import export, read_csv, write_csv, write_parquet
-from ggl.benchmarks.records import FIGURES, CurvePoint, Record
-from ggl.benchmarks.store import Store
+from ggl.benchmarks.sweeps.cells import CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.export import export, read_csv, write_csv, write_parquet
+from ggl.benchmarks.sweeps.records import FIGURES, CurvePoint, Record
+from ggl.benchmarks.sweeps.store import Store
 
 CELL = Cell(
     **{"prior": "gaussian-mixture:k=3", "victim": "lenet", "victim_weights": None, "data": "heldout"},

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from ggl.benchmarks.calibration import Calibration, one_thread
-from ggl.benchmarks.cells import Cell
-from ggl.benchmarks.plan import plan, plan_lines
-from ggl.benchmarks.spec import Spec, parse_spec
+from ggl.benchmarks.sweeps.calibration import Calibration, one_thread
+from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.plan import plan, plan_lines
+from ggl.benchmarks.sweeps.spec import Spec, parse_spec
 
 TEXT = """name = "small"
 images = 3

@@ -11,12 +11,12 @@ import pytest
 from made_records import failed, made_record
 
 from ggl.base.errors import CheckpointError, InputError, UnknownNameError
-from ggl.benchmarks.claims import side_of, verdict_of
-from ggl.benchmarks.reproduction import check_files, groups_by_name, judged, reproduce
-from ggl.benchmarks.reproduction_file import SCALES, load_reproduction, parse_reproduction
-from ggl.benchmarks.reproduction_page import page_of
-from ggl.benchmarks.reproduction_plan import Overrides, plan_of
-from ggl.benchmarks.store import Store
+from ggl.benchmarks.reproduce.claims import side_of, verdict_of
+from ggl.benchmarks.reproduce.file import SCALES, load_reproduction, parse_reproduction
+from ggl.benchmarks.reproduce.page import page_of
+from ggl.benchmarks.reproduce.plan import Overrides, plan_of
+from ggl.benchmarks.reproduce.run import check_files, groups_by_name, judged, reproduce
+from ggl.benchmarks.sweeps.store import Store
 
 SMALLEST = """
 name = "x"
@@ -67,7 +67,7 @@ def made(monkeypatch):
         store.write(records)
         watch(records)
 
-    monkeypatch.setitem(sys.modules, "ggl.benchmarks.runner", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "ggl.benchmarks.sweeps.runner", SimpleNamespace(run=run))
     return ran
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import ggl.benchmarks
 from ggl.base.errors import InputError, UnknownNameError
-from ggl.benchmarks.cells import Cell, packs_of
-from ggl.benchmarks.spec import Spec, load_spec, parse_spec
+from ggl.benchmarks.sweeps.cells import Cell, packs_of
+from ggl.benchmarks.sweeps.spec import Spec, load_spec, parse_spec
 from ggl.optimizers.catalog import strategies
 
 SPECS = Path(ggl.benchmarks.__file__).parent / "specs"

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ggl.base.errors import InputError
-from ggl.benchmarks import store_schema
-from ggl.benchmarks.cells import CELL_FIELDS, Cell
-from ggl.benchmarks.records import FIGURES, CurvePoint, Record
-from ggl.benchmarks.store import Store
+from ggl.benchmarks.sweeps import store_schema
+from ggl.benchmarks.sweeps.cells import CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.records import FIGURES, CurvePoint, Record
+from ggl.benchmarks.sweeps.store import Store
 
 CELL = Cell(
     **{"prior": "gaussian-mixture:k=3", "victim": "lenet", "victim_weights": None, "data": "heldout"},
@@ -508,7 +508,7 @@ def test_a_full_disk_says_so_for_pictures_too(folder, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ggl.benchmarks.store.write_atomically", full)
+    monkeypatch.setattr("ggl.benchmarks.sweeps.store.write_atomically", full)
     with Store(folder) as store, fail_with(store.picture("ab", "attack"), FULL):
         store.keep_picture("ab", "attack", torch.zeros(3, 2, 2))
 
@@ -568,7 +568,7 @@ def test_a_store_cannot_be_made_where_nothing_can(tmp_path, public_folder):
 
 
 def test_a_store_that_another_holds_says_so(folder, monkeypatch):
-    monkeypatch.setattr("ggl.benchmarks.store.WAIT", 0.05)
+    monkeypatch.setattr("ggl.benchmarks.sweeps.store.WAIT", 0.05)
     other = sqlite3.connect(folder / "store.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     advice = "expected a store that is free, but another process has written for a minute; end it"

@@ -9,8 +9,8 @@ import pytest
 from documented import example_module
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.cells import Cell
-from ggl.benchmarks.records import CurvePoint, Record
+from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.records import CurvePoint, Record
 from ggl.benchmarks.trackers import Tracker, TrackerWarning, load_tracker, settings_of, trackers
 
 CELL = Cell(

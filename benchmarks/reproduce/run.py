@@ -1,0 +1,169 @@
+"""A paper's reproduction by one command: runs its sweeps, judges its claims, writes page and tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ggl.base.errors import CheckpointError, InputError
+from ggl.base.weights import write_atomically
+from ggl.benchmarks.reproduce.claims import Finding, judge
+from ggl.benchmarks.reproduce.file import Claim, Scale, load_reproduction
+from ggl.benchmarks.reproduce.page import page_of
+from ggl.benchmarks.reproduce.plan import Overrides, Plan, plan_of
+from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.records import Record
+from ggl.benchmarks.sweeps.spec import Spec
+from ggl.runs import check_folder
+
+__all__ = ["check_files", "groups_by_name", "judged", "reproduce"]
+
+STORE = "store.sqlite"
+
+Note = Callable[[str], None]
+"""Called with a line on what has been done."""
+
+
+def reproduce(
+    name: str,
+    scale: str,
+    out: Path,
+    *,
+    resume: bool,
+    files: Path | None,
+    images: int | None,
+    budget: int | None,
+    ceiling_budget: int | None,
+    workers: int,
+    page: Path | None,
+    results: Path | None = None,
+    device: str = "auto",
+    note: Note | None = None,
+) -> None:
+    """Run a reproduction's sweeps in a folder, judge its claims, and write a page and tables.
+
+    What the folder holds already is kept: with `resume` the rest is run, and where nothing is left page
+    and tables are written anew, the same to the byte.
+
+    Args:
+        name: of the reproduction: "ggl".
+        scale: "small" or "paper".
+        out: the store's folder, in which `NAME-SCALE.md` and `cells.csv` are written.
+        resume: go on with what lies there.
+        files: the folder of what had to be brought, where the scale needs any.
+        images: overrides the number of images; then, as with the next two, no verdict is claimed.
+        budget: overrides every search's evaluations.
+        ceiling_budget: overrides those of the inversions.
+        workers: processes.
+        page: a further place for the page.
+        results: a further folder for the tables.
+        device: "cpu", "cuda", "cuda:1", or "auto".
+        note: is told of the progress.
+
+    Raises:
+        UnknownNameError: no reproduction or scale has that name.
+        InputError: a file is missing, the folder holds a run, or a shortened run's page was to be kept.
+        CheckpointError: there is nothing to resume.
+    """
+    reproduction = load_reproduction(name)
+    less = Overrides(images, budget, ceiling_budget)
+    if less.any and (page is not None or results is not None):
+        raise InputError("a shortened run claims nothing: expected no place for its page, leave --page out")
+    plan = plan_of(reproduction, scale, None if files is None else files.absolute(), less)
+    check_files(reproduction.at(scale), files)
+    _check_place(out, resume)
+    records = _run(list(plan.specs.values()), out, workers, device, note or (lambda _: None))
+    text = page_of(plan, records, judged(plan, records))
+    for place in (out / f"{name}-{scale}.md", page):
+        if place is not None:
+            _write(place, text)
+    for folder in (out, results):
+        if folder is not None:
+            _write_tables(records, folder)
+
+
+def groups_by_name(plan: Plan, records: Sequence[Record]) -> dict[str, Group]:
+    """Return the groups of which a record is there, by the names that claims use."""
+    known = {record.cell: record for record in records}
+    found = {
+        name: tuple(known[cell] for cell in cells if cell in known) for name, cells in plan.groups.items()
+    }
+    return {name: Group(members[0].cell, members) for name, members in found.items() if members}
+
+
+def judged(plan: Plan, records: Sequence[Record]) -> Mapping[str, Sequence[Finding]]:
+    """Return what every check found, by the claims' ids; nothing of a shortened run."""
+    groups = groups_by_name(plan, records)
+
+    def findings(claim: Claim) -> list[Finding]:
+        return [judge(check, groups) for check in claim.at(plan.scale).checks]
+
+    return {} if plan.shortened else {claim.id: findings(claim) for claim in plan.reproduction.claims}
+
+
+def check_files(scale: Scale, files: Path | None) -> None:
+    """Refuse to begin without what a scale needs.
+
+    Raises:
+        InputError: naming the first file that is missing, and where to get it.
+    """
+    if not scale.files:
+        if files is not None:
+            raise InputError("this scale needs no files: leave --files out")
+        return
+    if files is None:
+        names = ", ".join(needed.path for needed in scale.files)
+        raise InputError(
+            f"this scale needs files: expected --files DIR with {names}; the page says from where"
+        )
+    if "," in str(files.absolute()):
+        raise InputError(f"{files}: expected a path without a comma, which separates a prior's options")
+    for needed in scale.files:
+        if not (files / needed.path).exists():
+            raise InputError(
+                f"{files / needed.path}: expected it there, found nothing; get it: {needed.source}"
+            )
+
+
+def _check_place(out: Path, resume: bool) -> None:
+    check_folder(out)
+    there = (out / STORE).exists()
+    if resume and not there:
+        raise CheckpointError(f"{out}: holds no reproduction to resume; leave --resume out")
+    if there and not resume:
+        raise InputError(f"{out}: holds a reproduction already; add --resume, or choose another folder")
+
+
+def _run(specs: Sequence[Spec], out: Path, workers: int, device: str, note: Note) -> list[Record]:
+    """Run what is missing of the sweeps in one store, and return the records of their cells."""
+    from ggl.benchmarks.sweeps.engines import LocalEngine
+    from ggl.benchmarks.sweeps.runner import run
+    from ggl.benchmarks.sweeps.store import Store
+
+    cells = {cell for spec in specs for cell in spec.cells()}
+    with Store(out, create=True) as store:
+        ended = {record.cell for record in store.records()} & cells
+
+        def watch(records: Sequence[Record]) -> None:
+            ended.update(record.cell for record in records)
+            note(f"{len(ended & cells)} of {len(cells)} cells")
+
+        engine = LocalEngine(workers)
+        try:
+            for spec in specs:
+                run(spec, store, engine, device=device, watch=watch)
+        finally:
+            engine.close()
+        return [record for record in store.records() if record.cell in cells]
+
+
+def _write(place: Path, text: str) -> None:
+    check_folder(place.parent)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, text.encode())
+
+
+def _write_tables(records: Sequence[Record], folder: Path) -> None:
+    from ggl.benchmarks.sweeps.export import write_csv
+
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(records, folder / "cells.csv")

@@ -1,0 +1,289 @@
+"""What a sweep's work costs on this machine, from a few generations of each distinct thing."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ggl.attack import GradientMatch, invert
+from ggl.audit import audit
+from ggl.base.random import stream, stream_seed
+from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.refusals import Components
+from ggl.controls import choose_decoys, noise_gradient, pick_private
+from ggl.defenses import Client
+from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients.sampled import sampled_layers
+from ggl.latents import load_latents
+from ggl.optimizers import Strategy, load_group, load_strategy
+from ggl.optimizers.gp import GaussianProcess
+from ggl.optimizers.turbo import TuRBO
+from ggl.search import Search
+
+__all__ = ["KINDS", "Calibration", "one_thread"]
+
+KINDS = 3
+"""Searches of a cell: of the private image, its sibling, and a noise gradient."""
+
+SHARES = 4
+"""Gradients that an audit of one cell has clients share: the private one is checked first."""
+
+GENERATION_SECONDS = 0.25
+"""As many searches side by side as a pack has, unless a generation of theirs takes longer."""
+
+GENERATIONS = 2
+PLAIN, WITH_GRADIENT = "random", "adam"
+"""Strategies that cost next to nothing themselves."""
+
+TINY = "random:population=4"
+FEW = 64
+"""Evaluations that are budget enough for them."""
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return the process's time on a CPU, so that other work on it counts little, and else wall time."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as a worker does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One private image under one defense: what its searches need."""
+
+    oracle: GradientOracle
+    label: Tensor
+    shared: Sequence[Gradients]
+    seconds: float
+    """Of one client's sharing."""
+
+
+class Calibration:
+    """Seconds of evaluations, strategies and packs, measured when they are first asked for.
+
+    Args:
+        components: of the cells.
+        pack: how many cells are searched side by side at most.
+        device: where victims and priors are.
+    """
+
+    def __init__(self, components: Components, pack: int, device: torch.device) -> None:
+        self.components, self.pack, self.device = components, pack, device
+        self.clock = clock_of(device)
+
+    def passes(self, cell: Cell) -> int:
+        """Return the passes through the victim that one evaluation of a cell takes."""
+        return self.components.defense(cell).trial(cell.attacker).draws if self._samples(cell) else 1
+
+    def grows(self, cell: Cell) -> bool:
+        """Return whether a strategy's cost grows with what it was told, so that a rate is a least one."""
+        return isinstance(self._strategy(cell), GaussianProcess | TuRBO)
+
+    def evaluation(self, cell: Cell, reference: Cell) -> float:
+        """Return the seconds of one evaluation of a cell, its strategy's time included.
+
+        Args:
+            cell: whose prior, victim, defense, attacker and strategy count.
+            reference: one of the same prior, victim and data, under whose defense strategies are compared.
+        """
+        cheap = WITH_GRADIENT if self._strategy(cell).needs_gradient else PLAIN
+        plain = self._rate(_under(cell, cell, cheap))
+        if cell.strategy == cheap:
+            return plain
+        there = self._rate(_under(reference, cell, cell.strategy))
+        overhead = there - self._rate(_under(reference, cell, cheap))
+        return plain + max(overhead, -plain / 2)
+
+    def fixed(self, cell: Cell, reference: Cell) -> tuple[float, float]:
+        """Return the seconds of a pack, and of each cell in it, beside the evaluations."""
+        least = _under(reference, reference, TINY)
+        pack, each = self.components.once(("fixed", _place(least)), lambda: self._fixed(least))
+        more = self._setting(cell).seconds - self._setting(reference).seconds
+        return pack, max(each + SHARES * more, 0.0)
+
+    def ceiling(self, cell: Cell) -> float:
+        """Return the seconds of one evaluation of a private image's own inversion."""
+        return self.components.once(("ceiling", cell.prior, cell.data), lambda: self._ceiling(cell))
+
+    def _strategy(self, cell: Cell) -> Strategy:
+        dimension = self.components.prior(cell).latent_dim
+        key = ("strategy", cell.strategy, dimension, cell.budget)
+        return self.components.once(
+            key, lambda: load_strategy(cell.strategy, latent_dim=dimension, budget=cell.budget, seed=0)
+        )
+
+    def _samples(self, cell: Cell) -> bool:
+        key = ("samples", *_place(cell), cell.defense)
+        return self.components.once(key, lambda: bool(sampled_layers(self._wrapped(cell))))
+
+    def _wrapped(self, cell: Cell) -> nn.Module:
+        victim = self.components.victim(cell)
+        return self.components.defense(cell).wrap(victim, cell.victim_seed)
+
+    def _image(self, cell: Cell) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the private images, their labels, and those of the data."""
+        data = self.components.data(cell)
+        rows = pick_private(data.labels, cell.images, cell.image_seed)
+        return data.images[rows], data.labels[rows], data.images, data.labels
+
+    def _setting(self, cell: Cell) -> _Setting:
+        key = ("setting", *_place(cell), cell.defense, cell.round)
+        return self.components.once(key, lambda: self._share(cell))
+
+    def _share(self, cell: Cell) -> _Setting:
+        images, labels, pool, pool_labels = self._image(cell)
+        image, label = images[:1], labels[:1]
+        sibling = choose_decoys(image, label, pool, pool_labels, 0).siblings
+        oracle = GradientOracle(
+            self._wrapped(cell).to(self.device), backend=cell.backend, precision=cell.precision
+        )
+        clients = [
+            Client(oracle, picture, label, round=cell.round, rounds=cell.rounds)
+            for picture in (image, sibling)
+        ]
+        private, other = clients
+        clients.append(other.after(noise_gradient(private.gradient(), stream(0, "calibration"))))
+        defense = self.components.defense(cell)
+        started = self.clock()
+        shared = [defense.share(client, stream(0, "calibration", i)) for i, client in enumerate(clients)]
+        return _Setting(oracle, label, shared, (self.clock() - started) / len(clients))
+
+    def _rate(self, cell: Cell) -> float:
+        """Return the seconds of one evaluation, of as many searches side by side as can be afforded."""
+        key = ("rate", *_place(cell), cell.defense, cell.attacker, cell.strategy, cell.budget)
+        return self.components.once(key, lambda: self._measured(cell))
+
+    def _measured(self, cell: Cell) -> float:
+        strategy = self._strategy(cell)
+        if isinstance(strategy, GaussianProcess | TuRBO):
+            return self._modeled(cell, strategy.initial, strategy.batch_size)
+        narrow = _timed(self._search(cell, KINDS), 1)
+        affordable = int(GENERATION_SECONDS / (KINDS * strategy.batch_size * narrow))
+        width = KINDS * min(affordable, cell.images, self.pack)
+        return _timed(self._search(cell, width), GENERATIONS) if width > KINDS else narrow
+
+    def _modeled(self, cell: Cell, initial: int, size: int) -> float:
+        """Return the mean over the budget, where all after the initial design costs what its start does."""
+        plain = self._rate(_under(cell, cell, PLAIN))
+        search = self._search(cell, 1)
+        search.run(until=initial)
+        if initial + size > cell.budget:
+            return plain
+        modeled = _seconds(search, initial + size)
+        share = initial / cell.budget
+        return share * plain + (1 - share) * modeled
+
+    def _search(self, cell: Cell, width: int) -> Search:
+        """Return searches, `width` of them, of three gradients in turn."""
+        prior, defense, setting = (
+            self.components.prior(cell),
+            self.components.defense(cell),
+            self._setting(cell),
+        )
+        views = [defense.view(g, cell.attacker, setting.oracle.model) for g in setting.shared]
+        objective = GradientMatch(
+            setting.oracle,
+            [views[k % len(views)] for k in range(width)],
+            cell.distance,
+            defense.trial(cell.attacker),
+        )
+        return Search(
+            prior,
+            setting.label.expand(width, 1),
+            objective,
+            load_group(
+                cell.strategy,
+                latent_dim=prior.latent_dim,
+                budget=cell.budget,
+                seeds=[stream_seed(0, k) for k in range(width)],
+                device=self.device,
+            ),
+            budget=cell.budget,
+            latents=load_latents(cell.latents or prior.latents),
+            device=self.device,
+        )
+
+    def _fixed(self, cell: Cell) -> tuple[float, float]:
+        """Return the seconds of an audit, and of each of its cells, from audits of one and of more images."""
+        images, labels, pool, pool_labels = self._image(cell)
+        counts = sorted({1, min(len(images), 4)})
+        self._audited(cell, images[:1], labels[:1], pool, pool_labels)
+        seconds = [self._audited(cell, images[:n], labels[:n], pool, pool_labels) for n in counts]
+        if len(counts) == 1:
+            return 0.0, seconds[0]
+        each = max(seconds[1] - seconds[0], 0.0) / (counts[1] - counts[0])
+        return max(seconds[0] - each, 0.0), each
+
+    def _audited(
+        self, cell: Cell, images: Tensor, labels: Tensor, pool: Tensor, pool_labels: Tensor
+    ) -> float:
+        started = self.clock()
+        audit(
+            self.components.victim(cell).to(self.device),
+            images,
+            labels,
+            prior=self.components.prior(cell),
+            defenses=[cell.defense],
+            strategies=[TINY],
+            attackers=["naive"],
+            budget=4,
+            ceiling=images,
+            decoys=(pool, pool_labels),
+            backend=cell.backend,
+            precision=cell.precision,
+            round=cell.round,
+            rounds=cell.rounds,
+        )
+        return self.clock() - started
+
+    def _ceiling(self, cell: Cell) -> float:
+        images, labels, *_ = self._image(cell)
+
+        def inverted(n: int, budget: int) -> float:
+            started = self.clock()
+            prior = self.components.prior(cell)
+            invert(images[:n], labels[:n], prior=prior, budget=budget, device=self.device)
+            return (self.clock() - started) / (n * budget)
+
+        narrow = inverted(1, 8)
+        affordable = int(GENERATION_SECONDS / (narrow * 16))
+        return narrow if affordable < 2 else inverted(min(affordable, len(images)), 16)
+
+
+def _under(place: Cell, cell: Cell, strategy: str) -> Cell:
+    """Return `place` with a strategy and a cell's budget; what does not matter to its time is the same."""
+    budget = FEW if strategy in (PLAIN, WITH_GRADIENT, TINY) else cell.budget
+    return replace(place, strategy=strategy, budget=budget, image=0, seed=0, latents=None)
+
+
+def _place(cell: Cell) -> tuple[object, ...]:
+    return cell.prior, cell.victim, cell.victim_weights, cell.data
+
+
+def _timed(search: Search, generations: int) -> float:
+    """Return the seconds of an evaluation after the first generation, or in it where the budget is spent."""
+    size = max(search.group.sizes())
+    if search.budget >= 2 * size:
+        search.run(until=size)
+    return _seconds(search, min((1 + generations) * size, search.budget))
+
+
+def _seconds(search: Search, until: int) -> float:
+    """Return the seconds of an evaluation from where a search is to where it shall be."""
+    clock = clock_of(search.device)
+    marks = [(sum(best.evaluations for best in search.best), clock())]
+    search.run(lambda done, *_: marks.append((done, clock())), until=until)
+    (before, started), (after, ended) = marks[0], marks[-1]
+    return (ended - started) / max(after - before, 1)

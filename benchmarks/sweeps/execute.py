@@ -1,0 +1,320 @@
+"""One pack of cells, or the ceilings they are measured by: what a worker computes."""
+
+import functools
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import ggl
+from ggl.attack import invert
+from ggl.audit import audit
+from ggl.base.devices import find_device
+from ggl.base.errors import InputError
+from ggl.benchmarks.sweeps.cells import Cell, Pack
+from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
+from ggl.controls import pick_private
+from ggl.datasets import Dataset, load_dataset
+from ggl.generators import Prior, load_prior
+from ggl.leakage import Scores
+from ggl.report import Cell as AuditedCell
+from ggl.report import Report, finite_or_none, versions
+from ggl.search import SearchResult
+from ggl.victims import load_victim
+
+__all__ = ["Ceiling", "Outcome", "ceiling_of", "find_commit", "invert_images", "run_pack"]
+
+Picture: TypeAlias = NDArray[np.float32]
+"""An image (c, h, w) in [0, 1]: what leaves a worker holds no tensors."""
+
+CLEAR_PEAK = "5"
+"""What resets a Linux process's peak of resident memory, written to its clear_refs."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What an inversion of the private images themselves follows from."""
+
+    prior: str
+    data: str
+    split: str
+    fit: str | None
+    images: int
+    image_seed: int
+    budget: int
+
+    @property
+    def key(self) -> str:
+        """Return 16 hexadecimal digits of a hash."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The records of a pack, and its pictures by a cell's id and a name."""
+
+    records: tuple[Record, ...]
+    pictures: Mapping[tuple[str, str], Picture]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What many packs share, loaded once a worker."""
+
+    prior: Prior
+    data: Dataset
+    private: Tensor
+    victim: nn.Module
+    device: torch.device
+
+
+def ceiling_of(cell: Cell) -> Ceiling:
+    """Return the inversion that a cell is measured by."""
+    return Ceiling(
+        cell.prior, cell.data, cell.split, cell.fit, cell.images, cell.image_seed, cell.ceiling_budget
+    )
+
+
+def invert_images(cell: Cell, device: str) -> NDArray[np.float32]:
+    """Return the prior's best images (n, c, h, w) of a cell's private ones."""
+    setting = _load(cell, device)
+    results = invert(
+        setting.data.images[setting.private],
+        setting.data.labels[setting.private],
+        prior=setting.prior,
+        budget=cell.ceiling_budget,
+        seed=cell.image_seed,
+        device=setting.device,
+    )
+    return torch.cat([result.images for result in results]).numpy()
+
+
+def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> Outcome:
+    """Attack a pack's images side by side, with their controls, and measure what came out.
+
+    Args:
+        pack: cells that differ in their image alone.
+        ceiling: the prior's best image of each (n, c, h, w).
+        device: "cpu", "cuda", "auto".
+    """
+    cell = pack[0]
+    setting = _load(cell, device)
+    data = setting.data
+    memory = _PeakMemory(setting.device)
+    started = time.monotonic()
+    report = audit(
+        setting.victim,
+        data.images[setting.private],
+        data.labels[setting.private],
+        prior=setting.prior,
+        defenses=[cell.defense],
+        strategies=[cell.strategy],
+        attackers=[cell.attacker],
+        budget=cell.budget,
+        ceiling_budget=cell.ceiling_budget,
+        ceiling=torch.from_numpy(ceiling),
+        only=[member.image for member in pack],
+        seed=cell.seed,
+        decoys=(data.images, data.labels),
+        distance=cell.distance,
+        latents=cell.latents,
+        backend=cell.backend,
+        precision=cell.precision,
+        round=cell.round,
+        rounds=cell.rounds,
+    )
+    timed = {"seconds": (time.monotonic() - started) / len(pack), "peak_memory": memory.read()}
+    records = tuple(_record(member, i, report, setting, timed) for i, member in enumerate(pack))
+    return Outcome(records, _pictures(pack, report))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_named(
+    prior: str,
+    data: str,
+    split: str,
+    fit: str | None,
+    images: int,
+    image_seed: int,
+    victim: str,
+    victim_weights: str | None,
+    victim_seed: int,
+    device: str,
+) -> _Setting:
+    where = find_device(device)
+    known = load_prior(prior).to(where)
+    found = load_dataset(data, image_shape=known.image_shape, fit=fit, split=split)
+    channels, size, _ = known.image_shape
+    network = load_victim(
+        victim,
+        in_channels=channels,
+        num_classes=known.num_classes or found.num_classes,
+        image_size=size,
+        seed=victim_seed,
+        weights=None if victim_weights is None else Path(victim_weights),
+    )
+    return _Setting(known, found, pick_private(found.labels, images, image_seed), network.to(where), where)
+
+
+def _load(cell: Cell, device: str) -> _Setting:
+    return _load_named(
+        cell.prior,
+        cell.data,
+        cell.split,
+        cell.fit,
+        cell.images,
+        cell.image_seed,
+        cell.victim,
+        cell.victim_weights,
+        cell.victim_seed,
+        device,
+    )
+
+
+def _record(cell: Cell, i: int, report: Report, setting: _Setting, timed: Mapping[str, float]) -> Record:
+    """Return what became of the i-th cell of a pack."""
+    found = _only(report)
+    result = found.results["private"][i]
+    sources: dict[str, Scores] = {"attack": found.attack, "ceiling": report.ceiling}
+    sources |= {name.replace(" ", "_"): scores for name, scores in found.controls.items()}
+    label = int(report.labels[i])
+    return Record(
+        cell=cell,
+        status="ok",
+        figures={
+            **{
+                figure_name(source, metric): _figure(scores, metric, i)
+                for source, scores in sources.items()
+                for metric in METRICS
+            },
+            "label": label,
+            "decoys": int(found.attack.decoys[i]),
+            "label_recovered": int(found.labels_right[i]),
+            "loss": finite_or_none(result.loss),
+            **{f"match_of_{kind}": finite_or_none(values[i]) for kind, values in found.matches.items()},
+            "evaluations": result.evaluations,
+            "backward_passes": result.backward_passes,
+            "passes_per_evaluation": found.passes,
+            "packed": len(report.images),
+            **timed,
+        },
+        curve=_curve(result, report.images[i], label, setting),
+        private_image=_digest(report.images[i]),
+        sibling_image=_digest(report.siblings[i]),
+        device=_name(setting.device),
+        commit=find_commit(),
+        versions=json.dumps(versions(), sort_keys=True),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _only(report: Report) -> AuditedCell:
+    """Return the one cell of a pack's report."""
+    if len(report.cells) != 1:
+        raise InputError(
+            f"expected an attacker that searches once, found {len(report.cells)}; name one attacker a cell"
+        )
+    return report.cells[0]
+
+
+def _figure(scores: Scores, metric: str, i: int) -> float | int | None:
+    if metric == "rank":
+        return int(scores.ranks[i])
+    return finite_or_none(scores.values[metric][i]) if metric in scores.values else None
+
+
+@torch.no_grad()
+def _curve(result: SearchResult, image: Tensor, label: int, setting: _Setting) -> tuple[CurvePoint, ...]:
+    """Return the squared error of what a search had found at its milestones."""
+    points = [m for m in result.milestones if np.isfinite(m.loss)]
+    if not points:
+        return ()
+    latents = torch.cat([m.latents for m in points]).to(setting.device)
+    labels = torch.full((len(latents),), label, device=setting.device)
+    errors = (setting.prior.decode(latents, labels).cpu() - image).square().flatten(1).mean(1)
+    return tuple(
+        CurvePoint(m.evaluations, m.seconds, m.loss, error)
+        for m, error in zip(points, errors.tolist(), strict=True)
+    )
+
+
+def _pictures(pack: Pack, report: Report) -> dict[tuple[str, str], Picture]:
+    found = _only(report)
+    rows: dict[str, Tensor] = {
+        "private": report.images,
+        "ceiling": report.ceiling_images,
+        **{"attack" if kind == "private" else kind: images for kind, images in found.images.items()},
+    }
+    return {
+        (cell.id, name): images[i].float().numpy()
+        for name, images in rows.items()
+        for i, cell in enumerate(pack)
+    }
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} thread a worker)"
+
+
+@functools.cache
+def find_commit() -> str:
+    """Return the code's commit, with a + where files were changed since; nothing where it has none."""
+    folder = Path(ggl.__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return ""
+    commands: Sequence[Sequence[str]] = (
+        ("rev-parse", "--short=12", "HEAD"),
+        ("status", "--porcelain", "--untracked-files=no"),
+    )
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", str(folder), *c], capture_output=True, text=True, check=True).stdout  # noqa: S603, S607
+            for c in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.strip() + ("+" if changes.strip() else "")
+
+
+class _PeakMemory:
+    """The most memory in bytes since it was made: of a GPU's allocator, or of the process.
+
+    Where the system can't reset a process's peak, it is the peak since the process began.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        clear = Path("/proc/self/clear_refs")
+        if clear.exists():
+            clear.write_text(CLEAR_PEAK)
+
+    def read(self) -> int:
+        """Return it."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        status = Path("/proc/self/status")
+        if status.exists():
+            peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            return int(peak.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
