@@ -172,13 +172,12 @@ def _run(
 ) -> int:
     for spec in specs:
         spec.check()
-    with Store(folder, create=new) as store:
-        watcher = load_tracker(tracker, folder)
-        console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
-        with _engine(engine, workers, device) as workplace:
-            for spec in specs:
-                with _watched(spec, store, watcher, console) as watch:
-                    run(spec, store, workplace, device=device, watch=watch)
+    watcher = load_tracker(tracker, folder)
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    with _engine(engine, workers, device) as workplace, Store(folder, create=new) as store:
+        for spec in specs:
+            with _watched(spec, store, watcher, console) as watch:
+                run(spec, store, workplace, device=device, watch=watch)
         return _conclude(store, console)
 
 

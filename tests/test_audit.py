@@ -157,6 +157,38 @@ def attackers_of(report, defense):
     return [cell.attacker for cell in report.cells if cell.defense == defense]
 
 
+def test_an_image_is_attacked_alike_whichever_others_are(audited, victim):
+    whole, part = (
+        audited(victim, defenses=["noise:0.1"]),
+        audited(victim, defenses=["noise:0.1"], only=[2, 0]),
+    )
+    (all_three,), (two,) = whole.cells, part.cells
+    for kind, images in two.images.items():
+        assert torch.allclose(images, all_three.images[kind][[2, 0]], atol=1e-4)
+    assert torch.equal(part.siblings, whole.siblings[[2, 0]])
+    assert torch.equal(part.images, whole.images[[2, 0]])
+    for name, scores in two.controls.items():
+        assert scores.values["mse"] == pytest.approx(all_three.controls[name].values["mse"][[2, 0]], rel=1e-3)
+
+
+def test_a_known_ceiling_is_taken_as_it_is(audited, victim, monkeypatch):
+    first = audited(victim)
+    monkeypatch.setattr(sys.modules["ggl.audit"], "invert", None)
+    again = audited(victim, ceiling=first.ceiling_images)
+    assert again.to_dict()["results"] == first.to_dict()["results"]
+
+
+def test_the_private_image_matches_its_own_gradient_and_not_a_noisy_one(audited, victim):
+    report = audited(victim, defenses=["none", "noise:0.5"], latents="free")
+    plain, noisy = report.cells
+    assert plain.matches["private"] == pytest.approx(0, abs=1e-6)
+    assert (noisy.matches["private"] > 0.1).all()
+    losses = [result.loss for result in plain.results["private"]]
+    assert plain.matches["attack"] == pytest.approx(losses, rel=1e-3)
+    image = report.to_dict()["results"][0]["images"][0]
+    assert image["match_of_private"] == plain.matches["private"][0]
+
+
 def test_all_is_every_attacker_that_differs(audited, mlp):
     """Informed is adaptive to all three; a victim without noise has nothing to average or match."""
     names = ["none", "soteria:0.8", "precode:16,beta=0.001"]
