@@ -107,8 +107,8 @@ class Row:
 
 
 def rows_of(records: Sequence[Record], utility: Json | None) -> list[Row]:
-    """Return a row a group, in the order of their first records, beside what their defenses cost."""
-    groups = groups_of(records)
+    """Return a row a group, undefended ones before the others, beside what their defenses cost."""
+    groups = sorted(groups_of(records), key=lambda group: group.cell.defense != "none")
     settings = {setting.cell: setting for setting in settings_of(groups)}
     costs = _costs(groups, utility)
     return [

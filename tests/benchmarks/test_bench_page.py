@@ -157,7 +157,7 @@ def test_a_link_with_an_unknown_filter_says_so_and_hides_nothing(open_page, cont
 
 def test_a_cell_leads_to_its_pictures(open_page, content):
     assert not re.search(r'class="shelf" open.*', tags(content, 'class="shelf')[2])
-    dom, _, _ = open_page(content, "#g005")
+    dom, _, _ = open_page(content, "#g006")
     assert " open" in tags(dom, 'class="card')[-1]
     assert [" open" in shelf for shelf in tags(dom, 'class="shelf')] == [True, False, True]
 

@@ -246,7 +246,7 @@ def test_the_heat_map_says_why_a_figure_is_missing(tmp_path):
     worst, plain, broken, left_out, *_, absent = page.heat()
     assert worst.startswith("▲")
     assert plain.startswith(f"n {N}▲")
-    assert broken == "✕ failedGradientError: the gradient is …"
+    assert broken == "✕ failedGradientError: the gradient is zero"
     assert left_out == "– skippedexcluded: too slow here"
     assert absent == "not in the sweep"
     assert page.heat()[-2].endswith("✕ 1 failed")
