@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from documented import PAGES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -387,6 +388,15 @@ def test_the_analytic_attacker_needs_a_first_linear_layer() -> None:
 def test_the_standing_benchmarks_run_here(name: str) -> None:
     spec = load_spec(SPECS / f"{name}.toml")
     assert spec.name == name
+    assert spec.refused() == []
+
+
+def test_the_documentation_s_example_is_a_spec() -> None:
+    page = (PAGES / "benchmarks.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    spec = parse_spec(text, "docs/benchmarks.md")
+    assert len(spec.cells()) == 240 + 40 - 40
+    assert {reason for _, reason in spec.skipped()} == {"not of interest"}
     assert spec.refused() == []
 
 
