@@ -124,7 +124,7 @@ def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> Outcome:
         attackers=[cell.attacker],
         budget=cell.budget,
         ceiling_budget=cell.ceiling_budget,
-        ceiling=torch.from_numpy(ceiling),
+        ceiling=torch.tensor(ceiling),
         only=[member.image for member in pack],
         seed=cell.seed,
         decoys=(data.images, data.labels),

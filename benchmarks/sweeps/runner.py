@@ -130,7 +130,7 @@ class _Run:
             if not isinstance(images, Failure):
                 path = self._path(ceiling)
                 path.parent.mkdir(exist_ok=True)
-                save_tensors(path, {"images": torch.from_numpy(images)})
+                save_tensors(path, {"images": torch.tensor(images)})
         return len(ended)
 
     def _path(self, ceiling: Ceiling) -> Path:
@@ -173,7 +173,7 @@ class _Run:
             replace(record, spec=self.spec.hash) for outcome in unit.outcomes for record in outcome.records
         ]
         for (cell, name), picture in _pictures(unit.outcomes):
-            self.store.keep_picture(cell, name, torch.from_numpy(picture))
+            self.store.keep_picture(cell, name, torch.tensor(picture))
         self.store.finish(name_of(unit.pack), records)
         self.watch(records)
 
