@@ -1,9 +1,9 @@
-"""What `ggl bench` and `ggl report` do and print."""
+"""What `ggl bench`, `ggl report` and `ggl reproduce` do and print."""
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.benchmarks.report import save
+from ggl.benchmarks.report.words import counts_of
 from ggl.benchmarks.reproduce.run import reproduce
 from ggl.benchmarks.sweeps.engines import Engine, LocalEngine
-from ggl.benchmarks.sweeps.export import write_csv, write_parquet
+from ggl.benchmarks.sweeps.export import Format
+from ggl.benchmarks.sweeps.export import export as write_table
 from ggl.benchmarks.sweeps.plan import plan, plan_lines
 from ggl.benchmarks.sweeps.ray_engine import RayEngine
 from ggl.benchmarks.sweeps.records import Record
-from ggl.benchmarks.sweeps.runner import DONE, Watcher, missing_packs, run
+from ggl.benchmarks.sweeps.runner import Watcher, missing_packs, run
 from ggl.benchmarks.sweeps.spec import Spec, load_spec, parse_spec
 from ggl.benchmarks.sweeps.store import Store
 from ggl.benchmarks.trackers import Tracker, load_tracker, settings_of
@@ -82,16 +84,12 @@ def status(folder: Path) -> None:
 
 def export(folder: Path, to: Path) -> None:
     """Write a store's cells as CSV or Parquet, by the file's suffix."""
-    writers: dict[str, Callable[[Sequence[Record], Path], None]] = {
-        ".csv": write_csv,
-        ".parquet": write_parquet,
-    }
-    if to.suffix not in writers:
+    formats: dict[str, Format] = {".csv": "csv", ".parquet": "parquet"}
+    if to.suffix not in formats:
         raise InputError(f"{to}: expected a name that ends in .csv or .parquet, found {to.suffix!r}")
     with Store(folder) as store:
         records = store.records()
-    writers[to.suffix](records, to)
-    print(f"{len(records)} cells: {to}")
+    print(f"{len(records)} cells: {write_table(records, to, formats[to.suffix])}")
 
 
 def report(folder: Path, out: Path | None, utility: Path | None) -> None:
@@ -249,8 +247,7 @@ def _conclude(store: Store, console: Console) -> int:
 
 
 def _counts(records: Sequence[Record]) -> str:
-    counts = Counter(record.status for record in records)
-    return ", ".join(f"{counts[kind]} {kind}" for kind in DONE)
+    return ", ".join(f"{count} {kind}" for kind, count in counts_of(records).items())
 
 
 def _reasons(records: Sequence[Record], kind: str) -> list[str]:

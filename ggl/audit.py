@@ -34,7 +34,7 @@ from ggl.optimizers import load_strategy
 from ggl.report import Cell, Report
 from ggl.search import Progress, SearchResult, check_budget, fingerprint
 
-__all__ = ["CEILING_BUDGET", "Stage", "audit"]
+__all__ = ["CEILING_BUDGET", "KINDS", "Stage", "audit"]
 
 CEILING_BUDGET = 2000
 """Evaluations that the inversion of each private image may spend: Adam, four starts."""

@@ -25,7 +25,7 @@ from ggl.page import render
 from ggl.search import SearchResult
 from ggl.statistics import bootstrap_mean, share
 
-__all__ = ["Cell", "Report", "Verdict", "find_verdict", "versions", "worst_case"]
+__all__ = ["Cell", "Report", "Verdict", "find_verdict", "strength", "versions", "worst_case"]
 
 Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
 """Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
@@ -210,8 +210,12 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
-    mean = cell["leak_score"]["mean"]
-    return STRENGTH.get(cell["verdict"], 0), -math.inf if mean is None else mean
+    return strength(cell["verdict"], cell["leak_score"]["mean"])
+
+
+def strength(verdict: str, mean: float | None) -> tuple[int, float]:
+    """Return what orders attacks on one defense: those that leak, those that identify, the score."""
+    return STRENGTH.get(verdict, 0), -math.inf if mean is None else mean
 
 
 def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:

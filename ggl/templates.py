@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 
-__all__ = ["COLUMNS_SHOWN", "DISPLAY_SIDE", "check_page", "data_uri", "fill", "fixed"]
+__all__ = ["COLUMNS_SHOWN", "DISPLAY_SIDE", "check_page", "data_uri", "fill", "fixed", "to_picture"]
 
 EXTRA_HINT = "report.html needs the extra 'report': pip install 'ggl[report]', or save without the page"
 
@@ -56,10 +56,15 @@ def fill(template: str, content: Mapping[str, object], packages: Sequence[str] =
     return environment.get_template(template).render(content).strip() + "\n"
 
 
+def to_picture(image: Tensor) -> Image.Image:
+    """Return an image (c, h, w) in [0, 1], one channel or three, with 8 bits a channel."""
+    pixels = (image.detach().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def data_uri(image: Tensor) -> str:
     """Return an image (c, h, w) in [0, 1] as a PNG, no larger than a sharp screen can show."""
-    pixels = (image.detach().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture = to_picture(image)
     picture.thumbnail((2 * DISPLAY_SIDE, 2 * DISPLAY_SIDE))
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)

@@ -43,9 +43,7 @@ def render(
     Raises:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
-    check_page()
-    rows = rows_of(records, utility)
-    found = flags([row.group for row in rows])
+    rows, found = _rows_and_flags(records, utility)
     return _page(rows, found, records, specs, pictures, utility, command)
 
 
@@ -63,9 +61,7 @@ def save(
     Raises:
         InputError: the extra `report` is not installed, or the folder cannot be written.
     """
-    check_page()
-    rows = rows_of(records, utility)
-    found = flags([row.group for row in rows])
+    rows, found = _rows_and_flags(records, utility)
     page = _page(rows, found, records, specs, pictures, utility, command)
     try:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
@@ -75,6 +71,14 @@ def save(
         raise InputError(
             f"{folder}: expected a folder to write the report into, but: {error.strerror}; name another"
         ) from error
+
+
+def _rows_and_flags(
+    records: Sequence[Record], utility: Mapping[str, Any] | None
+) -> tuple[list[Row], list[Flag]]:
+    check_page()
+    rows = rows_of(records, utility)
+    return rows, flags([row.group for row in rows])
 
 
 def _page(

@@ -10,7 +10,7 @@ from ggl.benchmarks.sweeps.aggregate import Group, groups_of
 from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, Cell
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs import costs_of
-from ggl.report import STRENGTH
+from ggl.report import strength
 from ggl.statistics import Interval
 
 __all__ = [
@@ -143,8 +143,7 @@ def bounds_of(interval: Interval | None) -> Bounds:
 
 
 def _strength(row: Row) -> tuple[bool, int, float]:
-    mean = row.leak["mean"]
-    return row.group.n > 0, STRENGTH.get(row.group.verdict, 0), -math.inf if mean is None else mean
+    return row.group.n > 0, *strength(row.group.verdict, row.leak["mean"])
 
 
 def _outer(cell: Cell) -> Cell:

@@ -7,6 +7,7 @@ from ggl.benchmarks.reproduce.claims import RULES, Check, Finding, verdict_of
 from ggl.benchmarks.reproduce.file import Claim, Reported
 from ggl.benchmarks.reproduce.plan import Plan
 from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.execute import SEARCHES
 from ggl.benchmarks.sweeps.records import Record
 from ggl.metrics import METRICS
 from ggl.statistics import Interval
@@ -15,9 +16,6 @@ __all__ = ["page_of"]
 
 SIGNED_DB = 20 * math.log10(2)
 """What a peak of 1 on images in [-1, 1] takes off a PSNR."""
-
-SEARCHES = 3
-"""Of every cell: the private image's, its sibling's, and noise's."""
 
 SHORTENED = "not judged: shortened"
 NOTHING = "-"

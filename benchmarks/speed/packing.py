@@ -13,42 +13,28 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from statistics import median
 
 import numpy as np
 import torch
 
-from ggl.benchmarks.sweeps.cells import Cell, Pack, packs_of
+from ggl.benchmarks.sweeps.cells import Pack, packs_of
 from ggl.benchmarks.sweeps.engines import Engine, Failure, LocalEngine
-from ggl.benchmarks.sweeps.execute import run_pack
+from ggl.benchmarks.sweeps.execute import SEARCHES, run_pack
+from ggl.benchmarks.sweeps.spec import parse_spec
 
-BASE = Cell(
-    prior="fashion-dcgan32",
-    victim="resnet18",
-    victim_weights=None,
-    data="fashion-mnist-heldout",
-    defense="none",
-    attacker="adaptive",
-    strategy="cma-es",
-    distance="cosine",
-    latents=None,
-    budget=26,
-    round=0,
-    seed=0,
-    image=0,
-    images=8,
-    image_seed=0,
-    victim_seed=0,
-    ceiling_budget=8,
-    split="test",
-    fit=None,
-    rounds=10_000,
-    precision="float32",
-    backend="layerwise",
-)
-KINDS = 3
-"""Searches of a cell: attack, sibling control, noise control."""
+SWEEP = """
+name = "packing"
+images = {images}
+ceiling_budget = 8
+backend = "layerwise"
+[axes]
+prior = "fashion-dcgan32"
+victim = "{victim}"
+data = "fashion-mnist-heldout"
+strategy = "cma-es"
+budget = {budget}
+"""
 
 
 def in_this_process(packs: Sequence[Pack]) -> int:
@@ -91,13 +77,12 @@ def _taken(engine: Engine) -> list[int]:
 def _evaluations(pack: Pack) -> int:
     """Run a pack, its ceilings made up, and return the objective evaluations of all its searches."""
     outcome = run_pack(pack, np.full((len(pack), 1, 32, 32), 0.5, np.float32), "cpu")
-    return KINDS * sum(int(record.figures["evaluations"] or 0) for record in outcome.records)
+    return SEARCHES * sum(int(record.figures["evaluations"] or 0) for record in outcome.records)
 
 
 def measure(victim: str, images: int, budget: int, repeats: int) -> dict[str, float]:
     """Return the median rate of every way."""
-    base = replace(BASE, victim=victim, images=images, budget=budget)
-    cells = [replace(base, image=i) for i in range(images)]
+    cells = parse_spec(SWEEP.format(victim=victim, images=images, budget=budget), "packing").cells()
     cores = os.cpu_count() or 1
     single, packed = packs_of(cells, 1), packs_of(cells, -(-images // cores))
     torch.set_num_threads(cores)
@@ -125,9 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--victim", default=BASE.victim)
-    parser.add_argument("--images", type=int, default=BASE.images)
-    parser.add_argument("--budget", type=int, default=BASE.budget)
+    parser.add_argument("--victim", default="resnet18")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--budget", type=int, default=26)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     rates = measure(options.victim, options.images, options.budget, options.repeats)

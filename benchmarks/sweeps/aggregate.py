@@ -11,7 +11,7 @@ import numpy as np
 from ggl.benchmarks.sweeps.cells import Cell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
 from ggl.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
-from ggl.report import STRENGTH, Verdict, find_verdict
+from ggl.report import Verdict, find_verdict, strength
 from ggl.statistics import Interval, bootstrap_mean
 
 __all__ = ["CONTROLS", "Group", "groups_of", "worst_cases"]
@@ -156,7 +156,7 @@ def worst_cases(groups: Sequence[Group]) -> list[Group]:
 
 def _strength(group: Group) -> tuple[int, float]:
     mean = math.nan if group.leak is None else group.leak.interval.mean
-    return STRENGTH.get(group.verdict, 0), -math.inf if math.isnan(mean) else mean
+    return strength(group.verdict, None if math.isnan(mean) else mean)
 
 
 def _known(record: Record, name: str) -> float:

@@ -12,7 +12,8 @@ from ggl.attack import GradientMatch, invert
 from ggl.audit import audit
 from ggl.base.random import stream, stream_seed
 from ggl.benchmarks.sweeps.cells import Cell
-from ggl.benchmarks.sweeps.refusals import Components
+from ggl.benchmarks.sweeps.components import Components
+from ggl.benchmarks.sweeps.execute import SEARCHES
 from ggl.controls import choose_decoys, noise_gradient, pick_private
 from ggl.defenses import Client
 from ggl.gradients import GradientOracle, Gradients
@@ -23,10 +24,7 @@ from ggl.optimizers.gp import GaussianProcess
 from ggl.optimizers.turbo import TuRBO
 from ggl.search import Search
 
-__all__ = ["KINDS", "Calibration", "one_thread"]
-
-KINDS = 3
-"""Searches of a cell: of the private image, its sibling, and a noise gradient."""
+__all__ = ["Calibration", "one_thread", "place_of"]
 
 SHARES = 4
 """Gradients that an audit of one cell has clients share: the private one is checked first."""
@@ -109,7 +107,7 @@ class Calibration:
     def fixed(self, cell: Cell, reference: Cell) -> tuple[float, float]:
         """Return the seconds of a pack, and of each cell in it, beside the evaluations."""
         least = _under(reference, reference, TINY)
-        pack, each = self.components.once(("fixed", _place(least)), lambda: self._fixed(least))
+        pack, each = self.components.once(("fixed", place_of(least)), lambda: self._fixed(least))
         more = self._setting(cell).seconds - self._setting(reference).seconds
         return pack, max(each + SHARES * more, 0.0)
 
@@ -125,7 +123,7 @@ class Calibration:
         )
 
     def _samples(self, cell: Cell) -> bool:
-        key = ("samples", *_place(cell), cell.defense)
+        key = ("samples", *place_of(cell), cell.defense)
         return self.components.once(key, lambda: bool(sampled_layers(self._wrapped(cell))))
 
     def _wrapped(self, cell: Cell) -> nn.Module:
@@ -139,7 +137,7 @@ class Calibration:
         return data.images[rows], data.labels[rows], data.images, data.labels
 
     def _setting(self, cell: Cell) -> _Setting:
-        key = ("setting", *_place(cell), cell.defense, cell.round)
+        key = ("setting", *place_of(cell), cell.defense, cell.round)
         return self.components.once(key, lambda: self._share(cell))
 
     def _share(self, cell: Cell) -> _Setting:
@@ -162,17 +160,17 @@ class Calibration:
 
     def _rate(self, cell: Cell) -> float:
         """Return the seconds of one evaluation, of as many searches side by side as can be afforded."""
-        key = ("rate", *_place(cell), cell.defense, cell.attacker, cell.strategy, cell.budget)
+        key = ("rate", *place_of(cell), cell.defense, cell.attacker, cell.strategy, cell.budget)
         return self.components.once(key, lambda: self._measured(cell))
 
     def _measured(self, cell: Cell) -> float:
         strategy = self._strategy(cell)
         if isinstance(strategy, GaussianProcess | TuRBO):
             return self._modeled(cell, strategy.initial, strategy.batch_size)
-        narrow = _timed(self._search(cell, KINDS), 1)
-        affordable = int(GENERATION_SECONDS / (KINDS * strategy.batch_size * narrow))
-        width = KINDS * min(affordable, cell.images, self.pack)
-        return _timed(self._search(cell, width), GENERATIONS) if width > KINDS else narrow
+        narrow = _timed(self._search(cell, SEARCHES), 1)
+        affordable = int(GENERATION_SECONDS / (SEARCHES * strategy.batch_size * narrow))
+        width = SEARCHES * min(affordable, cell.images, self.pack)
+        return _timed(self._search(cell, width), GENERATIONS) if width > SEARCHES else narrow
 
     def _modeled(self, cell: Cell, initial: int, size: int) -> float:
         """Return the mean over the budget, where all after the initial design costs what its start does."""
@@ -268,7 +266,8 @@ def _under(place: Cell, cell: Cell, strategy: str) -> Cell:
     return replace(place, strategy=strategy, budget=budget, image=0, seed=0, latents=None)
 
 
-def _place(cell: Cell) -> tuple[object, ...]:
+def place_of(cell: Cell) -> tuple[object, ...]:
+    """Return what cells share among whom defenses and strategies are compared."""
     return cell.prior, cell.victim, cell.victim_weights, cell.data
 
 

@@ -7,8 +7,8 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -20,21 +20,33 @@ from torch import Tensor, nn
 
 import ggl
 from ggl.attack import invert
-from ggl.audit import audit
+from ggl.audit import KINDS, audit
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.cells import Cell, Pack
+from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 from ggl.controls import pick_private
-from ggl.datasets import Dataset, load_dataset
-from ggl.generators import Prior, load_prior
+from ggl.datasets import Dataset
+from ggl.generators import Prior
 from ggl.leakage import Scores
 from ggl.report import Cell as AuditedCell
 from ggl.report import Report, finite_or_none, versions
 from ggl.search import SearchResult
-from ggl.victims import load_victim
 
-__all__ = ["Ceiling", "Outcome", "ceiling_of", "find_commit", "invert_images", "run_pack"]
+__all__ = [
+    "SEARCHES",
+    "Ceiling",
+    "Outcome",
+    "ceiling_of",
+    "ceilings_of",
+    "find_commit",
+    "invert_images",
+    "run_pack",
+]
+
+SEARCHES = len(KINDS)
+"""Of a cell: the attack and its sibling and noise controls, at one budget."""
 
 Picture: TypeAlias = NDArray[np.float32]
 """An image (c, h, w) in [0, 1]: what leaves a worker holds no tensors."""
@@ -85,6 +97,11 @@ def ceiling_of(cell: Cell) -> Ceiling:
     return Ceiling(
         cell.prior, cell.data, cell.split, cell.fit, cell.images, cell.image_seed, cell.ceiling_budget
     )
+
+
+def ceilings_of(packs: Iterable[Pack]) -> dict[Ceiling, Cell]:
+    """Return the inversions that packs are measured by, each with a cell that needs it."""
+    return {ceiling_of(pack[0]): pack[0] for pack in packs}
 
 
 def invert_images(cell: Cell, device: str) -> NDArray[np.float32]:
@@ -140,47 +157,17 @@ def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> Outcome:
     return Outcome(records, _pictures(pack, report))
 
 
-@functools.lru_cache(maxsize=4)
-def _load_named(
-    prior: str,
-    data: str,
-    split: str,
-    fit: str | None,
-    images: int,
-    image_seed: int,
-    victim: str,
-    victim_weights: str | None,
-    victim_seed: int,
-    device: str,
-) -> _Setting:
-    where = find_device(device)
-    known = load_prior(prior).to(where)
-    found = load_dataset(data, image_shape=known.image_shape, fit=fit, split=split)
-    channels, size, _ = known.image_shape
-    network = load_victim(
-        victim,
-        in_channels=channels,
-        num_classes=known.num_classes or found.num_classes,
-        image_size=size,
-        seed=victim_seed,
-        weights=None if victim_weights is None else Path(victim_weights),
-    )
-    return _Setting(known, found, pick_private(found.labels, images, image_seed), network.to(where), where)
-
-
 def _load(cell: Cell, device: str) -> _Setting:
-    return _load_named(
-        cell.prior,
-        cell.data,
-        cell.split,
-        cell.fit,
-        cell.images,
-        cell.image_seed,
-        cell.victim,
-        cell.victim_weights,
-        cell.victim_seed,
-        device,
-    )
+    blank = replace(cell, defense="", attacker="", strategy="", distance="", latents=None)
+    return _load_place(replace(blank, budget=0, round=0, seed=0, image=0), device)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_place(place: Cell, device: str) -> _Setting:
+    components, where = Components(), find_device(device)
+    prior, data = components.prior(place).to(where), components.data(place)
+    private = pick_private(data.labels, place.images, place.image_seed)
+    return _Setting(prior, data, private, components.victim(place).to(where), where)
 
 
 def _record(cell: Cell, i: int, report: Report, setting: _Setting, timed: Mapping[str, float]) -> Record:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ggl.benchmarks.sweeps.calibration import KINDS, Calibration, one_thread
+from ggl.benchmarks.sweeps.calibration import Calibration, one_thread, place_of
 from ggl.benchmarks.sweeps.cells import AXES, Cell, Pack, packs_of
-from ggl.benchmarks.sweeps.refusals import Components
+from ggl.benchmarks.sweeps.components import Components
+from ggl.benchmarks.sweeps.execute import SEARCHES, ceilings_of
 from ggl.benchmarks.sweeps.spec import Spec
 from ggl.benchmarks.sweeps.spec_axes import UNNAMED
 
@@ -108,19 +109,14 @@ def plan(
         skipped=Counter(reason for _, reason in spec.skipped()),
         refused=Counter(refused.values()),
         searched=sum(_searched(pack) for pack in packs),
-        inverted=len(_ceilings(packs)) * spec.images * spec.ceiling_budget,
+        inverted=len(ceilings_of(packs)) * spec.images * spec.ceiling_budget,
         passes=sum(_searched(pack) * calibration.passes(pack[0]) for pack in packs),
         estimate=estimate,
     )
 
 
 def _searched(pack: Pack) -> int:
-    return KINDS * len(pack) * pack[0].budget
-
-
-def _ceilings(packs: Sequence[Pack]) -> list[Cell]:
-    """Return a cell of each prior and data set, whose private images are inverted once."""
-    return list({(pack[0].prior, pack[0].data): pack[0] for pack in reversed(packs)}.values())
+    return SEARCHES * len(pack) * pack[0].budget
 
 
 def _estimate(
@@ -129,16 +125,16 @@ def _estimate(
     workers: int,
     progress: Callable[[str], None] | None,
 ) -> Estimate:
-    references = {_place(pack[0]): pack[0] for pack in reversed(packs)}
+    references = {place_of(pack[0]): pack[0] for pack in reversed(packs)}
     times, pieces = [], []
-    for cell in _ceilings(packs):
+    for cell in ceilings_of(packs).values():
         _tell(progress, f"{cell.prior}, ceilings of {cell.data}")
         evaluations = cell.images * cell.ceiling_budget
         seconds = evaluations * calibration.ceiling(cell)
         pieces.append(Piece(CEILING, evaluations, seconds))
         times.append(seconds)
     for pack in packs:
-        cell, reference = pack[0], references[_place(pack[0])]
+        cell, reference = pack[0], references[place_of(pack[0])]
         _tell(progress, f"{cell.defense}, {cell.attacker}, {cell.strategy}")
         search = _searched(pack) * calibration.evaluation(cell, reference)
         once, each = calibration.fixed(cell, reference)
@@ -146,10 +142,6 @@ def _estimate(
         pieces.append(Piece(FIXED, 0, once + len(pack) * each))
         times.append(search + once + len(pack) * each)
     return Estimate(_wall(times, workers), workers, _joined(pieces))
-
-
-def _place(cell: Cell) -> tuple[object, ...]:
-    return cell.prior, cell.victim, cell.victim_weights, cell.data
 
 
 def _tell(progress: Callable[[str], None] | None, what: str) -> None:

@@ -31,13 +31,11 @@ class RayEngine:
             self._ray.init(log_to_driver=False)
         else:
             self._ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        kind = "GPU" if gpu else "CPU"
-        there = int(self._ray.cluster_resources().get(kind, 0))
-        if not there:
+        try:
+            there = self.check("GPU" if gpu else "CPU")
+        except InputError:
             self.close()
-            raise InputError(
-                f"expected a Ray cluster with a {kind}, found none; start one, or --engine local"
-            )
+            raise
         self.slots = there if workers is None else min(workers, there)
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0, **({"num_gpus": 1} if gpu else {})}
         self._call = self._ray.remote(**options)(_call)

@@ -1,8 +1,7 @@
 """Which cells a component refuses, and why, found before anything runs: every component is loaded once."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from torch import nn
 
@@ -11,10 +10,9 @@ from ggl.attackers import ALL, ANALYTIC, check_attackers
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.components import Components
 from ggl.controls import pick_private
-from ggl.datasets import Dataset, load_dataset
-from ggl.defenses import Defense, load_defense
-from ggl.generators import Prior, load_prior
+from ggl.generators import Prior
 from ggl.gradients import GradientOracle
 from ggl.gradients.distance import find_distance
 from ggl.image_fit import FITS
@@ -22,61 +20,11 @@ from ggl.latents import load_latents
 from ggl.optimizers import load_strategy
 from ggl.runs import check_class_folders
 from ggl.search import check_budget
-from ggl.victims import load_victim
 
-__all__ = ["Components", "refusals"]
-
-T = TypeVar("T")
+__all__ = ["refusals"]
 
 USUAL_BUDGET = 5_000
 """A strategy that refuses this as well is wrong by itself, and not for the cell's budget."""
-
-
-class Components:
-    """What cells name, each loaded when it is first asked for and then kept."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, object] = {}
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what `make` made under a key, which says of which kind it is."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        found: T = self._kept[key]  # type: ignore[assignment]
-        return found
-
-    def prior(self, cell: Cell) -> Prior:
-        """Return a cell's prior."""
-        return self.once(("prior", cell.prior), lambda: load_prior(cell.prior))
-
-    def defense(self, cell: Cell) -> Defense:
-        """Return a cell's defense."""
-        return self.once(("defense", cell.defense), lambda: load_defense(cell.defense))
-
-    def data(self, cell: Cell) -> Dataset:
-        """Return a cell's data in the shape that its prior gives."""
-        shape = self.prior(cell).image_shape
-        key = ("data", cell.data, shape, cell.fit, cell.split)
-        return self.once(
-            key, lambda: load_dataset(cell.data, image_shape=shape, fit=cell.fit, split=cell.split)
-        )
-
-    def victim(self, cell: Cell) -> nn.Module:
-        """Return the victim that a cell's clients train, without what its defense adds."""
-        channels, size, _ = self.prior(cell).image_shape
-        classes = self.prior(cell).num_classes or self.data(cell).num_classes
-        key = ("victim", cell.victim, cell.victim_weights, cell.victim_seed, channels, size, classes)
-        return self.once(
-            key,
-            lambda: load_victim(
-                cell.victim,
-                in_channels=channels,
-                num_classes=classes,
-                image_size=size,
-                seed=cell.victim_seed,
-                weights=cell.victim_weights,
-            ),
-        )
 
 
 def refusals(rows: Sequence[Cell], components: Components) -> dict[Cell, str]:

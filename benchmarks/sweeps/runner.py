@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from ggl.base.weights import load_tensors, save_tensors
 from ggl.benchmarks.sweeps.cells import Cell, Pack, packs_of
 from ggl.benchmarks.sweeps.engines import Engine, Failure
-from ggl.benchmarks.sweeps.execute import Ceiling, Outcome, ceiling_of, find_commit, invert_images, run_pack
+from ggl.benchmarks.sweeps.execute import (
+    Ceiling,
+    Outcome,
+    ceiling_of,
+    ceilings_of,
+    find_commit,
+    invert_images,
+    run_pack,
+)
 from ggl.benchmarks.sweeps.records import Record, Status
 from ggl.benchmarks.sweeps.spec import Spec
 from ggl.benchmarks.sweeps.store import Store
@@ -101,9 +109,8 @@ class _Run:
 
     def _find_ceilings(self, packs: Sequence[Pack]) -> None:
         """Read the ceilings that the packs need, or have them made."""
-        wanted = {ceiling_of(pack[0]): pack[0] for pack in packs}
         missing = []
-        for ceiling, cell in wanted.items():
+        for ceiling, cell in ceilings_of(packs).items():
             path = self._path(ceiling)
             if path.exists():
                 self.ceilings[ceiling] = load_tensors(path)["images"].numpy()

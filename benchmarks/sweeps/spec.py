@@ -15,7 +15,8 @@ from pydantic import model_validator as validator
 
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.cells import AXES, Cell
-from ggl.benchmarks.sweeps.refusals import Components, refusals
+from ggl.benchmarks.sweeps.components import Components
+from ggl.benchmarks.sweeps.refusals import refusals
 from ggl.benchmarks.sweeps.spec_axes import Axes, Count, Exclusions, Natural, Strict, Text, Zips
 from ggl.benchmarks.sweeps.spec_errors import one_line
 

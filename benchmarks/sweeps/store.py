@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from ggl.base.errors import InputError
@@ -33,6 +32,7 @@ from ggl.benchmarks.sweeps.store_schema import (
     transaction,
     version_of,
 )
+from ggl.templates import to_picture
 
 __all__ = ["Store"]
 
@@ -242,7 +242,6 @@ def _status(connection: sqlite3.Connection, id_: str) -> str | None:
 
 
 def _png(image: Float[Tensor, "c h w"]) -> bytes:
-    pixels = (image.detach().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     content = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
+    to_picture(image).save(content, "PNG")
     return content.getvalue()
