@@ -35,7 +35,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 # Exact versions and hashes of everything, without any index address.
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-annotate --extra dev --extra bench --extra report --extra lpips --extra biggan --extra ray \
+		--no-emit-index-url --no-annotate --extra dev --extra bench --extra report --extra lpips --extra biggan --extra ray --extra flower \
 		--output-file requirements.lock pyproject.toml
 
 clean:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ggl.attackers import ANALYTIC
-from ggl.audit import CLOSED_FORM
+from ggl.audit_cells import CLOSED_FORM
 from ggl.base.weights import write_atomically
 from ggl.benchmarks.defenses import (
     BUDGET,

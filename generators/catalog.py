@@ -11,6 +11,7 @@ from ggl.generators.biggan import BigGAN
 from ggl.generators.bundled import CIFAR10GAN32, FashionDCGAN32
 from ggl.generators.dcgan_checkpoint import DCGAN, DigiFace
 from ggl.generators.mobilestylegan import MobileStyleGAN
+from ggl.generators.pixels import Pixels
 from ggl.generators.pretrained_gans import PretrainedGAN
 from ggl.generators.stylegan2 import StyleGAN2
 from ggl.generators.wgan_gp import WGANGP
@@ -32,6 +33,7 @@ register_prior("digiface-dcgan64")(DigiFace)
 register_prior("dcgan")(DCGAN)
 register_prior("wgan-gp")(WGANGP)
 register_prior("pretrained-gan")(PretrainedGAN)
+register_prior("pixels")(Pixels)
 
 
 def load_prior(specification: str) -> Prior:

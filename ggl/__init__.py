@@ -3,11 +3,14 @@
 from ggl.attack import Target, attack, attack_many, invert
 from ggl.audit import audit
 from ggl.base.errors import GGLError
+from ggl.captured import captured_update
 from ggl.datasets import Dataset, load_dataset
 from ggl.defenses import Defense, load_defense, register_defense
 from ggl.generators import Prior, load_prior, register_prior
-from ggl.gradients import GradientOracle
+from ggl.gradients import GradientOracle, LocalTraining
+from ggl.i2f import influence
 from ggl.optimizers import Strategy, load_strategy, register_strategy
+from ggl.reconstruct import Reconstruction, reconstruct
 from ggl.report import Report
 from ggl.victims import load_victim, register_victim
 
@@ -16,19 +19,24 @@ __all__ = [
     "Defense",
     "GGLError",
     "GradientOracle",
+    "LocalTraining",
     "Prior",
+    "Reconstruction",
     "Report",
     "Strategy",
     "Target",
     "attack",
     "attack_many",
     "audit",
+    "captured_update",
+    "influence",
     "invert",
     "load_dataset",
     "load_defense",
     "load_prior",
     "load_strategy",
     "load_victim",
+    "reconstruct",
     "register_defense",
     "register_prior",
     "register_strategy",

@@ -10,24 +10,49 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
+from ggl.base.registry import unknown_name
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, Trial, View
 from ggl.gradients.oracle import check_gradient
+from ggl.label_rules import KNOWN, LabelRule, SearchedLabels, SoftLabels
+from ggl.labels import infer_labels
 from ggl.latents import LatentRule, load_latents
 from ggl.optimizers import load_group
 from ggl.search import Objective, Progress, Search, SearchResult, fingerprint
 
-__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
+__all__ = [
+    "LABEL_RULES",
+    "GradientMatch",
+    "ImageMatch",
+    "Target",
+    "attack",
+    "attack_many",
+    "infer_client_labels",
+    "invert",
+]
+
+LABEL_RULES = ("known", "inferred", "searched", "soft")
+"""Where an attacker has a batch's labels from: given, read off the shared gradient beforehand, or searched
+with the latents, as classes or (DLG) as distributions."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One observed gradient to invert: its name seeds the search, its labels (b,) are known."""
+    """One observed gradient to invert; its name seeds the search.
+
+    Attributes:
+        labels: (b,) of the private batch, or b alone where the attacker does not know them.
+    """
 
     name: str
     shared: Gradients
-    labels: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | int
+
+    @property
+    def batch_size(self) -> int:
+        """Images behind the gradient."""
+        return self.labels if isinstance(self.labels, int) else len(self.labels)
 
 
 class GradientMatch:
@@ -70,7 +95,7 @@ class ImageMatch:
 def attack(
     oracle: GradientOracle,
     shared: Gradients,
-    labels: Int[Tensor, " b"],
+    labels: Int[Tensor, " b"] | int,
     *,
     prior: Prior,
     strategy: str = "cma-es",
@@ -78,6 +103,7 @@ def attack(
     attacker: str = "adaptive",
     distance: str = "cosine",
     latents: str | None = None,
+    label_rule: str | None = None,
     budget: int,
     seed: int = 0,
     restarts: int = 1,
@@ -91,7 +117,7 @@ def attack(
     Args:
         oracle: the victim, wrapped by the defense where that adds layers (`Defense.wrap`).
         shared: the observed gradient, as the defense left it.
-        labels: (b,) of the private batch, known to the attacker.
+        labels: (b,) of the private batch, or b alone where the attacker does not know them.
         prior: whose latents are searched.
         strategy: "name" or "name:option=value,...".
         defense: what the attacker believes that the client did.
@@ -100,6 +126,7 @@ def attack(
         distance: "cosine" or "l2".
         latents: how searched coordinates become latents, as `ggl.latents.load_latents` reads it; by default
             the prior's own rule.
+        label_rule: one of `LABEL_RULES`; by default "known" where `labels` are given, else "searched".
         budget: objective evaluations, all restarts together.
         seed: of every random draw.
         restarts: independent searches that share the budget; the lowest loss wins.
@@ -107,7 +134,8 @@ def attack(
         progress: called after every generation.
 
     Raises:
-        InputError: an unknown name, a budget below one generation, labels or shapes that do not fit.
+        InputError: an unknown name, a budget below one generation, labels or shapes that do not fit, or
+            labels that cannot be inferred.
         GradientError: `shared` is zero or not finite.
         CheckpointError: `checkpoint` belongs to another attack.
     """
@@ -120,6 +148,7 @@ def attack(
         attacker=attacker,
         distance=distance,
         latents=latents,
+        label_rule=label_rule,
         budget=budget,
         seed=seed,
         restarts=restarts,
@@ -138,6 +167,7 @@ def attack_many(
     attacker: str = "adaptive",
     distance: str = "cosine",
     latents: str | None = None,
+    label_rule: str | None = None,
     budget: int,
     seed: int = 0,
     restarts: int = 1,
@@ -150,12 +180,14 @@ def attack_many(
     """
     if restarts < 1:
         raise InputError(f"expected at least 1 restart, found {restarts}")
-    if len({len(target.labels) for target in targets}) != 1:
+    if len({target.batch_size for target in targets}) != 1:
         raise InputError("expected at least one target, all of one batch size")
     known = load_defense(defense)
     rule = load_latents(prior.latents if latents is None else latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
+    rule_name = label_rule or _usual_rule(targets)
+    labels = [_labels_of(target, rule_name, oracle, prior) for target in targets]
     views = [known.view(t.shared, attacker, oracle.model) for t in targets for _ in range(restarts)]
     settings = {
         "prior": prior.name,
@@ -164,22 +196,25 @@ def attack_many(
         "attacker": attacker,
         "distance": distance,
         "latents": rule.name,
+        "label_rule": rule_name,
         "budget": budget,
         "seed": seed,
         "restarts": restarts,
         "precision": oracle.precision,
+        "local": oracle.local,
         "targets": [target.name for target in targets],
     }
-    tensors = [t for target in targets for t in _tensors_of(target)]
+    tensors = [t for target, given in zip(targets, labels, strict=True) for t in _tensors_of(target, given)]
     tensors += [*oracle.model.state_dict().values(), *prior.state_dict().values()]
     results = _search(
         prior,
-        [target.labels for target in targets for _ in range(restarts)],
+        [given for given in labels for _ in range(restarts)],
         GradientMatch(oracle, views, distance, known.trial(attacker)),
         strategy,
         [f"{target.name}/{r}" for target in targets for r in range(restarts)],
         budget=budget // restarts,
         latents=rule,
+        label_rule=_load_rule(rule_name, oracle, prior),
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
@@ -188,6 +223,14 @@ def attack_many(
     )
     groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
     return [_winner(group) for group in groups]
+
+
+def infer_client_labels(
+    oracle: GradientOracle, shared: Gradients, batch_size: int, image_shape: tuple[int, int, int]
+) -> Int[Tensor, " b"] | None:
+    """Return the labels that a client's gradient tells, None where the victim's last layer tells nothing."""
+    steps = 1 if oracle.local is None else oracle.local.steps
+    return infer_labels(shared, batch_size, model=oracle.model, image_shape=image_shape, local_steps=steps)
 
 
 def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
@@ -199,9 +242,47 @@ def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
     )
 
 
-def _tensors_of(target: Target) -> list[Tensor]:
+def _tensors_of(target: Target, labels: Tensor) -> list[Tensor]:
     """Return what a target is known by, whatever order its gradient's parameters came in."""
-    return [target.labels, *(target.shared[name] for name in sorted(target.shared))]
+    return [labels, *(target.shared[name] for name in sorted(target.shared))]
+
+
+def _usual_rule(targets: Sequence[Target]) -> str:
+    return "searched" if any(isinstance(target.labels, int) for target in targets) else "known"
+
+
+def _labels_of(target: Target, rule: str, oracle: GradientOracle, prior: Prior) -> Int[Tensor, " b"]:
+    """Return the labels that a search starts from: zeros where it looks for them itself."""
+    if rule == "known" and isinstance(target.labels, int):
+        raise InputError(
+            f"the labels of {target.name!r} are not given: expected the label rule inferred or searched"
+        )
+    if rule == "inferred":
+        return _inferred(target, oracle, prior)
+    if isinstance(target.labels, int) or rule != "known":
+        return torch.zeros(target.batch_size, dtype=torch.int64)
+    return target.labels
+
+
+def _inferred(target: Target, oracle: GradientOracle, prior: Prior) -> Int[Tensor, " b"]:
+    found = infer_client_labels(oracle, target.shared, target.batch_size, prior.image_shape)
+    if found is None:
+        raise InputError(
+            f"no label can be read off {target.name!r}: expected a victim with a linear last layer; "
+            "give the labels, or have them searched"
+        )
+    return found
+
+
+def _load_rule(name: str, oracle: GradientOracle, prior: Prior) -> LabelRule:
+    if name not in LABEL_RULES:
+        raise unknown_name("label rule", name, list(LABEL_RULES))
+    if name in ("known", "inferred"):
+        return KNOWN
+    classes = oracle.count_classes(prior.image_shape)
+    if name == "soft":
+        return SoftLabels(classes)
+    return SearchedLabels(min(classes, prior.num_classes or classes))
 
 
 def invert(
@@ -226,6 +307,7 @@ def invert(
         [f"invert/{i}" for i in range(len(images))],
         budget=budget,
         latents=load_latents("free"),
+        label_rule=KNOWN,
         seed=seed,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
@@ -243,21 +325,24 @@ def _search(
     *,
     budget: int,
     latents: LatentRule,
+    label_rule: LabelRule,
     seed: int,
     device: torch.device,
     checkpoint: Path | None,
     identity: str,
     progress: Progress | None,
 ) -> list[SearchResult]:
-    size = len(labels[0]) * prior.latent_dim
+    batch = len(labels[0])
+    size = batch * (prior.latent_dim + label_rule.size)
     seeds = [stream_seed(seed, name) for name in names]
     search = Search(
         prior,
         torch.stack(list(labels)),
         objective,
-        load_group(strategy, latent_dim=size, budget=budget, seeds=seeds, device=device),
+        load_group(strategy, latent_dim=size, budget=budget, seeds=seeds, device=device, blocks=batch),
         budget=budget,
         latents=latents,
+        label_rule=label_rule,
         device=device,
         checkpoint=checkpoint,
         identity=identity,

@@ -1,9 +1,10 @@
 """The command line: audits, utility, accounting, priors and their weights."""
 
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -43,6 +44,20 @@ class Kind(StrEnum):
     victims = "victims"
 
 
+class VictimMode(StrEnum):
+    """How a victim's batch normalization and dropout work."""
+
+    eval = "eval"
+    train = "train"
+
+
+class Start(StrEnum):
+    """Where the attack of `ggl i2f` begins."""
+
+    private = "private"
+    noise = "noise"
+
+
 class Accountant(StrEnum):
     """How `ggl epsilon` composes steps."""
 
@@ -60,7 +75,8 @@ def demo(
     resume: Resume = False,
 ) -> None:
     """Attack held-out Fashion-MNIST images, defended and not, and report what leaks. Needs no network."""
-    from ggl.runs import DEMO, AuditPlan, run
+    from ggl.audit_inputs import AuditPlan
+    from ggl.runs import DEMO, run
 
     run(
         AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
@@ -108,7 +124,7 @@ def audit(
     distance: Annotated[str, typer.Option(help="cosine or l2")] = "cosine",
     latents: Annotated[
         str | None,
-        typer.Option(help='free, shell:W, kld:W, tanh, box:B, joined by "+"; default the prior\'s own'),
+        typer.Option(help='free, shell:W, kld:W, tv:W, tanh, box:B, joined by "+"; default the prior\'s own'),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, layerwise, vmap or sequential")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for scoring")] = "float32",
@@ -119,10 +135,41 @@ def audit(
     utility: Annotated[
         Path | None, typer.Option(help="utility.json of `ggl utility`, to set leaks beside costs")
     ] = None,
+    victim_mode: Annotated[
+        VictimMode, typer.Option(help="of batch normalization and dropout, as the clients have it")
+    ] = VictimMode.eval,
+    batch_size: Annotated[int, typer.Option(help="images of each client", min=1)] = 1,
+    label_rule: Annotated[
+        str | None, typer.Option(help="known, inferred from the gradient, or searched with the latents")
+    ] = None,
+    local_steps: Annotated[int, typer.Option(help="of SGD that a client takes; needs --lr", min=1)] = 1,
+    local_batch_size: Annotated[
+        int | None, typer.Option(help="images of each local step, in turn; default all", min=1)
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="of the clients' SGD")] = 0.0,
+    lr: Annotated[
+        str | None, typer.Option(help="the clients' learning rate; or, with --update, estimate")
+    ] = None,
+    update: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="audit a captured update instead: the client's weights before and after; .safetensors, "
+            ".npz or torch state dicts"
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="the images behind --update, like --data; without them nothing is scored"),
+    ] = None,
+    private_labels: Annotated[
+        str | None, typer.Option(help="their labels where only these are known, such as 3,7,7")
+    ] = None,
     resume: Resume = False,
 ) -> None:
-    """Measure what the gradients of private images give away, per defense and strategy."""
-    from ggl.runs import AuditPlan, run
+    """Measure what clients' gradients give away of their images, per defense and strategy."""
+    from ggl.audit_inputs import AuditPlan
+    from ggl.base.options import read_integers
+    from ggl.runs import run
 
     plan = AuditPlan(
         victim=victim,
@@ -147,6 +194,16 @@ def audit(
         round=round,
         rounds=rounds,
         utility=utility,
+        victim_mode=victim_mode.value,
+        batch_size=batch_size,
+        label_rule=label_rule,
+        private_labels=read_integers("--private-labels", private_labels) if private_labels else (),
+        local_steps=local_steps,
+        local_batch_size=local_batch_size,
+        momentum=momentum,
+        learning_rate=lr,
+        update=update,
+        truth=truth,
     )
     run(plan, resume)
 
@@ -191,6 +248,104 @@ def utility(
             participation=participation,
             learning_rate=learning_rate,
             momentum=momentum,
+        )
+    )
+
+
+@app.command()
+def i2f(
+    out: Annotated[Path, typer.Option(help="folder for i2f.json, i2f.csv and i2f.html")],
+    victim: Annotated[
+        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
+    ] = "lenet",
+    victim_weights: Annotated[Path | None, typer.Option(help="safetensors or torch state dict")] = None,
+    data: Annotated[str, typer.Option(help="images, as for audit")] = "fashion-mnist-heldout",
+    split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
+    defense: Annotated[list[str] | None, typer.Option(help="repeatable; default noise:0.01")] = None,
+    images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 20,
+    draws: Annotated[int, typer.Option(help="of a defense's own randomness, for each image", min=1)] = 1,
+    damping: Annotated[float, typer.Option(help="epsilon over the largest eigenvalue of J J^T")] = 1e-3,
+    exact: Annotated[
+        bool, typer.Option("--exact/--bound-only", help="solve for the influence, or compute its bound")
+    ] = True,
+    measured: Annotated[
+        Path | None, typer.Option(help="CSV of an attack's errors: defense, image, draw, rmse")
+    ] = None,
+    attack: Annotated[
+        Start | None,
+        typer.Option(help="measure errors too, by L-BFGS on pixels that begins there"),
+    ] = None,
+    attack_evaluations: Annotated[int, typer.Option(help="of that attack, for each gradient", min=1)] = 200,
+    seed: Seed = 0,
+    device: Device = "auto",
+    round: Annotated[int, typer.Option(help="rounds of training so far", min=0)] = 0,  # noqa: A002
+    rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
+) -> None:
+    """Predict a perfect attacker's error under each defense, without an attack: I2F, by Jacobian products."""
+    from ggl.i2f_runs import I2FPlan, run_i2f
+
+    run_i2f(
+        I2FPlan(
+            victim=victim,
+            data=data,
+            defenses=tuple(defense or ["noise:0.01"]),
+            out=out,
+            victim_weights=victim_weights,
+            split=split,
+            images=images,
+            draws=draws,
+            damping=damping,
+            exact=exact,
+            seed=seed,
+            device=device,
+            measured=measured,
+            attack=None if attack is None else attack.value,
+            attack_evaluations=attack_evaluations,
+            round=round,
+            rounds=rounds,
+        )
+    )
+
+
+@app.command("train-victim")
+def train_victim(
+    out: Annotated[Path, typer.Option(help="folder for step-NNNNNN.safetensors and training.json")],
+    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or as for audit")],
+    victim: Annotated[
+        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
+    ] = "lenet",
+    split: Annotated[str, typer.Option(help="split that is trained on")] = "train",
+    test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
+    marks: Annotated[str, typer.Option(help="steps whose states are kept; the last ends the training")] = (
+        "0,300,3000"
+    ),
+    batch_size: Annotated[int, typer.Option(help="images of a step", min=1)] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
+    momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
+    fit: Annotated[str | None, typer.Option(help="pad, resize or center-crop to --image-size")] = None,
+    image_size: Annotated[int | None, typer.Option(help="pixels that the victim takes", min=8)] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a victim and keep its states: untrained, in training, converged; for --victim-weights."""
+    from ggl.base.options import read_integers
+    from ggl.victim_runs import TrainVictimPlan, run_train_victim
+
+    run_train_victim(
+        TrainVictimPlan(
+            victim=victim,
+            data=data,
+            out=out,
+            split=split,
+            test_data=test_data,
+            marks=read_integers("--marks", marks),
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            fit=fit,
+            image_size=image_size,
+            seed=seed,
+            device=device,
         )
     )
 
@@ -468,8 +623,23 @@ def reproduce(
     )
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours in one line; others as Python does."""
+    own = category.__module__.startswith("ggl.")
+    text = f"ggl: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
+
+
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2."""
+    warnings.showwarning = _show_warning
     sys.path.append("")  # so that package.module:name finds the user's code in the current folder
     try:
         app()

@@ -41,29 +41,33 @@ def choose_decoys(
     pool: Float[Tensor, "m c h w"],
     pool_labels: Int[Tensor, " m"],
     seed: int,
+    batch: int = 1,
 ) -> Decoys:
     """Draw up to 99 decoys of each private image's class from a pool, and a sibling among them.
 
-    The private image itself is no decoy; no private image is a sibling.
+    The private image itself is no decoy; no private image is a sibling, and no two in one client's `batch`
+    are the same.
 
     Raises:
         InputError: a class without an image to spare.
     """
     is_private = torch.stack([(pool == image).flatten(1).all(1) for image in images])
-    chosen, siblings = [], []
+    chosen: list[Tensor] = []
+    rows: list[int] = []
     for i, label in enumerate(labels):
         random = stream(seed, "decoys", i)
         others = ((pool_labels == label) & ~is_private[i]).nonzero()[:, 0]
         others = others[torch.randperm(len(others), generator=random)][:DECOYS]
-        spare = others[~is_private.any(0)[others]]
+        taken = torch.tensor(rows[i - i % batch :], dtype=torch.int64)
+        spare = others[~(is_private.any(0)[others] | torch.isin(others, taken))]
         if len(spare) == 0:
             raise InputError(
                 f"expected a decoy of class {int(label)} that is not private itself, found none; "
                 "give decoys= more images of every private image's class"
             )
         chosen.append(pool[others])
-        siblings.append(pool[spare[0]])
-    return Decoys(chosen, torch.stack(siblings))
+        rows.append(int(spare[0]))
+    return Decoys(chosen, pool[rows])
 
 
 def pick_private(labels: Int[Tensor, " m"], n: int, seed: int) -> Int[Tensor, " n"]:

@@ -118,7 +118,8 @@ def train(
         progress: called after every round with the rounds done.
 
     Raises:
-        InputError: a victim with batch normalization or active dropout, or inputs that do not fit.
+        InputError: a victim with batch normalization, dropout that no seed can draw, or inputs that do not
+            fit.
     """
     model = _wrapped(victim, defense, seed)
     server = _Server(model, federation.learning_rate, federation.momentum)

@@ -15,7 +15,8 @@ from ggl.generators import Prior
 __all__ = ["LatentRule", "load_latents"]
 
 Placement: TypeAlias = Callable[[Tensor], Tensor]
-Penalty: TypeAlias = Callable[[Prior, Tensor], Tensor]
+Penalty: TypeAlias = Callable[[Prior, Tensor, Tensor | None], Tensor]
+"""Of a prior, its latents (n, d), and their images (n, c, h, w) where these were decoded already."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,35 @@ class LatentRule:
             z = placement(z)
         return z
 
-    def penalty(self, prior: Prior, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Return the weighted penalties of placed latents, 0 where the rule has none."""
+    def penalty(
+        self,
+        prior: Prior,
+        z: Float[Tensor, "n d"],
+        images: Float[Tensor, "n c h w"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Return the weighted penalties of placed latents, 0 where the rule has none.
+
+        `images` are what they decode to. A penalty on images decodes them itself where they are not given,
+        which costs as much again and is refused by a class-conditional prior.
+        """
         total = z.new_zeros(len(z))
         for weight, penalty in self.penalties:
-            total = total + weight * penalty(prior, z)
+            total = total + weight * penalty(prior, z, images)
         return total
 
 
 def load_latents(specification: str) -> LatentRule:
-    """Return the rule of "free", "shell:WEIGHT", "kld:WEIGHT", "tanh", "box:BOUND", or several joined by "+".
+    """Return the rule of "free", "shell:WEIGHT", "kld:WEIGHT", "tv:WEIGHT", "tanh", "box:BOUND".
+
+    Several are joined by "+".
 
     - `free`: latents as the strategy gives them.
     - `shell:WEIGHT`: adds WEIGHT times the prior's own `penalty` to the objective.
     - `kld:WEIGHT`: adds WEIGHT times the divergence of the latent's empirical Gaussian from the standard
       one, -1/2 (1 + ln s² - m² - s²), m and s² the mean and variance of its entries, as in GGL's code.
+    - `tv:WEIGHT`: adds WEIGHT times the decoded image's anisotropic total variation: the mean absolute
+      difference of horizontal neighbors plus that of vertical ones (Inverting Gradients, arXiv 2003.14053,
+      eq. 4), in pixels of [0, 1].
     - `tanh`: latents are the tanh of what is searched, as in GGL's code for ImageNet.
     - `box:BOUND`: coordinates are reflected at ±BOUND, so that nothing outside is ever decoded.
 
@@ -67,20 +82,31 @@ def load_latents(specification: str) -> LatentRule:
         elif name in PENALTIES:
             penalties.append((_positive(part, text), PENALTIES[name]))
         else:
-            raise unknown_name("latents rule", name, ["free", "shell", "kld", "tanh", "box"])
+            raise unknown_name("latents rule", name, ["free", "shell", "kld", "tv", "tanh", "box"])
     return LatentRule(specification, tuple(placements), tuple(penalties))
 
 
-def _shell(prior: Prior, z: Tensor) -> Tensor:
+def _shell(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG001
     return prior.penalty(z)
 
 
-def _divergence(prior: Prior, z: Tensor) -> Tensor:  # noqa: ARG001
+def _divergence(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG001
     mean, variance = z.mean(-1), z.var(-1, correction=0).clamp_min(1e-10)
     return -0.5 * (1 + variance.log() - mean.square() - variance)
 
 
-PENALTIES: dict[str, Penalty] = {"shell": _shell, "kld": _divergence}
+def _variation(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:
+    pixels = prior.decode(z) if images is None else images
+    return _mean_step(pixels, -1) + _mean_step(pixels, -2)
+
+
+def _mean_step(images: Tensor, dim: int) -> Tensor:
+    """Return each image's mean absolute difference of neighbors along a dimension, 0 of one pixel."""
+    steps = images.diff(dim=dim).abs().flatten(1)
+    return steps.sum(1) / max(1, steps.shape[1])
+
+
+PENALTIES: dict[str, Penalty] = {"shell": _shell, "kld": _divergence, "tv": _variation}
 
 
 def _reflect_at(bound: float) -> Placement:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -52,12 +52,28 @@ class Scores:
     """What n reconstructions are worth: every metric's values (n,), and the private images' ranks (n,).
 
     A rank is the private image's place among itself and its decoys by distance to the reconstruction;
-    1 is identified. `decoys` (n,) counts the others.
+    1 is identified. `decoys` (n,) counts the others. Images that one gradient gave away together, `batch` in
+    a row, are no independent sample: figures and tests are over clients.
     """
 
     values: Mapping[str, NDArray[np.float64]]
     ranks: NDArray[np.int64]
     decoys: NDArray[np.int64]
+    batch: int = 1
+
+    @property
+    def clients(self) -> int:
+        """How many gradients stand behind the reconstructions."""
+        return len(self.ranks) // self.batch
+
+    def by_client(self, metric: str) -> NDArray[np.float64]:
+        """Return the mean of a metric over each client's batch, (clients,)."""
+        return self.per_client(self.values[metric])
+
+    def per_client(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the mean of values (n,) over each client's batch, (clients,)."""
+        means: NDArray[np.float64] = values.reshape(-1, self.batch).mean(axis=1, dtype=np.float64)
+        return means
 
 
 @dataclass(frozen=True)
@@ -94,15 +110,17 @@ def score(
     private: Float[Tensor, "n c h w"],
     decoys: Sequence[Float[Tensor, "m c h w"]],
     errors: Mapping[str, Measure],
+    batch: int = 1,
 ) -> Scores:
     """Score reconstructions against the private images and rank these among decoys of their class.
 
-    A PSNR is at most 100 dB, so that means exist where a reconstruction is exact.
+    `batch` of them in a row are of one client. A PSNR is at most 100 dB, so that means exist where a
+    reconstruction is exact.
     """
     both = {**DESCRIPTIVE, **errors}
     values = {name: measure(reconstructions, private).double().numpy() for name, measure in both.items()}
     ranks = [rank(*images) for images in zip(reconstructions, private, decoys, strict=True)]
-    return Scores(values, np.array(ranks), np.array([len(d) for d in decoys]))
+    return Scores(values, np.array(ranks), np.array([len(d) for d in decoys]), batch)
 
 
 def rank(
@@ -120,10 +138,10 @@ def leak_score(
     ceiling: NDArray[np.float64],
     controls: Mapping[str, NDArray[np.float64]],
 ) -> LeakScore:
-    """Return (control - attack) / (control - ceiling), a ratio of sums over images, of errors (n,) each.
+    """Return (control - attack) / (control - ceiling), a ratio of sums over clients, of errors (n,) each.
 
     The control is the one of least mean error. 0 is what the class alone gives away, 1 all that the
-    prior can say; the interval is a 95 % bootstrap over images, the p-value a paired permutation test
+    prior can say; the interval is a 95 % bootstrap over clients, the p-value a paired permutation test
     of attack against control. Where the ceiling is no better than that control, the prior cannot say
     more than the class alone: the score is undefined (NaN).
     """
@@ -137,14 +155,20 @@ def leak_score(
 
 
 def identifies(scores: Scores) -> bool:
-    """Say whether private images rank first more often than chance would have it.
+    """Say whether private images rank first more often than chance, 1 / (decoys + 1), would have it.
 
-    At least two do, and a one-sided binomial test against 1 / (decoys + 1) has p < 0.05.
+    At least two do, and p < 0.05: of a one-sided binomial test where every image is a client's own, else of
+    a permutation test over clients of the share that ranks first against chance.
     """
-    found = int((scores.ranks == 1).sum())
-    chance = float(np.mean(1 / (scores.decoys + 1)))
-    p_value = binomtest(found, len(scores.ranks), chance, alternative="greater").pvalue
-    return found > 1 and bool(p_value < SIGNIFICANCE)
+    first = scores.ranks == 1
+    chance = 1 / (scores.decoys + 1)
+    if first.sum() < 2:
+        return False
+    if scores.batch == 1:
+        found = binomtest(int(first.sum()), len(first), float(chance.mean()), alternative="greater")
+        return bool(found.pvalue < SIGNIFICANCE)
+    shares, chances = scores.per_client(first), scores.per_client(chance)
+    return bool(shares.mean() > chances.mean() and paired_test(shares, chances) < SIGNIFICANCE)
 
 
 def identification(scores: Scores) -> dict[str, Interval]:
@@ -152,9 +176,17 @@ def identification(scores: Scores) -> dict[str, Interval]:
 
     The percentile is the share of decoys that lie nearer; chance is 0.5 and 0 is identified.
     """
-    n = len(scores.ranks)
+    percentile = scores.per_client((scores.ranks - 1) / scores.decoys)
     return {
-        "identification": share(int((scores.ranks == 1).sum()), n),
-        "identification_top10": share(int((scores.ranks <= 10).sum()), n),
-        "identification_percentile": bootstrap_mean((scores.ranks - 1) / scores.decoys),
+        "identification": _share_within(scores, 1),
+        "identification_top10": _share_within(scores, 10),
+        "identification_percentile": bootstrap_mean(percentile),
     }
+
+
+def _share_within(scores: Scores, rank: int) -> Interval:
+    """Return the share of images of at most a rank: Wilson's interval, or a bootstrap over batches."""
+    found = scores.ranks <= rank
+    if scores.batch == 1:
+        return share(int(found.sum()), len(found))
+    return bootstrap_mean(scores.per_client(found))

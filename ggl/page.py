@@ -54,13 +54,21 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
         "cells": cells,
         "worst": worst,
         "trade_off": _trade_off(result, worst),
-        "figure": draw_convergence(report.cells, str(result["settings"].get("distance", ""))),
+        "figure": _convergence(report),
+        "units": "images" if report.ceiling.batch == 1 else "batches",
         "shown": min(len(report.images), COLUMNS_SHOWN),
         "pixelated": report.images.shape[-1] < DISPLAY_SIDE,
         "side": DISPLAY_SIDE,
         "metrics": METRICS,
         "lpips_hint": None if "lpips" in result["ceiling"] else LPIPS_HINT,
     }
+
+
+def _convergence(report: "Report") -> object:
+    """Return the chart of the cells whose losses are of the audit's own distance, of all where none is."""
+    own = [cell for cell in report.cells if cell.distance is None]
+    distance = str(report.settings.get("distance", "")) if own else str(report.cells[0].distance)
+    return draw_convergence(own or report.cells, distance)
 
 
 def _worst(result: Json, cells: Sequence[Json]) -> list[Json]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ggl.attack import invert
-from ggl.audit import Stage
+from ggl.audit_cells import Stage
 from ggl.base.random import stream
 from ggl.datasets import Dataset
 from ggl.generators import Prior

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ggl.audit import Stage
+from ggl.audit_cells import Stage
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.base.registry import unknown_name

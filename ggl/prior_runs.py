@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
+from ggl.audit_inputs import check_class_folders
 from ggl.base.devices import find_device
 from ggl.base.errors import GGLError, InputError
 from ggl.datasets import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.prior_report import RESULT, PriorReport, prior_report
-from ggl.runs import LOG_WIDTH, check_class_folders, check_place, progress_bars, summary_table
+from ggl.runs import LOG_WIDTH, check_place, progress_bars, summary_table
 from ggl.templates import check_page
 
 __all__ = ["PriorPlan", "run_prior_report"]

@@ -23,7 +23,7 @@ from ggl.leakage import HEADLINE, LeakScore, Scores, identification, identifies,
 from ggl.metrics import METRICS
 from ggl.page import render
 from ggl.search import SearchResult
-from ggl.statistics import bootstrap_mean, share
+from ggl.statistics import Interval, bootstrap_mean, share
 
 __all__ = ["Cell", "Report", "Verdict", "find_verdict", "strength", "versions", "worst_case"]
 
@@ -38,7 +38,7 @@ HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identi
 """What a defense's worst case says of its cell."""
 
 FEWEST_IMAGES = 6
-"""Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
+"""Or batches. Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
 
 OWN_PICTURE = re.compile(r"(private|ceiling|cell\d\d-(attack|sibling|noise))-\d{3}\.png")
 PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
@@ -51,10 +51,12 @@ class Cell:
     Attributes:
         attack: the attack's scores; `controls` those of sibling, noise, prior and class mean.
         images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
-        labels_right: of each private image, whether iDLG reads its label off the defended gradient.
-        matches: distances (n,) to the shared gradients as the attacker compares them, of the gradients on
-            the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
-        results: the searches behind `images`.
+        label_accuracy: of each client, the share of its labels that are read off its defended gradient, or
+            that a search for them found.
+        matches: distances (clients,) to the shared gradients as the attacker compares them, of the gradients
+            on the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
+        results: the searches behind `images`, one a client.
+        distance: what the losses are, where it is not the audit's own.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
     """
 
@@ -64,16 +66,17 @@ class Cell:
     attack: Scores
     controls: Mapping[str, Scores]
     images: Mapping[str, Float[Tensor, "n c h w"]]
-    labels_right: Sequence[bool]
+    label_accuracy: Sequence[float]
     matches: Mapping[str, NDArray[np.float64]]
     results: Mapping[str, Sequence[SearchResult]]
     seconds: float
     passes: int = 1
+    distance: str | None = None
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
-        controls = {name: control.values[metric] for name, control in self.controls.items()}
-        return leak_score(scores.values[metric], ceiling.values[metric], controls)
+        controls = {name: control.by_client(metric) for name, control in self.controls.items()}
+        return leak_score(scores.by_client(metric), ceiling.by_client(metric), controls)
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return evaluations and the mean best loss of the attacks on the private images.
@@ -84,6 +87,12 @@ class Cell:
         mean = histories[:, :, 1].mean(axis=0)
         finite = np.isfinite(mean)
         return histories[0, finite, 0].astype(np.int64), mean[finite]
+
+    def label_recovery(self) -> Interval:
+        """Return the share of labels that are recovered."""
+        if self.attack.batch == 1:
+            return share(round(sum(self.label_accuracy)), len(self.label_accuracy))
+        return bootstrap_mean(self.label_accuracy)
 
     def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
         """Return every figure of the cell."""
@@ -105,7 +114,7 @@ class Cell:
                 name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
                 for name, scores in self.controls.items()
             },
-            "label_recovery": share(sum(self.labels_right), len(self.labels_right)).to_dict(),
+            "label_recovery": self.label_recovery().to_dict(),
             "evaluations": self.results["private"][0].evaluations,
             "passes_per_evaluation": self.passes,
             "backward_passes": self.results["private"][0].backward_passes,
@@ -224,7 +233,7 @@ def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
         return "leaks"
     if identifies(scores):
         return "identifies"
-    few = len(scores.ranks) < FEWEST_IMAGES
+    few = scores.clients < FEWEST_IMAGES
     return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
 
 
@@ -250,7 +259,7 @@ def versions() -> dict[str, str]:
 
 def _figures(scores: Scores) -> dict[str, object]:
     found = {name: interval.to_dict() for name, interval in identification(scores).items()}
-    return {**found, **{name: bootstrap_mean(values).to_dict() for name, values in scores.values.items()}}
+    return {**found, **{name: bootstrap_mean(scores.by_client(name)).to_dict() for name in scores.values}}
 
 
 def _per_image(
@@ -259,14 +268,15 @@ def _per_image(
     matches: Mapping[str, NDArray[np.float64]],
     labels: Sequence[int],
 ) -> list[dict[str, float | int | None]]:
+    owners = [k for k in range(len(results)) for _ in range(scores.batch)]
     return [
         {
             "label": labels[i],
-            "loss": result.loss,
-            **{f"match_of_{kind}": finite_or_none(match[i]) for kind, match in matches.items()},
+            "loss": results[k].loss,
+            **{f"match_of_{kind}": finite_or_none(match[k]) for kind, match in matches.items()},
             "rank": int(scores.ranks[i]),
             "decoys": int(scores.decoys[i]),
             **{name: float(values[i]) for name, values in scores.values.items()},
         }
-        for i, result in enumerate(results)
+        for i, k in enumerate(owners)
     ]

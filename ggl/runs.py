@@ -6,34 +6,33 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ggl.audit import Stage, audit
+from ggl.audit import audit
+from ggl.audit_cells import Stage
+from ggl.audit_inputs import AuditPlan, Inputs, load_inputs
 from ggl.base.devices import find_device
 from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.registry import Registry
-from ggl.base.weights import sha256
-from ggl.controls import pick_private
 from ggl.costs import read_utility
-from ggl.datasets import load_dataset
 from ggl.defenses import defenses
-from ggl.generators import Prior, load_prior, priors
+from ggl.generators import priors
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.optimizers import strategies
+from ggl.reconstruct import Reconstruction, reconstruct
 from ggl.report import Report
 from ggl.templates import check_page
-from ggl.victims import load_victim, victims
+from ggl.victims import victims
 
 __all__ = [
     "DEMO",
-    "AuditPlan",
-    "check_class_folders",
     "check_folder",
     "check_place",
     "describe",
@@ -58,37 +57,14 @@ INTERVALS = ("leak score", "identified")
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
 identified: how often the private image ranks first among its decoys; 95 % intervals"""
+STANDS_OUT = "it matches better than every control: the update says more of its images than their labels"
+NOTHING_FOUND = "some control matches as well: nothing was found in the update beyond its labels"
+DOUBTFUL = """\
+every control matches its own update better: check the victim's weights and mode, the defense, the batch
+size, the labels and the local steps"""
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
-
-
-@dataclass(frozen=True)
-class AuditPlan:
-    """Everything that `ggl audit` was asked for; names as on the command line."""
-
-    victim: str
-    data: str
-    prior: str
-    defenses: tuple[str, ...]
-    attackers: tuple[str, ...]
-    out: Path
-    images: int
-    budget: int
-    seed: int
-    device: str
-    ceiling_budget: int | None = None
-    strategies: tuple[str, ...] = ("cma-es",)
-    victim_weights: Path | None = None
-    split: str = "test"
-    fit: str | None = None
-    distance: str = "cosine"
-    latents: str | None = None
-    backend: str = "auto"
-    precision: str = "float32"
-    round: int = 0
-    rounds: int = 10_000
-    utility: Path | None = None
 
 
 def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
@@ -118,7 +94,10 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
         if (plan.out / CHECKPOINTS).is_dir():
             console.print("interrupted; the same command with --resume goes on")
         raise
-    result = replace(report, utility=utility).save(plan.out)
+    if isinstance(report, Reconstruction):
+        result = report.save(plan.out)
+    else:
+        result = replace(report, utility=utility).save(plan.out)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
     _print(result, plan, console)
 
@@ -169,52 +148,32 @@ def check_place(out: Path, resume: bool, *, checkpoints: str, result: str) -> No
         raise InputError(f"{out}: holds a finished run already; choose another folder")
 
 
-def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
-    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
-    folder = Path(data).expanduser()
-    if prior.num_classes is None or not folder.is_dir():
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
-            raise InputError(
-                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
-                f"0 to {prior.num_classes - 1}, found {child.name!r}{hint}"
-            )
-
-
-def _audit(plan: AuditPlan, console: Console) -> Report:
+def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
     device = find_device(plan.device)
-    prior = load_prior(plan.prior)
-    data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
-    prior.check_labels(data.labels)
-    check_class_folders(plan.data, prior)
+    inputs = load_inputs(plan, console.print)
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
-    channels, size, _ = prior.image_shape
-    victim = load_victim(
-        plan.victim,
-        in_channels=channels,
-        num_classes=prior.num_classes or data.num_classes,
-        image_size=size,
-        seed=plan.seed,
-        weights=plan.victim_weights,
-    )
-    chosen = pick_private(data.labels, plan.images, plan.seed)
     with progress_bars(console) as stage:
+        if inputs.images is None or inputs.labels is None:
+            return _reconstruct(plan, inputs, device, stage)
         report = audit(
-            victim.to(device),
-            data.images[chosen],
-            data.labels[chosen],
-            prior=prior,
+            inputs.victim.to(device),
+            inputs.images,
+            inputs.labels,
+            prior=inputs.prior,
             defenses=plan.defenses,
             strategies=plan.strategies,
             attackers=plan.attackers,
             budget=plan.budget,
             ceiling_budget=plan.ceiling_budget,
             seed=plan.seed,
-            decoys=(data.images, data.labels),
+            decoys=(inputs.pool.images, inputs.pool.labels),
             distance=plan.distance,
             latents=plan.latents,
+            batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
+            label_rule=plan.label_rule or "known",
+            local=inputs.local,
+            captured=None if inputs.shared is None else [inputs.shared],
             backend=plan.backend,
             precision=plan.precision,
             round=plan.round,
@@ -222,19 +181,41 @@ def _audit(plan: AuditPlan, console: Console) -> Report:
             checkpoints=plan.out / CHECKPOINTS,
             progress=stage,
         )
-    return replace(report, settings={**report.settings, **_asked(plan)})
+    return replace(report, settings={**report.settings, **_asked(plan, inputs)})
 
 
-def _asked(plan: AuditPlan) -> dict[str, object]:
-    """Return what identifies the victim and the data of an audit, for its settings."""
-    weights = plan.victim_weights
-    return {
-        "victim": plan.victim,
-        "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
-        "data": plan.data,
-        "split": plan.split,
-        "fit": plan.fit,
-    }
+def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: Stage) -> Reconstruction:
+    """Attack a captured update whose images nobody knows."""
+    found = reconstruct(
+        inputs.victim.to(device),
+        inputs.shared or {},
+        prior=inputs.prior,
+        pool=(inputs.pool.images, inputs.pool.labels),
+        batch_size=plan.batch_size,
+        labels=inputs.labels,
+        label_rule=plan.label_rule,
+        defense=plan.defenses[0],
+        attacker=plan.attackers[0],
+        strategy=plan.strategies[0],
+        distance=plan.distance,
+        latents=plan.latents,
+        local=inputs.local,
+        budget=plan.budget,
+        seed=plan.seed,
+        backend=plan.backend,
+        precision=plan.precision,
+        round=plan.round,
+        rounds=plan.rounds,
+        checkpoints=plan.out / CHECKPOINTS,
+        progress=stage,
+    )
+    return replace(found, settings={**found.settings, **_asked(plan, inputs)})
+
+
+def _asked(plan: AuditPlan, inputs: Inputs) -> dict[str, object]:
+    """Return what a result's settings say beside those of the Python call."""
+    rate = inputs.learning_rate
+    return {**plan.asked(), "estimated_learning_rate": None if rate is None else rate.to_dict()}
 
 
 @contextmanager
@@ -260,7 +241,29 @@ def progress_bars(console: Console) -> Iterator[Stage]:
 
 
 def _print(result: Any, plan: AuditPlan, console: Console) -> None:
-    title = f"{plan.victim}, {plan.prior}, {plan.images} images, {plan.budget} evaluations"
+    if "control_gap" in result:
+        _print_match(result, console)
+    else:
+        _print_cells(result, plan, console)
+    console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
+
+
+def _print_match(result: Any, console: Console) -> None:
+    """Say what may be said without the private images: no score."""
+    gap, others = result["control_gap"], result["control_matches"]
+    console.print(f"labels: {', '.join(map(str, result['labels']))}")
+    console.print(
+        f"match to the captured update: {result['match']:.4f}; controls' {min(others):.4f} to "
+        f"{max(others):.4f}; gap {gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]"
+    )
+    console.print(STANDS_OUT if result["stands_out"] else NOTHING_FOUND)
+    if result["settings_doubtful"]:
+        console.print(DOUBTFUL)
+
+
+def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
+    images = result["settings"]["images"]
+    title = f"{plan.victim}, {plan.prior}, {images} images, {plan.budget} evaluations"
     console.print(summary_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
     if len(result["worst_case"]) < len(result["results"]):
         rows = [
@@ -270,7 +273,6 @@ def _print(result: Any, plan: AuditPlan, console: Console) -> None:
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
-    console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
 
 
 def summary_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

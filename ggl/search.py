@@ -15,6 +15,7 @@ from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsE
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
+from ggl.label_rules import KNOWN, LabelRule, classes_of
 from ggl.latents import LatentRule
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
@@ -39,7 +40,7 @@ class Objective(Protocol):
     def __call__(
         self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
     ) -> Tensor:
-        """Return losses (n,) of images (n, b, c, h, w) with labels (n, b).
+        """Return losses (n,) of images (n, b, c, h, w) with labels (n, b), or distributions (n, b, k).
 
         counts[i] of them in a row belong to search chosen[i].
         """
@@ -70,6 +71,7 @@ class SearchResult:
     Attributes:
         images: (b, c, h, w) in [0, 1].
         latents: (b, d).
+        labels: (b,), those known, or found.
         loss: of the winner, penalty included.
         history: (evaluations, best loss so far) after every generation.
         evaluations: of the objective.
@@ -79,6 +81,7 @@ class SearchResult:
 
     images: Tensor
     latents: Tensor
+    labels: Tensor
     loss: float
     history: list[tuple[int, float]]
     evaluations: int
@@ -119,11 +122,12 @@ class Search:
 
     Args:
         prior: decodes latents.
-        labels: (k, b), the labels of each search's b images.
+        labels: (k, b), the labels of each search's b images; of no effect where a rule searches them.
         objective: what is minimized, with the latent rule's mean penalty.
-        group: the k searches, over b · d dimensions.
+        group: the k searches, over b · (d + e) dimensions: of every image d latents, then e for its label.
         budget: objective evaluations of each search; whole generations only.
         latents: how searched coordinates become latents.
+        label_rule: how searched coordinates become labels; e is its size.
         device: where images are decoded and scored.
         checkpoint: a file that a killed search is resumed from; it stays when the search is done.
         identity: what the checkpoint must have been made for.
@@ -143,13 +147,15 @@ class Search:
         *,
         budget: int,
         latents: LatentRule,
+        label_rule: LabelRule = KNOWN,
         device: torch.device,
         checkpoint: Path | None = None,
         identity: str = "",
     ) -> None:
         check_budget(budget, max(group.sizes()))
         self.prior, self.labels, self.objective = prior.to(device), labels.to(device), objective
-        self.group, self.latents, self.device, self.budget = group, latents, device, budget
+        self.group, self.device, self.budget = group, device, budget
+        self.latents, self.label_rule = latents, label_rule
         self.checkpoint, self.identity = checkpoint, identity
         self.best = [_Best(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
@@ -223,36 +229,53 @@ class Search:
         return losses, torch.cat(gradients) if wanted else torch.empty(len(z), 0)
 
     def _loss(
-        self, latents: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+        self, z: Tensor, known: Tensor, chosen: Sequence[int], counts: Sequence[int]
     ) -> Float[Tensor, " n"]:
-        images, placed = self._decode(latents, labels)
-        penalty = self.latents.penalty(self.prior, placed).view(labels.shape).mean(1)
+        images, placed, labels = self._decode(z, known)
+        penalty = self.latents.penalty(self.prior, placed, images.flatten(0, 1)).view(known.shape).mean(1)
         return self.objective(images, labels, chosen, counts) + penalty
 
-    def _decode(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images (n, b, c, h, w) and the latents of each (n · b, d) of coordinates (n, b · d)."""
-        placed = self.latents.place(z.reshape(labels.numel(), self.prior.latent_dim))
-        return self.prior.decode(placed, labels.flatten()).unflatten(0, labels.shape), placed
+    def _decode(self, z: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images (n, b, c, h, w), each one's latents (n · b, d), and labels, of coordinates (n, ·)."""
+        latents, coordinates = self._split(z.reshape(*known.shape, -1))
+        labels = self.label_rule.place(coordinates, known)
+        placed = self.latents.place(latents.flatten(0, 1))
+        images = self.prior.decode(placed, classes_of(labels).flatten())
+        return images.unflatten(0, known.shape), placed, labels
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents (..., d) and the label coordinates (..., e) of every image's (..., d + e)."""
+        latents, coordinates = z.split([self.prior.latent_dim, self.label_rule.size], dim=-1)
+        return latents, coordinates
 
     @torch.no_grad()
     def _results(self) -> list[SearchResult]:
         results = []
         for k, best in enumerate(self.best):
-            z = best.z[None].to(self.device, torch.float32)
-            images, placed = self._decode(z, self.labels[k : k + 1])
-            loss = float(self._loss(z, self.labels[k : k + 1], [k], [1]))
+            z, known = best.z[None].to(self.device, torch.float32), self.labels[k : k + 1]
+            images, placed, labels = self._decode(z, known)
             spent = best.evaluations
-            passes = spent if self.group.needs_gradient else 0
-            found = images[0].cpu(), placed.cpu(), loss, list(best.history), spent, passes
-            results.append(SearchResult(*found, self._milestones(best)))
+            results.append(
+                SearchResult(
+                    images=images[0].cpu(),
+                    latents=placed.cpu(),
+                    labels=classes_of(labels)[0].cpu(),
+                    loss=float(self._loss(z, known, [k], [1])),
+                    history=list(best.history),
+                    evaluations=spent,
+                    backward_passes=spent if self.group.needs_gradient else 0,
+                    milestones=self._milestones(best),
+                )
+            )
         return results
 
     def _milestones(self, best: _Best) -> list[Milestone]:
         """Return a search's milestones and its end, searched coordinates placed as latents."""
-        shape = self.labels.shape[1], self.prior.latent_dim
+        batch = self.labels.shape[1]
         end = Milestone(best.evaluations, self.seconds / len(self.best), best.loss, best.z)
         found = [*(m for m in best.milestones if m.evaluations < end.evaluations), end]
-        placed = (self.latents.place(m.latents.view(shape).to(torch.float32)) for m in found)
+        latents = (self._split(m.latents.view(batch, -1).to(torch.float32))[0] for m in found)
+        placed = map(self.latents.place, latents)
         return [replace(m, latents=z) for m, z in zip(found, placed, strict=True)]
 
     def _progress(self, limit: int) -> tuple[int, int, float]:

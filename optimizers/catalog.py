@@ -12,6 +12,7 @@ from ggl.base.registry import Registry
 from ggl.optimizers.adam import Adam
 from ggl.optimizers.base import Strategy
 from ggl.optimizers.basin_cma import BasinCMA
+from ggl.optimizers.blocks import BlockCMAES
 from ggl.optimizers.cmaes import CMAES, SeparableCMAES
 from ggl.optimizers.gp import GaussianProcess
 from ggl.optimizers.group import Group, SideBySide
@@ -28,13 +29,17 @@ StrategyFactory: TypeAlias = Callable[..., Strategy]
 """A `Strategy` class, or a function that returns one: (latent_dim, *, budget, seed, and options)."""
 
 GIVEN = {"latent_dim", "budget", "seed"}
-"""What every strategy is made with; the rest of its parameters are options."""
+"""What every strategy is made with; the rest of its parameters are options, but for `BLOCKS`."""
+
+BLOCKS = "blocks"
+"""The parameter of a strategy that wants to know how many images the latents are of."""
 
 strategies: Registry[StrategyFactory] = Registry("strategy", "ggl.optimizers")
 register_strategy = strategies.register
 
 register_strategy("cma-es")(CMAES)
 register_strategy("sep-cma-es")(SeparableCMAES)
+register_strategy("block-cma-es")(BlockCMAES)
 register_strategy("pycma")(PyCMA)
 register_strategy("nevergrad")(Nevergrad)
 register_strategy("nevergrad-cma-ggl")(NevergradCMAGGL)
@@ -46,7 +51,9 @@ register_strategy("l-bfgs")(LBFGS)
 register_strategy("basin-cma")(BasinCMA)
 
 
-def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int) -> Strategy:
+def load_strategy(
+    specification: str, *, latent_dim: int, budget: int, seed: int, blocks: int = 1
+) -> Strategy:
     """Return the strategy of "name", "name:option=value,option=value" or "package.module:Class:option=value".
 
     Args:
@@ -54,12 +61,14 @@ def load_strategy(specification: str, *, latent_dim: int, budget: int, seed: int
         latent_dim: d of the latents searched.
         budget: objective evaluations that the search may spend.
         seed: of the strategy's random stream.
+        blocks: images of a batch whose latents are searched jointly, row-major; a strategy that has a
+            parameter of that name is told.
 
     Raises:
         UnknownNameError: a name or an option that is not known.
         InputError: an option of the wrong kind or out of range.
     """
-    factory, options = _resolve(specification)
+    factory, options = _resolve(specification, blocks)
     return _build(specification, factory, options, latent_dim=latent_dim, budget=budget, seed=seed)
 
 
@@ -70,13 +79,14 @@ def load_group(
     budget: int,
     seeds: Sequence[int],
     device: torch.device | None = None,
+    blocks: int = 1,
 ) -> Group:
     """Return searches that advance together, one a seed; otherwise as `load_strategy`.
 
     A strategy class with a `group` method advances them as one set of tensors on `device`. A class that
     inherits the method but changes the search does not. An option `device` is `device` by default.
     """
-    factory, options = _resolve(specification)
+    factory, options = _resolve(specification, blocks)
     place = device or torch.device("cpu")
     together = _own_group(factory)
     if together is not None:
@@ -107,8 +117,11 @@ def _own_group(factory: StrategyFactory) -> Callable[..., object] | None:
     return found
 
 
-def _resolve(specification: str) -> tuple[StrategyFactory, dict[str, Any]]:
-    """Return the factory of a specification, and its options converted to their annotated kinds."""
+def _resolve(specification: str, blocks: int) -> tuple[StrategyFactory, dict[str, Any]]:
+    """Return the factory of a specification, and its options converted to their annotated kinds.
+
+    `blocks` is added where the factory takes it; it is no option of the specification.
+    """
     factory, text = strategies.resolve(specification)
     what = f"strategy {specification!r}"
     parameters = parameters_of(what, factory)
@@ -117,5 +130,6 @@ def _resolve(specification: str) -> tuple[StrategyFactory, dict[str, Any]]:
             f"{what}: expected a class that takes latent_dim, budget and seed, "
             f"found {', '.join(parameters) or 'no parameters'}"
         )
-    kinds = {name: p.annotation for name, p in parameters.items() if name not in GIVEN}
-    return factory, read_options(what, text, kinds)
+    kinds = {name: p.annotation for name, p in parameters.items() if name not in {*GIVEN, BLOCKS}}
+    told = {BLOCKS: blocks} if BLOCKS in parameters else {}
+    return factory, read_options(what, text, kinds) | told

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from ggl.base.errors import InputError, UnknownNameError
-from ggl.generators import Prior
+from ggl.generators import Prior, load_prior
 from ggl.latents import load_latents
 
 DIM = 8
@@ -25,7 +25,7 @@ def normals(n=2000):
     return torch.randn(n, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("rule", ["free", "shell:0.5", "kld:0.1"])
+@pytest.mark.parametrize("rule", ["free", "shell:0.5", "kld:0.1", "tv:0.1"])
 def test_a_rule_without_a_placement_moves_nothing(rule):
     z = normals()
     assert torch.equal(load_latents(rule).place(z), z)
@@ -77,6 +77,53 @@ def test_the_divergence_is_that_of_two_gaussians():
     torch.testing.assert_close(load_latents("kld:0.1").penalty(Plain(), z), 0.1 * expected)
 
 
+def variation(image):
+    """Mean absolute difference of horizontal neighbors plus that of vertical ones, pixel by pixel."""
+    height, width = image.shape[1:]
+    pixels = image.tolist()
+    across = [abs(row[x] - row[x + 1]) for plane in pixels for row in plane for x in range(width - 1)]
+    down = [
+        abs(plane[y][x] - plane[y + 1][x])
+        for plane in pixels
+        for y in range(height - 1)
+        for x in range(width)
+    ]
+    return sum(across) / max(1, len(across)) + sum(down) / max(1, len(down))
+
+
+@pytest.mark.parametrize("shape", ["1x5x4", "3x4x6", "1x1x5", "1x5x1", "3x1x1"])
+def test_the_total_variation_is_that_of_a_loop_over_pixels(shape):
+    prior = load_prior(f"pixels:{shape}").double()
+    z = torch.randn(3, prior.latent_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.tensor([0.2 * variation(image) for image in prior.decode(z)], dtype=torch.float64)
+    rule = load_latents("tv:0.2")
+    torch.testing.assert_close(rule.penalty(prior, z), expected)
+    assert torch.equal(rule.penalty(prior, z, prior.decode(z)), rule.penalty(prior, z))
+
+
+def test_the_total_variation_is_that_of_the_images_given():
+    """Of a ramp from 0 to 1 over 5 pixels: 1/4 a step across, nothing down."""
+    ramp = torch.linspace(0, 1, 5).expand(2, 1, 3, 5)
+    penalty = load_latents("tv:1").penalty(Plain(), torch.zeros(2, DIM), ramp)
+    torch.testing.assert_close(penalty, torch.full((2,), 0.25))
+
+
+@given(st.floats(0, 1), st.floats(0.01, 4))
+def test_the_total_variation_ignores_a_shift_and_is_linear_in_contrast_and_weight(shift, factor):
+    images = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = torch.zeros(2, DIM, dtype=torch.float64)
+    base = load_latents("tv:1").penalty(Plain(), z, images)
+    torch.testing.assert_close(load_latents("tv:1").penalty(Plain(), z, images + shift), base)
+    torch.testing.assert_close(load_latents("tv:1").penalty(Plain(), z, factor * images), factor * base)
+    torch.testing.assert_close(load_latents(f"tv:{factor}").penalty(Plain(), z, images), factor * base)
+
+
+def test_the_total_variation_is_differentiable():
+    prior = load_prior("pixels:1x4x4").double()
+    z = torch.randn(2, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 2
+    assert torch.autograd.gradcheck(lambda z: load_latents("tv:1").penalty(prior, z), z.requires_grad_())
+
+
 def test_rules_join_in_order():
     rule = load_latents("tanh+box:0.5+shell:0.1+kld:0.2")
     z = normals()
@@ -96,6 +143,8 @@ def test_rules_join_in_order():
         ("box:nan", "expected a number above 0"),
         ("shell:inf", "expected a number above 0"),
         ("kld:much", "'kld:much': expected a number above 0"),
+        ("tv", "'tv': expected a number above 0"),
+        ("tv:0", "'tv:0': expected a number above 0"),
         ("tanh:2", "tanh takes no number"),
     ],
 )
@@ -107,6 +156,6 @@ def test_bad_numbers_are_refused(rule, reason):
 @pytest.mark.parametrize("rule", ["shel:0.1", "", "free+", "boxes:2"])
 def test_unknown_rules_are_refused(rule):
     with pytest.raises(
-        UnknownNameError, match=r"no latents rule is named .* known: free, shell, kld, tanh, box"
+        UnknownNameError, match=r"no latents rule is named .* known: free, shell, kld, tv, tanh, box"
     ):
         load_latents(rule)

@@ -89,7 +89,10 @@ def scores(mse, n=N):
 def cell(defense, mse, *, strategy="cma-es", attacker="adaptive", n=N, images=None):
     images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)) if images is None else images
     history = [(16, 0.5), (32, 0.2), (64, 0.01)]
-    results = [SearchResult(image[None], torch.zeros(1, 4), 0.01, history, 64, 0) for image in images]
+    results = [
+        SearchResult(image[None], torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), 0.01, history, 64, 0)
+        for image in images
+    ]
     kinds = ("private", "sibling", "noise")
     controls = {"sibling": 0.10, "noise": 0.12, "prior": 0.11, "class mean": 0.09}
     return Cell(
@@ -99,7 +102,7 @@ def cell(defense, mse, *, strategy="cma-es", attacker="adaptive", n=N, images=No
         attack=scores(mse, n),
         controls={name: scores(value, n) for name, value in controls.items()},
         images=dict.fromkeys(kinds, images),
-        labels_right=[True] * n,
+        label_accuracy=[1.0] * n,
         matches=dict.fromkeys(("private", "attack"), np.full(n, 0.01)),
         results=dict.fromkeys(kinds, results),
         seconds=2.0,

@@ -227,7 +227,9 @@ def test_the_curve_ends_at_the_inversions_and_never_falls(result):
 def test_a_search_that_stopped_counts_with_its_last_value(report):
     made = report.sets["clothes"]
     histories = [[(8, 0.1)], [(8, 0.01), (16, 0.001)]]
-    results = [SearchResult(made.images[:1], torch.zeros(1, 64), 0.0, h, 16, 0) for h in histories]
+    results = [
+        SearchResult(made.images[:1], torch.zeros(1, 64), made.labels[:1], 0.0, h, 16, 0) for h in histories
+    ]
     evaluations, decibels = dataclasses.replace(made, results=results).curve()
     assert (evaluations, decibels) == ([8, 16], pytest.approx([15.0, 20.0]))
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import ggl
 from ggl.attack import invert
-from ggl.audit import KINDS, audit
+from ggl.audit import audit
+from ggl.audit_clients import KINDS
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.cells import Cell, Pack
@@ -188,7 +189,7 @@ def _record(cell: Cell, i: int, report: Report, setting: _Setting, timed: Mappin
             },
             "label": label,
             "decoys": int(found.attack.decoys[i]),
-            "label_recovered": int(found.labels_right[i]),
+            "label_recovered": int(found.label_accuracy[i]),
             "loss": finite_or_none(result.loss),
             **{f"match_of_{kind}": finite_or_none(values[i]) for kind, values in found.matches.items()},
             "evaluations": result.evaluations,

@@ -7,6 +7,7 @@ from torch import nn
 
 from ggl.analytic import find_first_linear
 from ggl.attackers import ALL, ANALYTIC, check_attackers
+from ggl.audit_inputs import check_class_folders
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.cells import Cell
@@ -18,7 +19,6 @@ from ggl.gradients.distance import find_distance
 from ggl.image_fit import FITS
 from ggl.latents import load_latents
 from ggl.optimizers import load_strategy
-from ggl.runs import check_class_folders
 from ggl.search import check_budget
 
 __all__ = ["refusals"]

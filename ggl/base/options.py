@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 
-__all__ = ["build", "parameters_of", "read_options", "specification"]
+__all__ = ["build", "parameters_of", "read_integers", "read_options", "specification"]
 
 LARGEST_COUNT = 10_000_000
 
@@ -121,3 +121,15 @@ def _convert(what: str, option: str, value: str, annotation: Any) -> Any:
     if abs(number) > LARGEST_COUNT:
         raise InputError(f"{what}: expected at most {LARGEST_COUNT:,} for {option}, found {value}")
     return int(number)
+
+
+def read_integers(what: str, text: str) -> tuple[int, ...]:
+    """Return the integers of "0,300,3000".
+
+    Raises:
+        InputError: a part is none; `what` begins the message.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{what}: expected integers such as 0,3,7, found {text!r}") from error

@@ -1,7 +1,7 @@
 """What a client has at hand when it defends a gradient."""
 
 import copy
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float, Int
@@ -29,6 +29,7 @@ class Client:
         rounds: how many there will be in all, for defenses that follow a schedule.
         memory: what a defense keeps from one round to the next; the one thing that `share` changes.
         computed: a gradient that stands for the batch's own: an earlier defense's, or a control's.
+        made_examples: every example's gradient, where a control has made these up too.
     """
 
     oracle: GradientOracle
@@ -39,6 +40,7 @@ class Client:
     rounds: int = 1
     memory: MutableMapping[str, Gradients] = field(default_factory=dict)
     computed: Gradients | None = None
+    made_examples: Sequence[Gradients] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.round < self.rounds:
@@ -74,8 +76,10 @@ class Client:
         """Return every example's own gradient; one that is fitted exactly has a zero one.
 
         Raises:
-            InputError: another defense has mixed them already.
+            InputError: another defense has mixed them already, or local steps have.
         """
+        if self.made_examples is not None:
+            return list(self.made_examples)
         if self.computed is not None:
             if len(self.images) > 1:
                 raise InputError(
@@ -83,12 +87,22 @@ class Client:
                     f"{len(self.images)} examples have been mixed already"
                 )
             return [self.gradient()]
+        local = self.oracle.local
+        if local is not None and local.steps > 1:
+            raise InputError(
+                "a defense that needs every example's gradient defends every step: expected clients of one "
+                f"step, found {local.steps} local steps"
+            )
         pairs = zip(self.images, self.labels, strict=True)
         return [
             self.oracle.gradient(image[None], label[None], seed=self.seed + i)
             for i, (image, label) in enumerate(pairs)
         ]
 
+    def with_examples(self, examples: Sequence[Gradients]) -> "Client":
+        """Return the client with gradients of its examples that a control has made up."""
+        return replace(self, made_examples=tuple(examples))
+
     def after(self, gradients: Gradients) -> "Client":
         """Return the client once a defense has made `gradients` of its own."""
-        return replace(self, computed=gradients)
+        return replace(self, computed=gradients, made_examples=None)

@@ -1,6 +1,7 @@
 """What a client shares, and how far every candidate's gradient is from it."""
 
 from ggl.gradients.distance import DISTANCES
+from ggl.gradients.local import LocalTraining
 from ggl.gradients.oracle import BackendWarning, GradientOracle
 from ggl.gradients.sampled import Sampled, Trial
 from ggl.gradients.view import Clip, Gradients, Mask, Step, View
@@ -11,6 +12,7 @@ __all__ = [
     "Clip",
     "GradientOracle",
     "Gradients",
+    "LocalTraining",
     "Mask",
     "Sampled",
     "Step",

@@ -86,7 +86,7 @@ class Layerwise:
         errors = torch.autograd.grad(
             losses.sum(),
             [output for _, output in records.values()],
-            create_graph=images.requires_grad,
+            create_graph=images.requires_grad or labels.requires_grad,
             materialize_grads=True,
         )
         factors: dict[str, Factors] = {}

@@ -49,10 +49,16 @@ class Sampled(nn.Module):
         """Leave the penalty of a forward pass out of copies: it belongs to a graph."""
         return {**self.__dict__, "_penalty": None}
 
-    def noise(self, like: Float[Tensor, "m *shape"]) -> Float[Tensor, "m *shape"]:
-        """Return N(0, 1) noise; `like` holds the batches of several candidates in a row, or one."""
+    def noise(self, like: Float[Tensor, "m *shape"], use: int = 0) -> Float[Tensor, "m *shape"]:
+        """Return N(0, 1) noise.
+
+        Args:
+            like: of the noise's shape; it holds the batches of several candidates in a row, or one.
+            use: of the layer within one forward pass, from 0; each has noise of its own.
+        """
         rows = self.batch or len(like)
-        drawn = numpy_stream(self.seed, "noise").standard_normal((rows, *like.shape[1:]))
+        names = ("noise", use) if use else ("noise",)
+        drawn = numpy_stream(self.seed, *names).standard_normal((rows, *like.shape[1:]))
         table = torch.from_numpy(drawn).to(like)
         if rows == len(like):
             return table

@@ -11,7 +11,7 @@ from ggl.base.random import stream_seed
 from ggl.base.weights import load_tensors
 from ggl.victims.base import victims
 
-__all__ = ["load_victim"]
+__all__ = ["check_state", "load_victim"]
 
 
 def load_victim(
@@ -67,15 +67,20 @@ def _build(name: str, sizes: Mapping[str, int], seed: int) -> nn.Module:
 
 
 def _fill(victim: nn.Module, weights: str | Path) -> None:
-    given, expected = load_tensors(weights), victim.state_dict()
+    given = load_tensors(weights)
+    check_state(weights, given, victim.state_dict())
+    victim.load_state_dict(given)
+
+
+def check_state(path: str | Path, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise `WeightsError` unless a file's tensors have the names, shapes and kinds of a victim's."""
     for key in [*expected, *(key for key in given if key not in expected)]:
         wanted, came = _describe(expected.get(key)), _describe(given.get(key))
         if wanted != came:
             raise WeightsError(
-                f"{weights}: {key!r}: expected {wanted}, found {came}; "
+                f"{path}: {key!r}: expected {wanted}, found {came}; "
                 "use the architecture and sizes that the file was made with"
             )
-    victim.load_state_dict(given)
 
 
 def _describe(tensor: Tensor | None) -> str:

@@ -24,6 +24,7 @@ TINY = {
     "biggan-deep": test_biggan.make_tiny,
     "biggan-deep, class": lambda folder: test_biggan.make_tiny(folder, "size=64,search=class"),
     "dcgan": test_dcgan_checkpoint.make_tiny,
+    "pixels": lambda folder: "pixels:3x8x8",
     "stylegan2": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pkl"),
     "stylegan2, classes": lambda folder: test_stylegan2_prior.make_tiny(folder, classes=3),
     "stylegan2, w": lambda folder: test_stylegan2_prior.make_tiny(folder, "space=w,truncation=0.7"),
@@ -31,7 +32,7 @@ TINY = {
     "stylegan2, rosinality": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pt"),
     "wgan-gp": test_wgan_gp.make_tiny,
 }
-"""Priors of files: small random ones, written by the test."""
+"""Priors of files: small random ones, written by the test; and one of a shape."""
 
 OPTIONAL = {"mobilestylegan-ffhq": "mobilestylegan-ffhq:size=32", "digiface-dcgan64": "digiface-dcgan64"}
 """Priors of fetched weights, by their entries of the catalog."""

@@ -70,7 +70,7 @@ def test_the_default_population_grows_with_the_dimension(dim, population):
         ("cmaes", "no strategy is named 'cmaes'; did you mean 'cma-es'"),
         ("cma-es:sigma=0.3", "did you mean 'sigma0'"),
         ("random:sigma0=1", "option of strategy random"),
-        ("adam:seed=1", "known: learning_rate, starts"),
+        ("adam:seed=1", "known: learning_rate, starts, signed, schedule"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest_one(specification, reason):
@@ -100,6 +100,8 @@ def test_an_unknown_name_is_told_with_the_nearest_one(specification, reason):
         ("adam:learning_rate=0", "above 0, found 4 and 0"),
         ("adam:learning_rate=nan", "above 0, found 4 and nan"),
         ("adam:learning_rate=inf", "above 0, found 4 and inf"),
+        ("adam:signed=true", "expected 0 or 1 for signed, found true"),
+        ("adam:schedule=cosine", "no value of schedule is named 'cosine'"),
     ],
 )
 def test_bad_options_are_refused(specification, reason):
@@ -264,3 +266,47 @@ def test_adams_rate_falls_to_zero_at_the_end():
         steps.append((z - strategy._z).abs().max().item())
     assert steps[14:] == sorted(steps[14:], reverse=True)
     assert steps[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_signed_adam_is_adam_given_the_gradients_sign():
+    signed, plain = load("adam:signed=1", budget=80), load("adam", budget=80)
+    for _ in range(20):
+        z = signed.ask()
+        assert torch.equal(plain.ask(), z)
+        gradient = 2 * (z - 1) * torch.logspace(-3, 3, DIM, dtype=torch.float64)
+        signed.tell(z, ellipsoid(z), gradient)
+        plain.tell(z, ellipsoid(z), gradient.sign())
+
+
+def test_adam_in_steps_agrees_with_torchs_multi_step_rate():
+    """Milestones after 3/8, 5/8 and 7/8 of 40 steps, as in the code of Inverting Gradients."""
+    strategy = load("adam:starts=2,schedule=steps,signed=1", budget=80)
+    z = strategy.ask()
+    parameter = torch.nn.Parameter(z.clone())
+    optimizer = torch.optim.Adam([parameter], lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [15, 25, 35], gamma=0.1)
+    for _ in range(40):
+        optimizer.zero_grad()
+        ellipsoid(parameter).sum().backward()
+        parameter.grad.sign_()
+        strategy.tell(z, ellipsoid(z), parameter.grad)
+        optimizer.step()
+        schedule.step()
+        z = strategy.ask()
+        torch.testing.assert_close(z, parameter.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_an_adam_of_steps_is_resumed_at_its_rate():
+    strategy, resumed = (load("adam:schedule=steps,signed=1", budget=80) for _ in range(2))
+
+    def advance(search, steps):
+        for _ in range(steps):
+            z = search.ask()
+            search.tell(z, ellipsoid(z), 2 * (z - 1))
+        return search.ask()
+
+    advance(strategy, 12)
+    z = strategy._asked
+    strategy.tell(z, ellipsoid(z), 2 * (z - 1))
+    resumed.load_state_dict(strategy.state_dict())
+    assert torch.equal(advance(resumed, 5), advance(strategy, 5))

@@ -1,0 +1,134 @@
+"""What a batch hides: audits of 1, 4 and 8 images a gradient.
+
+    python benchmarks/batches.py [--workers 2]
+
+Settings were written down before anything was run. Eight clients, their images drawn at random from the
+held-out ones, so that labels come twice as they do; those of a smaller batch are the first of a larger one's
+clients. An untrained LeNet, the embedded prior, labels known, equal objective evaluations of the whole batch;
+strategies that search the batch's latents as one space (cma-es), with a covariance for each image
+(block-cma-es) or along gradients (adam); IG on pixels shows what the prior adds. Cells that are there are not
+run again. Figures and tests are over batches.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ggl
+from ggl.base.random import stream
+from ggl.base.weights import write_atomically
+from ggl.datasets import load_dataset
+
+VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
+CLIENTS, BUDGET, CEILING_BUDGET, SEED = 8, 1000, 2000, 0
+SIZES = (1, 4, 8)
+DEFENSES = ("none", "prune:0.9")
+STRATEGIES = ("cma-es", "block-cma-es", "adam", "ig")
+
+RESULTS = Path(__file__).parent / "results"
+CELLS, TABLE = RESULTS / "batches.json", RESULTS / "batches.md"
+KEPT = ("verdict", "leak_score", "identification", "psnr", "label_recovery")
+"""Of an audit's cell."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell."""
+
+    size: int
+    defense: str
+    strategy: str
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Return a cell's figures, those of its strongest controls, and the settings."""
+    torch.set_num_threads(1)
+    data = load_dataset(HELDOUT)
+    order = torch.randperm(len(data.labels), generator=stream(SEED, "batches"))
+    rows = order[: CLIENTS * max(SIZES)].view(CLIENTS, -1)[:, : task.size].flatten()
+    report = ggl.audit(
+        ggl.load_victim(VICTIM, in_channels=1, num_classes=10, image_size=32, seed=SEED),
+        data.images[rows],
+        data.labels[rows],
+        prior=ggl.load_prior(PRIOR),
+        defenses=[task.defense],
+        strategies=[task.strategy],
+        batch_size=task.size,
+        budget=BUDGET,
+        ceiling_budget=CEILING_BUDGET,
+        seed=SEED,
+    )
+    result: Any = report.to_dict()
+    (cell,) = result["results"]
+    control = cell["leak_score"]["control"]
+    return {
+        "size": task.size,
+        "defense": task.defense,
+        "strategy": task.strategy,
+        **{key: cell[key] for key in KEPT},
+        "control_psnr": cell["controls"][control]["psnr"],
+        "ceiling_psnr": result["ceiling"]["psnr"],
+        "seconds": result["timing"]["cells"][0],
+    }
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Return the cells as Markdown."""
+    lines = [
+        "# What a batch hides",
+        "",
+        f"Made by `python benchmarks/batches.py`; the settings are in that file. {CLIENTS} batches each, "
+        f"{BUDGET:,} evaluations. Means over batches with 95 % intervals; a control is the strongest one.",
+        "",
+        "| images a gradient | defense | strategy | leak score | identified | PSNR, attack | PSNR, control |"
+        " labels read off | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    order = {(t.size, t.defense, t.strategy): k for k, t in enumerate(tasks())}
+    for c in sorted(cells, key=lambda c: order[c["size"], c["defense"], c["strategy"]]):
+        figures = [interval(c["leak_score"], 2), interval(c["identification"], 2), interval(c["psnr"], 1)]
+        lines.append(
+            f"| {c['size']} | {c['defense']} | {c['strategy']} | {' | '.join(figures)} | "
+            f"{interval(c['control_psnr'], 1)} ({c['leak_score']['control']}) | "
+            f"{interval(c['label_recovery'], 2)} | {c['verdict']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def interval(found: dict[str, Any], digits: int) -> str:
+    """Return "mean [low, high]"."""
+    if None in (found["mean"], found["low"]):
+        return "undefined"
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def tasks() -> list[Task]:
+    """Return every cell, in the table's order."""
+    return [Task(b, d, s) for b in SIZES for d in DEFENSES for s in STRATEGIES]
+
+
+def main() -> None:
+    """Run what is not there yet, write the cells and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    workers = parser.parse_args().workers
+    cells: list[dict[str, Any]] = json.loads(CELLS.read_text()) if CELLS.exists() else []
+    done = {(c["size"], c["defense"], c["strategy"]) for c in cells}
+    left = [t for t in tasks() if (t.size, t.defense, t.strategy) not in done]
+    left.sort(key=lambda task: -task.size)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(run, task) for task in left]):
+            cells.append(future.result())
+            write_atomically(CELLS, json.dumps(cells, indent=1).encode())
+            print(cells[-1]["size"], cells[-1]["defense"], cells[-1]["strategy"], cells[-1]["verdict"])
+    write_atomically(TABLE, table(cells).encode())
+
+
+if __name__ == "__main__":
+    main()
