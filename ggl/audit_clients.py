@@ -11,7 +11,7 @@ from ggl.controls import noise_gradient
 from ggl.defenses import Client, Defense
 from ggl.gradients import GradientOracle, Gradients
 
-__all__ = ["KINDS", "Clients", "rows_of"]
+__all__ = ["KINDS", "Clients", "noise_client", "rows_of"]
 
 KINDS = ("private", "sibling", "noise")
 """What is attacked: each private batch, other images of its classes, and a noise gradient of its norm."""
@@ -85,7 +85,7 @@ class Clients:
         privates, siblings = self.of_kind(oracle, "private"), self.of_kind(oracle, "sibling")
         shared = self.captured or [private.gradient() for private in privates]
         return [
-            _noise_client(private, sibling, g, stream(self.seed, "noise control", i))
+            noise_client(private, sibling, g, stream(self.seed, "noise control", i))
             for i, private, sibling, g in zip(self.numbers, privates, siblings, shared, strict=True)
         ]
 
@@ -95,7 +95,7 @@ def rows_of(clients: Sequence[int], batch_size: int) -> list[int]:
     return [k * batch_size + i for k in clients for i in range(batch_size)]
 
 
-def _noise_client(private: Client, sibling: Client, like: Gradients, random: torch.Generator) -> Client:
+def noise_client(private: Client, sibling: Client, like: Gradients, random: torch.Generator) -> Client:
     """Return the sibling's client with noise instead of its gradients, of the norm of `like`.
 
     Of several examples each has noise of the norm of a private one's, where they have gradients of their own.

@@ -1,25 +1,27 @@
 """Reconstruction without truth: what a captured update says, where nobody can compare it with the images.
 
 No leak is claimed here. What can be said is how well the reconstruction's gradient matches the update, and
-whether it does so better than what the same attack makes of updates that other images made.
+by how much better than what the same attack makes of updates that other images made. An attack fits even an
+update that holds nothing, a little: so that gap is set beside the gaps of noise.
 """
 
 import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from ggl.attack import LABEL_RULES, Target, attack_many
 from ggl.audit_cells import Stage
+from ggl.audit_clients import noise_client
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
 from ggl.base.registry import unknown_name
@@ -36,59 +38,81 @@ from ggl.templates import DISPLAY_SIDE, check_page, data_uri, fill
 __all__ = ["CONTROLS", "Reconstruction", "reconstruct"]
 
 CONTROLS = 6
-"""Updates of other images that are attacked beside the captured one."""
+"""Updates of other images, and as many of noise, that are attacked beside the captured one."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What an attack makes of a captured update, beside what it makes of others' updates.
+    """What an attack makes of a captured update, beside what it makes of others' updates and of noise.
+
+    The first update is the captured one, then come m controls', then m of noise; k = 1 + 2 m.
 
     Attributes:
-        result: of the captured update.
-        control_images: (m, b, c, h, w), what the attack makes of m updates of other images.
-        match: the distance of the reconstruction's gradient to the captured update.
-        control_matches: (m,), those of the controls' reconstructions to the captured update.
-        own_matches: (m,), those of the controls' reconstructions to the updates they were made of.
+        results: (k,), the searches.
+        matches: (k, k), the distance of reconstruction i's gradient to update u, as the attacker compares.
     """
 
     settings: Mapping[str, object]
-    result: SearchResult
-    control_images: Float[Tensor, "m b c h w"]
-    match: float
-    control_matches: NDArray[np.float64]
-    own_matches: NDArray[np.float64]
+    results: Sequence[SearchResult]
+    matches: Float64[NDArray[np.float64], "k k"]
     seconds: float
 
     @property
+    def match(self) -> float:
+        """The distance of the reconstruction's gradient to the captured update."""
+        return float(self.matches[0, 0])
+
+    @property
+    def controls(self) -> slice:
+        """Where the controls stand."""
+        return slice(1, 1 + len(self.results) // 2)
+
+    @property
     def gap(self) -> Interval:
-        """By how much the reconstruction matches better than the controls', with an interval over these."""
-        return bootstrap_mean(self.control_matches - self.match)
+        """By how much it matches better than the controls' reconstructions, with an interval over these."""
+        return bootstrap_mean(self.matches[self.controls, 0] - self.match)
+
+    def gaps(self) -> Float64[NDArray[np.float64], " k"]:
+        """Return each update's gap: the mean match of controls made of other updates, less its own."""
+        others = self.matches.copy()
+        np.fill_diagonal(others, np.nan)
+        means: NDArray[np.float64] = np.nanmean(others[self.controls], axis=0)
+        return means - np.diag(self.matches)
 
     @property
     def stands_out(self) -> bool:
-        """Whether it matches the captured update better than every control does."""
-        return bool((self.control_matches > self.match).all())
+        """Whether it matches better than every control, by more than an attack gains on any noise."""
+        beyond = self.matches[self.controls, 0] > self.match
+        return bool(beyond.all() and self.gap.mean > self.gaps()[self.controls.stop :].max())
 
     @property
     def settings_doubtful(self) -> bool:
         """Whether every control is matched better by its own attack: the settings may not be the client's."""
-        return bool((self.own_matches < self.match).all())
+        return bool((np.diag(self.matches)[self.controls] < self.match).all())
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
         return {
             "settings": dict(self.settings),
             "versions": versions(),
-            "labels": self.result.labels.tolist(),
+            "labels": self.results[0].labels.tolist(),
             "match": self.match,
-            "control_matches": self.control_matches.tolist(),
-            "own_matches": self.own_matches.tolist(),
             "control_gap": self.gap.to_dict(),
+            "updates": [
+                {"update": title, "match_to_captured": to_captured, "match_to_own": own, "gap": gap}
+                for title, to_captured, own, gap in zip(
+                    self.titles(),
+                    self.matches[:, 0].tolist(),
+                    np.diag(self.matches).tolist(),
+                    self.gaps().tolist(),
+                    strict=True,
+                )
+            ],
             "stands_out": self.stands_out,
             "settings_doubtful": self.settings_doubtful,
-            "loss": self.result.loss,
-            "evaluations": self.result.evaluations,
-            "backward_passes": self.result.backward_passes,
+            "loss": self.results[0].loss,
+            "evaluations": self.results[0].evaluations,
+            "backward_passes": self.results[0].backward_passes,
             "timing": {"seconds": round(self.seconds, 2)},
         }
 
@@ -102,28 +126,25 @@ class Reconstruction:
             check_page()
         folder, result = Path(folder), self.to_dict()
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(self.result.images):
-            save_image(image, folder / "images" / f"reconstruction-{i:03d}.png")
-        for k, images in enumerate(self.control_images):
-            for i, image in enumerate(images):
-                save_image(image, folder / "images" / f"control{k:02d}-{i:03d}.png")
+        for title, result_of in zip(self.titles(), self.results, strict=True):
+            for i, image in enumerate(result_of.images):
+                save_image(image, folder / "images" / f"{title.replace(' ', '')}-{i:03d}.png")
         if html:
             write_atomically(folder / "report.html", self._page(result).encode())
         write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
         return result
 
+    def titles(self) -> list[str]:
+        """Return what each update is called."""
+        numbers = range(1, 1 + len(self.results) // 2)
+        return ["captured", *(f"control {k}" for k in numbers), *(f"noise {k}" for k in numbers)]
+
     def _page(self, result: Mapping[str, object]) -> str:
         """Return the page; the same bytes for the same content."""
-        pairs = zip(self.control_images, self.control_matches, self.own_matches, strict=True)
-        rows = [
-            ("the captured update", self.result.images, self.match, self.match),
-            *((f"control {k}", images, match, own) for k, (images, match, own) in enumerate(pairs, 1)),
-        ]
-        made = [
-            {"title": title, "match": match, "own": own, "images": [data_uri(image) for image in images]}
-            for title, images, match, own in rows
-        ]
-        shown = {"rows": made, "side": DISPLAY_SIDE, "pixelated": self.result.images.shape[-1] < DISPLAY_SIDE}
+        pictures = [[data_uri(image) for image in found.images] for found in self.results]
+        labels = [found.labels.tolist() for found in self.results]
+        pixelated = self.results[0].images.shape[-1] < DISPLAY_SIDE
+        shown = {"pictures": pictures, "classes": labels, "side": DISPLAY_SIDE, "pixelated": pixelated}
         return fill("reconstruction.html.jinja", {**result, **shown})
 
 
@@ -199,7 +220,7 @@ def reconstruct(
     checkpoints: Path | None = None,
     progress: Stage | None = None,
 ) -> Reconstruction:
-    """Attack an update of unknown images, and, as controls, updates of known images with the same labels.
+    """Attack an update of unknown images; as controls, updates of known images with its labels, and noise.
 
     Args:
         victim: the model before the update, in the mode that the client trained it in.
@@ -215,7 +236,8 @@ def reconstruct(
         distance: as in `ggl.attack`.
         latents: as in `ggl.attack`.
         local: the client's local steps.
-        controls: how many other updates are attacked, at least 2.
+        controls: how many updates of other images are attacked, and of noise, at least 2. They are told the
+            labels that were inferred.
         budget: objective evaluations of each search.
         seed: of every random draw.
         backend: of the gradient oracle.
@@ -257,27 +279,54 @@ def reconstruct(
         checkpoints,
         progress,
     )
-    (result,) = attack.run(
-        "captured update", [Target("captured", shared, batch_size if labels is None else labels)]
+    target = Target("captured", shared, batch_size if labels is None else labels)
+    (result,) = attack.run("captured update", [target])
+    updates = [shared, *_control_updates(attack, result.labels, pool, controls, round, rounds, shared)]
+    names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
+    told = replace(attack, label_rule="known") if rule == "inferred" else attack
+    others = told.run(
+        "controls", [Target(n, u, result.labels) for n, u in zip(names, updates[1:], strict=True)]
     )
-    batches = _control_batches(result.labels, pool, controls, seed)
-    clients = [
-        Client(oracle, images, result.labels, stream_seed(seed, "client noise", "control", k), round, rounds)
-        for k, images in enumerate(batches)
-    ]
-    updates = [known.share(c, stream(seed, "client", "control", k)) for k, c in enumerate(clients)]
-    others = attack.run(
-        "controls", [Target(f"control {k}", update, result.labels) for k, update in enumerate(updates)]
-    )
+    results = [result, *others]
     return Reconstruction(
         settings=_settings(attack, victim, result, local, controls),
-        result=result,
-        control_images=torch.stack([other.images for other in others]),
-        match=attack.match(result, shared),
-        control_matches=np.array([attack.match(other, shared) for other in others]),
-        own_matches=np.array([attack.match(o, update) for o, update in zip(others, updates, strict=True)]),
+        results=results,
+        matches=np.array([[attack.match(found, update) for update in updates] for found in results]),
         seconds=time.monotonic() - started,
     )
+
+
+def _control_updates(
+    attack: _Attack,
+    labels: Int[Tensor, " b"],
+    pool: tuple[Tensor, Tensor],
+    count: int,
+    round: int,  # noqa: A002
+    rounds: int,
+    captured: Gradients,
+) -> list[Gradients]:
+    """Return the defended updates of other images with these labels, then those of noise."""
+    batches = _control_batches(labels, pool, count, attack.seed)
+    clients = [
+        Client(
+            attack.oracle,
+            images,
+            labels,
+            seed=stream_seed(attack.seed, "client noise", "control", k),
+            round=round,
+            rounds=rounds,
+        )
+        for k, images in enumerate(batches)
+    ]
+    noises = [
+        noise_client(client, client, captured, stream(attack.seed, "noise control", k))
+        for k, client in enumerate(clients)
+    ]
+    return [
+        attack.defense.share(client, stream(attack.seed, "client", kind, k))
+        for kind, group in (("control", clients), ("noise", noises))
+        for k, client in enumerate(group)
+    ]
 
 
 def _control_batches(

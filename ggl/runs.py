@@ -57,8 +57,12 @@ INTERVALS = ("leak score", "identified")
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
 identified: how often the private image ranks first among its decoys; 95 % intervals"""
-STANDS_OUT = "it matches better than every control: the update says more of its images than their labels"
-NOTHING_FOUND = "some control matches as well: nothing was found in the update beyond its labels"
+STANDS_OUT = """\
+it matches better than every control, by more than the attack gains on noise: the update says more of its
+images than their labels"""
+NOTHING_FOUND = """\
+it does not match better than every control by more than the attack gains on noise: nothing was found in the
+update beyond its labels"""
 DOUBTFUL = """\
 every control matches its own update better: check the victim's weights and mode, the defense, the batch
 size, the labels and the local steps"""
@@ -250,12 +254,17 @@ def _print(result: Any, plan: AuditPlan, console: Console) -> None:
 
 def _print_match(result: Any, console: Console) -> None:
     """Say what may be said without the private images: no score."""
-    gap, others = result["control_gap"], result["control_matches"]
+    gap, updates = result["control_gap"], result["updates"]
+    gaps = {
+        kind: [u["gap"] for u in updates if u["update"].startswith(kind)] for kind in ("control", "noise")
+    }
     console.print(f"labels: {', '.join(map(str, result['labels']))}")
     console.print(
-        f"match to the captured update: {result['match']:.4f}; controls' {min(others):.4f} to "
-        f"{max(others):.4f}; gap {gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]"
+        f"match to the captured update: {result['match']:.4f}, better than the controls' by "
+        f"{gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]"
     )
+    for kind, found in gaps.items():
+        console.print(f"the same gap of {kind} updates: {min(found):.4f} to {max(found):.4f}")
     console.print(STANDS_OUT if result["stands_out"] else NOTHING_FOUND)
     if result["settings_doubtful"]:
         console.print(DOUBTFUL)
