@@ -4,10 +4,11 @@
 
 Settings were written down before anything was run, and cut once for time (eight clients to six, fewer cells
 under pruning) after a first cell. Six clients, their images drawn at random from the held-out ones, so that
-labels come twice as they do; a smaller batch holds the first images of the larger one. An untrained LeNet, the embedded prior, labels known, equal objective evaluations of the whole batch;
-strategies that search the batch's latents as one space (cma-es), with a covariance for each image
-(block-cma-es) or along gradients (adam); IG on pixels shows what the prior adds. Cells that are there are not
-run again. Figures and tests are over batches.
+labels come twice as they do; a smaller batch holds the first images of the larger one. An untrained LeNet,
+the embedded prior, labels known, equal objective evaluations of the whole batch; strategies that search the
+batch's latents as one space (cma-es), with a covariance for each image (block-cma-es) or along gradients
+(adam); IG on pixels shows what the prior adds. Cells that are there are not run again. Figures and tests are
+over batches.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def ceilings() -> torch.Tensor:
         budget=CEILING_BUDGET,
         seed=SEED,
     )
-    return torch.cat([result.images for result in found]).unflatten(0, tuple(rows.shape))
+    images: torch.Tensor = torch.cat([result.images for result in found])
+    return images.view(*rows.shape, *images.shape[1:])
 
 
 def run(task: Task, ceiling: torch.Tensor) -> dict[str, Any]:

@@ -264,7 +264,10 @@ def i2f(
     defense: Annotated[list[str] | None, typer.Option(help="repeatable; default noise:0.01")] = None,
     images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 20,
     draws: Annotated[int, typer.Option(help="of a defense's own randomness, for each image", min=1)] = 1,
-    damping: Annotated[float, typer.Option(help="epsilon over the largest eigenvalue of J J^T")] = 1e-3,
+    damping: Annotated[
+        float | None,
+        typer.Option(help="epsilon over the largest eigenvalue of J J^T; 1e-8, or 1e-3 for large images"),
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact/--bound-only", help="solve for the influence, or compute its bound")
     ] = True,

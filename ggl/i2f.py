@@ -4,6 +4,7 @@ Zhang et al., I²F (NeurIPS 2023, arXiv 2309.13016). A defense moves the shared 
 that explains the moved gradient lies (J Jᵀ + ε I)⁻¹ J δ away, J being ∇_x ∇_θ L: to first order.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ggl.base.errors import GradientError, InputError
 from ggl.base.random import stream
 from ggl.defenses import Defense, load_defense
+from ggl.eigenpairs import Eigenpairs, all_eigenpairs, fit_in_memory
 from ggl.gradients import GradientOracle
 from ggl.gradients.view import global_norm
 from ggl.jacobian import Jacobian, check_separable
@@ -25,10 +27,21 @@ from ggl.krylov import Solution, Spectrum, largest_eigenvalues, solve_shifted, s
 from ggl.perturbations import Perturbation, perturbations, wrapped_victim
 from ggl.rank_correlation import rank_correlation
 
-__all__ = ["DAMPING", "Influence", "Stage", "influence", "influences", "rank_correlation"]
+__all__ = [
+    "DAMPING",
+    "ITERATIVE_DAMPING",
+    "Influence",
+    "Stage",
+    "influence",
+    "influences",
+    "rank_correlation",
+]
 
-DAMPING = 1e-3
-"""ε over λ_max, by default."""
+DAMPING = 1e-8
+"""ε over λ_max, by default: as good as none."""
+
+ITERATIVE_DAMPING = 1e-3
+"""The same where images are too large for all eigenpairs, and conjugate gradients have to end."""
 
 EIGENVALUE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 SOLVE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -99,7 +112,7 @@ def influence(
     defense: str | Defense,
     *,
     draws: int = 1,
-    damping: float = DAMPING,
+    damping: float | None = None,
     seed: int = 0,
     exact: bool = True,
     round: int = 0,  # noqa: A002
@@ -115,7 +128,8 @@ def influence(
         defense: an object or a name such as "noise:0.01", "prune:0.9".
         draws: of the defense's own randomness, for each image.
         damping: ε over λ_max, above 0. As ε goes to 0 the exact influence becomes that of J's
-            pseudo-inverse; with ε = λ_max it is at most twice the bound.
+            pseudo-inverse; with ε = λ_max it is at most twice the bound. By default `DAMPING`, and
+            `ITERATIVE_DAMPING` where the exact influence of large images is asked for.
         seed: of every random draw; draw 0 is the one that `audit` meets with this seed.
         exact: whether to solve for the exact influence; the bound costs far less.
         round: rounds of training before this one, for defenses that change over training.
@@ -149,7 +163,7 @@ def influences(
     defenses: Sequence[str | Defense],
     *,
     draws: int = 1,
-    damping: float = DAMPING,
+    damping: float | None = None,
     seed: int = 0,
     exact: bool = True,
     round: int = 0,  # noqa: A002
@@ -157,7 +171,7 @@ def influences(
     progress: Stage | None = None,
 ) -> list[Influence]:
     """Return the `influence` of several defenses; λ_max, which is the victim's, is computed once."""
-    if not (damping > 0 and np.isfinite(damping)):
+    if damping is not None and not (damping > 0 and np.isfinite(damping)):
         raise InputError(
             f"expected a damping above 0, epsilon over the largest eigenvalue; found {damping:g}"
         )
@@ -173,11 +187,11 @@ def influences(
     found = []
     for defense, model in [(d, wrapped_victim(d, victim, seed)) for d in known]:
         if id(model) not in problems:
-            problems[id(model)] = _Problem(model, images, labels, damping, report)
+            problems[id(model)] = _Problem(model, images, labels, damping, exact, report)
         drawn = perturbations(
             model, images, labels, defense, draws=draws, seed=seed, round=round, rounds=rounds
         )
-        found.append(problems[id(model)].measure(defense.name, drawn, draws, exact))
+        found.append(problems[id(model)].measure(defense.name, drawn, draws))
     return found
 
 
@@ -185,16 +199,39 @@ class _Problem:
     """The images' Jacobians on one victim, with the spectrum's upper end and so ε."""
 
     def __init__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, damping: float, report: Stage
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        damping: float | None,
+        exact: bool,
+        report: Stage,
     ) -> None:
-        self.model, self.damping, self.report = model, damping, report
-        self.jacobian = Jacobian(model, images, labels)
-        self.spectrum = self._largest()
+        self.model, self.exact, self.report = model, exact, report
+        whole = exact and fit_in_memory(len(images), images[0].numel())
+        if whole:
+            self.jacobian = Jacobian(copy.deepcopy(model).double(), images.double(), labels)
+        else:
+            self.jacobian = Jacobian(model, images, labels)
+        usual = ITERATIVE_DAMPING if exact and not whole else DAMPING
+        self.damping = usual if damping is None else damping
+        self.eigenpairs = self._decompose() if whole else None
+        self.spectrum = self._largest() if self.eigenpairs is None else _known(self.eigenpairs)
         for i in (self.spectrum.values <= 0).nonzero()[:, 0].tolist():
             raise GradientError(
                 f"the gradient of image {i} does not depend on its pixels: there is nothing to invert "
                 "(a converged victim, dead units?)"
             )
+
+    def _decompose(self) -> Eigenpairs:
+        """Return all eigenpairs of J Jᵀ: the influence of any number of defenses is then a product each."""
+        n, like = len(self.jacobian), torch.zeros(self.jacobian.num_pixels, dtype=torch.float64)
+        operator, found = self._operator(torch.arange(n)), []
+        for i in range(n):
+            found.append(all_eigenpairs(operator, i, like.to(self.jacobian.device)))
+            self.report("eigenpairs", i + 1, n)
+        values, vectors = zip(*((pairs.values, pairs.vectors) for pairs in found), strict=True)
+        return Eigenpairs(torch.cat(values), torch.cat(vectors))
 
     def _largest(self) -> Spectrum:
         jacobian, found = self.jacobian, []
@@ -220,13 +257,13 @@ class _Problem:
 
         return operator
 
-    def measure(self, defense: str, drawn: Iterator[Perturbation], draws: int, exact: bool) -> Influence:
+    def measure(self, defense: str, drawn: Iterator[Perturbation], draws: int) -> Influence:
         """Return the influence of what a defense did, all draws of an image in a row."""
         n, owners = len(self.jacobian), torch.arange(len(self.jacobian)).repeat_interleave(draws)
         products, delta_norms, gradient_norms = self._products(defense, drawn, owners)
         norms = products.norm(dim=1)
         largest = self.spectrum.values[owners]
-        solution = self._solve(defense, products, owners) if exact else None
+        solution = self._solve(defense, products, owners) if self.exact else None
         converged = self.spectrum.converged[owners]
         if solution is not None:
             converged = converged & solution.converged
@@ -269,6 +306,10 @@ class _Problem:
 
     def _solve(self, defense: str, products: Tensor, owners: Tensor) -> Solution:
         tolerance = SOLVE_TOLERANCE[self.jacobian.dtype]
+        if self.eigenpairs is not None:
+            return self.eigenpairs.solve(
+                products, owners, (self.damping * self.spectrum.values)[owners], tolerance
+            )
         steps = steps_needed((1 + self.damping) / self.damping, tolerance)
         shift, parts = self.damping * self.spectrum.values, []
         for rows in torch.arange(len(owners)).split(GROUP):
@@ -284,3 +325,9 @@ class _Problem:
             torch.cat([part.residuals for part in parts]),
             torch.cat([part.converged for part in parts]),
         )
+
+
+def _known(pairs: Eigenpairs) -> Spectrum:
+    """Return the upper end of spectra that are known entirely."""
+    largest = pairs.largest
+    return Spectrum(largest, torch.zeros_like(largest), torch.ones_like(largest, dtype=torch.bool))

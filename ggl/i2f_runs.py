@@ -18,7 +18,7 @@ from ggl.base.weights import sha256, write_atomically
 from ggl.controls import pick_private
 from ggl.datasets import Dataset, load_dataset
 from ggl.defenses import load_defense
-from ggl.i2f import DAMPING, Stage, influences
+from ggl.i2f import Stage, influences
 from ggl.i2f_page import render
 from ggl.i2f_report import Measured, check_measured, read_measured, rows_as_csv, to_dict
 from ggl.pixel_inversion import Start, measured_errors
@@ -55,7 +55,7 @@ class I2FPlan:
     split: str = "test"
     images: int = 20
     draws: int = 1
-    damping: float = DAMPING
+    damping: float | None = None
     exact: bool = True
     seed: int = 0
     device: str = "auto"
@@ -126,7 +126,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             for one in found:
                 errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
                 measured = {**measured, **errors}
-    return to_dict(found, measured, _settings(plan, device))
+    return to_dict(found, measured, _settings(plan, device, found[0].damping))
 
 
 def _attack(
@@ -168,7 +168,7 @@ def _victim(plan: I2FPlan, data: Dataset) -> nn.Module:
     )
 
 
-def _settings(plan: I2FPlan, device: object) -> dict[str, object]:
+def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object]:
     weights = plan.victim_weights
     return {
         "victim": plan.victim,
@@ -178,7 +178,7 @@ def _settings(plan: I2FPlan, device: object) -> dict[str, object]:
         "split": plan.split,
         "images": plan.images,
         "draws": plan.draws,
-        "damping": plan.damping,
+        "damping": damping,
         "exact": plan.exact,
         "attack": plan.attack,
         "attack_evaluations": None if plan.attack is None else plan.attack_evaluations,
@@ -210,7 +210,7 @@ def _progress(console: Console) -> Iterator[Stage]:
 
 
 def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:
-    title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {plan.damping:g}"
+    title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {result['settings']['damping']:g}"
     console.print(summary_table(title, HEADINGS, [_row(entry) for entry in result["results"]]))
     console.print(LEGEND)
     for name, rho in result["correlation"].items():

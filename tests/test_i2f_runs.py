@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 from ggl.base.errors import InputError
 from ggl.base.weights import save_tensors
@@ -21,6 +22,7 @@ from ggl.victims import load_victim
 
 DEFENSES = ("none", "noise:0.01", "prune:0.9")
 IMAGES = 6
+SMALL = {}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -55,10 +57,20 @@ def errors_of_an_attack():
     return "\n".join(["defense,image,draw,rmse", *rows])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_images(tmp_path_factory):
+    """Bring the embedded images down to 8 pixels: every eigenpair is solved for."""
+    data = load_dataset("fashion-mnist-heldout")
+    pixels = torch.nn.functional.avg_pool2d(data.images[:200], 4)[:, 0]
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, images=(pixels * 255).round().byte().numpy(), labels=data.labels[:200].numpy())
+    SMALL["data"] = str(path)
+
+
 def plan(out, **changes):
     usual = I2FPlan(
         victim="mlp",
-        data="fashion-mnist-heldout",
+        data=SMALL["data"],
         defenses=DEFENSES,
         out=out,
         images=IMAGES,
@@ -85,9 +97,9 @@ def result(folder):
 
 @pytest.fixture(scope="module")
 def found():
-    data = load_dataset("fashion-mnist-heldout")
+    data = load_dataset(SMALL["data"])
     chosen = pick_private(data.labels, IMAGES, 0)
-    victim = load_victim("mlp", in_channels=1, num_classes=10, image_size=32)
+    victim = load_victim("mlp", in_channels=1, num_classes=10, image_size=8)
     return influence(victim, data.images[chosen], data.labels[chosen], "prune:0.9", draws=2, damping=0.1)
 
 
@@ -178,7 +190,7 @@ def test_measured_errors_come_from_a_csv_and_a_bound_needs_no_solve(tmp_path):
 
 
 def test_the_victims_weights_are_those_given(tmp_path):
-    victim = load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=5)
+    victim = load_victim("mlp", in_channels=1, num_classes=10, image_size=8, seed=5)
     save_tensors(tmp_path / "w.safetensors", dict(victim.state_dict()))
     usual = {"defenses": ("prune:0.9",), "images": 1, "draws": 1, "exact": False}
     given = run_i2f(plan(tmp_path / "a", victim_weights=tmp_path / "w.safetensors", **usual))
