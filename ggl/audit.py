@@ -190,8 +190,10 @@ def _run(
             )
         for g in audit.clients.shared(defense, oracle, "private"):
             check_gradient(g, f"a gradient under {defense.name}")
-    if audit.clients.captured is None:
-        warn_if_converged(audit.oracle, audit.clients.images, audit.clients.labels, stacklevel=4)
+    single = (
+        audit.oracle if audit.oracle.local is None else GradientOracle(audit.victim, backend="sequential")
+    )
+    warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
     ceiling = audit.ceiling()
     passive = audit.passive_controls()
     return Report(

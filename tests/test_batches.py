@@ -117,7 +117,7 @@ def test_an_unknown_label_rule(audit):
 
 
 def test_clients_that_take_local_steps(audit):
-    local = LocalTraining(steps=2, learning_rate=0.1, batch_size=1)
+    local = LocalTraining(steps=2, learning_rate=0.1, batch_size=2)
     report = audit(ROWS, strategies=["random"], local=local)
     assert report.cells[0].matches["private"] == pytest.approx(0, abs=1e-5)
     assert report.settings["local_training"] == dataclasses.asdict(local)

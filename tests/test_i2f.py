@@ -14,7 +14,7 @@ from ggl.base.random import stream
 from ggl.defenses import Defense, load_defense
 from ggl.gradients import GradientOracle
 from ggl.gradients.loss import cross_entropy
-from ggl.i2f import influence, influences, rank_correlation
+from ggl.i2f import DAMPING, ITERATIVE_DAMPING, influence, influences, rank_correlation
 from ggl.jacobian import Jacobian, jacobian_product, transposed_product
 from ggl.krylov import largest_eigenvalues, solve_shifted, steps_needed
 from ggl.perturbations import perturbations
@@ -89,10 +89,19 @@ def test_products_are_those_of_the_dense_jacobian(model):
         torch.testing.assert_close(normal[i].flatten(), jacobian @ jacobian.T @ b[i].flatten())
 
 
+@pytest.fixture
+def large(monkeypatch):
+    """Take any image for too large to have all eigenpairs computed."""
+    monkeypatch.setattr("ggl.i2f.fit_in_memory", lambda problems, dimension: False)
+
+
 @pytest.mark.parametrize(
     ("defense", "damping"), [("noise:0.1", 1e-1), ("prune:0.6", 1e-3), ("clip:0.1", 1e-5)]
 )
-def test_the_influence_is_that_of_the_dense_jacobian(model, defense, damping):
+@pytest.mark.parametrize("solver", ["eigenpairs", "conjugate gradients"])
+def test_the_influence_is_that_of_the_dense_jacobian(model, defense, damping, solver, request):
+    if solver == "conjugate gradients":
+        request.getfixturevalue("large")
     images, labels = batch()
     found = influence(model, images, labels, defense, draws=2, damping=damping, seed=5)
     done = {
@@ -128,6 +137,22 @@ def test_the_bound_is_never_above_the_exact_influence(net, seed, scale, damping)
     found = influence(NETS[net](seed), *batch(1, seed=seed), f"noise:{scale!r}", damping=damping, seed=seed)
     assert (found.bound > 0).all()
     assert (found.bound <= found.exact * (1 + 1e-9)).all()
+
+
+def test_the_default_damping_is_what_the_solver_can_bear(request):
+    images, labels = batch()
+    assert influence(conv(), images, labels, "noise:0.1").damping == DAMPING
+    assert influence(conv(), images, labels, "noise:0.1", exact=False).damping == DAMPING
+    request.getfixturevalue("large")
+    assert influence(conv(), images, labels, "noise:0.1").damping == ITERATIVE_DAMPING
+
+
+def test_single_precision_victims_are_solved_for_in_double():
+    images, labels = batch()
+    single = influence(conv().float(), images.float(), labels, "noise:1e-3")
+    double = influence(conv(), images, labels, "noise:1e-3")
+    assert single.converged.all()
+    assert single.exact == pytest.approx(double.exact, rel=1e-3)
 
 
 def test_the_bound_is_reached_along_the_leading_direction():
