@@ -13,7 +13,7 @@ from scipy.stats import binomtest  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ggl.metrics import mse, psnr, psnr_signed, ssim, ssim_error
-from ggl.statistics import Interval, bootstrap_mean, bootstrap_ratio, paired_test, share
+from ggl.statistics import Interval, bootstrap_mean, bootstrap_ratio, paired_test, share, share_of_clusters
 
 __all__ = [
     "HEADLINE",
@@ -185,8 +185,8 @@ def identification(scores: Scores) -> dict[str, Interval]:
 
 
 def _share_within(scores: Scores, rank: int) -> Interval:
-    """Return the share of images of at most a rank: Wilson's interval, or a bootstrap over batches."""
+    """Return the share of images of at most a rank, with Wilson's interval over clients."""
     found = scores.ranks <= rank
     if scores.batch == 1:
         return share(int(found.sum()), len(found))
-    return bootstrap_mean(scores.per_client(found))
+    return share_of_clusters(scores.per_client(found))

@@ -23,7 +23,7 @@ from ggl.leakage import HEADLINE, LeakScore, Scores, identification, identifies,
 from ggl.metrics import METRICS
 from ggl.page import render
 from ggl.search import SearchResult
-from ggl.statistics import Interval, bootstrap_mean, share
+from ggl.statistics import Interval, bootstrap_mean, share, share_of_clusters
 
 __all__ = ["Cell", "Report", "Verdict", "find_verdict", "strength", "versions", "worst_case"]
 
@@ -92,7 +92,7 @@ class Cell:
         """Return the share of labels that are recovered."""
         if self.attack.batch == 1:
             return share(round(sum(self.label_accuracy)), len(self.label_accuracy))
-        return bootstrap_mean(self.label_accuracy)
+        return share_of_clusters(self.label_accuracy)
 
     def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
         """Return every figure of the cell."""

@@ -15,13 +15,14 @@ from scipy.stats import (  # type: ignore[attr-defined]
     DegenerateDataWarning,
     binomtest,
     bootstrap,
+    norm,
     permutation_test,
 )
 
 from ggl.base.errors import InputError
 from ggl.base.random import numpy_stream
 
-__all__ = ["Interval", "bootstrap_mean", "bootstrap_ratio", "paired_test", "share"]
+__all__ = ["Interval", "bootstrap_mean", "bootstrap_ratio", "paired_test", "share", "share_of_clusters"]
 
 Sample = Sequence[SupportsFloat] | NDArray[Any]
 Values = NDArray[np.float64]
@@ -86,6 +87,25 @@ def share(successes: int, n: int) -> Interval:
         raise InputError(f"expected 0 <= successes <= n and n >= 1, found {successes} of {n}")
     bounds = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(successes / n, float(bounds.low), float(bounds.high), n)
+
+
+def share_of_clusters(shares: Sample) -> Interval:
+    """Return the mean of clusters' shares (n,), in [0, 1], with Wilson's interval of n draws.
+
+    As if the members of a cluster always agreed: where they do not, the interval is wider than it need be.
+    A bootstrap of a few clusters that are all 0 would have no width at all.
+
+    Raises:
+        InputError: no cluster.
+    """
+    values = np.asarray(shares, dtype=np.float64)
+    n = values.size
+    if n == 0:
+        raise InputError("expected at least one cluster's share, found none")
+    mean, z2 = math.fsum(values) / n, norm.ppf((1 + CONFIDENCE) / 2) ** 2
+    center = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(mean, max(0.0, center - half), min(1.0, center + half), n)
 
 
 def paired_test(a: Sample, b: Sample) -> float:

@@ -14,3 +14,9 @@ def test_the_example_runs_as_written(tmp_path, monkeypatch):
     assert names["result"].loss < 0.5
     assert (tmp_path / "runs" / "mine" / "result.json").exists()
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
+
+
+def test_the_influence_pages_example_runs_as_written(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "i2f.md").read_text(), re.S)
+    exec(compile(example, "i2f.md", "exec"), {})
+    assert 0 < float(capsys.readouterr().out) < 1

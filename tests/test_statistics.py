@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ggl.base.errors import InputError
-from ggl.statistics import Interval, bootstrap_mean, bootstrap_ratio, paired_test, share
+from ggl.statistics import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_test,
+    share,
+    share_of_clusters,
+)
 
 finite = st.floats(-1e6, 1e6)
 samples = st.lists(finite, min_size=1, max_size=12)
@@ -206,3 +213,17 @@ def test_paired_test_without_any_difference_is_one():
 def test_interval_as_json_has_no_nan():
     assert Interval(0.5, 0.25, 0.75, 8).to_dict() == {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}
     assert json.loads(json.dumps(bootstrap_mean([0.5]).to_dict(), allow_nan=False))["low"] is None
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 4), (3, 7), (12, 12)])
+def test_clusters_that_agree_within_are_wilsons_draws(successes, n):
+    shares = [1.0] * successes + [0.0] * (n - successes)
+    expected = share(successes, n)
+    found = share_of_clusters(shares)
+    assert (found.mean, found.n) == (expected.mean, expected.n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_no_cluster_has_no_share():
+    with pytest.raises(InputError, match="at least one cluster's share, found none"):
+        share_of_clusters([])
