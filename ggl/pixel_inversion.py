@@ -1,5 +1,6 @@
 """The attack that the influence function speaks of: pixels whose gradient is the shared one."""
 
+import copy
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -88,14 +89,16 @@ def measured_errors(
 ) -> Measured:
     """Attack what a defense leaves of every image's gradient; return the errors over pixels, RMSE.
 
-    The shared gradients are those that `ggl.i2f.influence` predicts for with the same settings. `progress` is
-    called with the attacks done and those planned.
+    The shared gradients are those that `ggl.i2f.influence` predicts for with the same settings. Everything is
+    computed in double precision: what a step gains on a large victim is below single's rounding. `progress`
+    is called with the attacks done and those planned.
 
     Raises:
         InputError: a defense whose victim samples.
     """
     known = load_defense(defense)
-    model = wrapped_victim(known, victim, seed)
+    model = copy.deepcopy(wrapped_victim(known, victim, seed)).double()
+    images = images.double()
     oracle = GradientOracle(model, backend="sequential")
     shares = perturbations(model, images, labels, known, draws=draws, seed=seed, round=round, rounds=rounds)
     errors = {}
@@ -109,7 +112,7 @@ def measured_errors(
             image if start == "private" else noise,
             evaluations=evaluations,
         )
-        difference = found.cpu().double() - image.double()
+        difference = found.cpu() - image.cpu()
         errors[known.name, one.image, one.draw] = float(difference.square().mean().sqrt())
         if progress is not None:
             progress(len(errors), len(images) * draws)
