@@ -2,14 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from ggl.base.devices import find_device
@@ -22,7 +20,7 @@ from ggl.i2f import Stage, influences
 from ggl.i2f_page import render
 from ggl.i2f_report import Measured, check_measured, read_measured, rows_as_csv, to_dict
 from ggl.pixel_inversion import Start, measured_errors
-from ggl.runs import LOG_WIDTH, check_folder, summary_table
+from ggl.runs import LOG_WIDTH, check_folder, count_bars, summary_table
 from ggl.templates import check_page
 from ggl.victims import load_victim
 
@@ -107,7 +105,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
     victim = _victim(plan, data).to(device)
     chosen = pick_private(data.labels, plan.images, plan.seed)
     images, labels = data.images[chosen], data.labels[chosen]
-    with _progress(console) as stage:
+    with count_bars(console) as stage:
         found = influences(
             victim,
             images,
@@ -122,7 +120,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             progress=stage,
         )
     if plan.attack is not None:
-        with _progress(console) as stage:
+        with count_bars(console) as stage:
             for one in found:
                 errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
                 measured = {**measured, **errors}
@@ -187,26 +185,6 @@ def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object
         "rounds": plan.rounds,
         "device": str(device),
     }
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Stage]:
-    """Show a bar for each stage."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
-
-        def stage(title: str, done: int, planned: int) -> None:
-            if title not in tasks:
-                tasks[title] = bars.add_task(title, total=planned)
-            bars.update(tasks[title], completed=done)
-
-        yield stage
 
 
 def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:

@@ -4,7 +4,7 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "DEMO",
     "check_folder",
     "check_place",
+    "count_bars",
     "describe",
     "progress_bars",
     "run",
@@ -240,6 +241,26 @@ def progress_bars(console: Console) -> Iterator[Stage]:
                 tasks[title] = bars.add_task(title, total=planned, rate=0.0, loss=loss)
             speed = bars.tasks[tasks[title]].speed or 0.0
             bars.update(tasks[title], completed=done, rate=speed, loss=loss)
+
+        yield stage
+
+
+@contextmanager
+def count_bars(console: Console, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage, its title called with what is done and what there is to do."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as bars:
+
+        def stage(title: str, done: int, planned: int) -> None:
+            if title not in tasks:
+                tasks[title] = bars.add_task(title, total=planned)
+            bars.update(tasks[title], completed=done)
 
         yield stage
 

@@ -3,13 +3,11 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
@@ -19,9 +17,9 @@ from ggl.base.weights import write_atomically
 from ggl.datasets import Dataset, load_dataset
 from ggl.federated import Federation
 from ggl.report import versions
-from ggl.runs import LOG_WIDTH, check_folder
+from ggl.runs import LOG_WIDTH, check_folder, count_bars
 from ggl.statistics import Interval
-from ggl.utility import Stage, Utility, measure_utility
+from ggl.utility import Utility, measure_utility
 from ggl.victims import load_victim
 
 __all__ = ["UtilityPlan", "run_utility"]
@@ -97,7 +95,7 @@ def run_utility(plan: UtilityPlan) -> None:
     training = load_dataset(plan.data, split="train")
     test = load_dataset(plan.test_data or plan.data, split="test")
     seeds = range(plan.seed, plan.seed + plan.seeds)
-    with _progress(console) as stage:
+    with count_bars(console, "rounds") as stage:
         utilities = measure_utility(
             lambda seed: _victim(plan.victim, training, test, seed).to(device),
             training,
@@ -137,26 +135,6 @@ def _result(utilities: Sequence[Utility], settings: Mapping[str, object]) -> dic
         "results": [utility.to_dict() for utility in utilities],
         "timing": {utility.defense: utility.timing() for utility in utilities},
     }
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Stage]:
-    """Show a bar for each training."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} rounds"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
-
-        def stage(title: str, done: int, planned: int) -> None:
-            if title not in tasks:
-                tasks[title] = bars.add_task(title, total=planned)
-            bars.update(tasks[title], completed=done)
-
-        yield stage
 
 
 def _print(utilities: Sequence[Utility], plan: UtilityPlan, console: Console) -> None:

@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ggl.base.devices import find_device
@@ -26,7 +24,7 @@ from ggl.federated import accuracy
 from ggl.gradients import GradientOracle
 from ggl.image_fit import fit_images
 from ggl.report import versions
-from ggl.runs import LOG_WIDTH, check_folder, summary_table
+from ggl.runs import LOG_WIDTH, check_folder, count_bars, summary_table
 from ggl.utility_runs import LEARNING_RATE, LEARNING_RATES
 from ggl.victims import load_victim
 from ggl.victims.training import State, train_victim
@@ -94,7 +92,7 @@ def run_train_victim(plan: TrainVictimPlan) -> None:
     training, test = _load(plan)
     victim = _build(plan, training, test).to(device)
     states, figures = [], []
-    with _progress(console, plan) as progress:
+    with count_bars(console, "steps") as stage:
         for state in train_victim(
             victim,
             training.images,
@@ -104,7 +102,7 @@ def run_train_victim(plan: TrainVictimPlan) -> None:
             batch_size=plan.batch_size,
             momentum=plan.momentum,
             seed=plan.seed,
-            progress=progress,
+            progress=lambda done: stage(plan.victim, done, max(plan.marks)),
         ):
             states.append(state)
             victim.load_state_dict(state.tensors)
@@ -225,19 +223,6 @@ def _save(
     }
     write_atomically(out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
     return result
-
-
-@contextmanager
-def _progress(console: Console, plan: TrainVictimPlan) -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task(plan.victim, total=max(plan.marks, default=0))
-        yield lambda done: bars.update(task, completed=done)
 
 
 def _print(result: dict[str, Any], plan: TrainVictimPlan, console: Console) -> None:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
-from ggl.optimizers.base import State, Strategy, check_state, part_of
+from ggl.optimizers.base import State, check_state, part_of
 from ggl.optimizers.batched_cmaes import BatchedCMAES
 from ggl.optimizers.cmaes_constants import default_population
-from ggl.optimizers.group import Group, Rows
+from ggl.optimizers.group import Group, Rows, SingleSearch
 
 __all__ = ["BlockCMAES", "BlockSearches"]
 
@@ -178,7 +178,7 @@ def _block_seed(seed: int, block: int) -> int:
     return stream_seed(seed, "block", block) if block else seed
 
 
-class BlockCMAES(Strategy):
+class BlockCMAES(SingleSearch):
     """CMA-ES with a covariance block for each image of a batch: O(B d²) where the full one is O((B d)²).
 
     The loop says how many blocks there are; with one it is `cma-es`. `BlockSearches` says how it works.
@@ -208,7 +208,7 @@ class BlockCMAES(Strategy):
         population: int | None = None,
         turns: bool = False,
     ) -> None:
-        self._searches = self.group(
+        searches = self.group(
             latent_dim,
             budget=budget,
             seeds=[seed],
@@ -218,7 +218,7 @@ class BlockCMAES(Strategy):
             population=population,
             turns=turns,
         )
-        super().__init__(latent_dim, self._searches.population)
+        super().__init__(searches)
 
     @classmethod
     def group(
@@ -243,22 +243,3 @@ class BlockCMAES(Strategy):
             population=population,
             turns=turns,
         )
-
-    def _ask(self) -> Tensor:
-        z = self._searches.ask([0])[0]
-        self._follow()
-        return z
-
-    def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
-        self._searches.tell([z], [loss])
-        self._follow()
-
-    def _follow(self) -> None:
-        self.stopped = self._searches.sizes() == [0]
-
-    def _state(self) -> State:
-        return self._searches.state_dict()
-
-    def _load(self, state: State) -> None:
-        self._searches.load_state_dict(state)
-        self._follow()

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from ggl.optimizers.base import State, Strategy
 from ggl.optimizers.batched_cmaes import BatchedCMAES
+from ggl.optimizers.group import SingleSearch
 
 __all__ = ["CMAES", "SeparableCMAES"]
 
 
-class CMAES(Strategy):
+class CMAES(SingleSearch):
     """CMA-ES with a full covariance matrix: the field's standard; learns correlations.
 
     Starts at mean 0 and stops by its own criteria (`cmaes_stopping`).
@@ -39,7 +38,7 @@ class CMAES(Strategy):
         sigma0: float = 0.5,
         population: int | None = None,
     ) -> None:
-        self._searches = self.group(
+        searches = self.group(
             latent_dim,
             budget=budget,
             seeds=[seed],
@@ -47,7 +46,7 @@ class CMAES(Strategy):
             sigma0=sigma0,
             population=population,
         )
-        super().__init__(latent_dim, self._searches.population)
+        super().__init__(searches)
         self.sigma0 = sigma0
 
     @classmethod
@@ -70,25 +69,6 @@ class CMAES(Strategy):
             population=population,
             separable=cls.separable,
         )
-
-    def _ask(self) -> Tensor:
-        z = self._searches.ask([0])[0]
-        self._follow()
-        return z
-
-    def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
-        self._searches.tell([z], [loss])
-        self._follow()
-
-    def _follow(self) -> None:
-        self.stopped = self._searches.sizes() == [0]
-
-    def _state(self) -> State:
-        return self._searches.state_dict()
-
-    def _load(self, state: State) -> None:
-        self._searches.load_state_dict(state)
-        self._follow()
 
 
 class SeparableCMAES(CMAES):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ggl.optimizers.base import State, Strategy, part_of
 
-__all__ = ["Group", "Rows", "SideBySide"]
+__all__ = ["Group", "Rows", "SideBySide", "SingleSearch"]
 
 Rows: TypeAlias = Sequence[Tensor]
 """One tensor a search: latents (n, d) float64, losses (n,) or gradients (n, d)."""
@@ -83,3 +83,30 @@ class SideBySide(Group):
         """Load each strategy's own part."""
         for k, strategy in enumerate(self.strategies):
             strategy.load_state_dict(part_of(state, f"{k}."))
+
+
+class SingleSearch(Strategy):
+    """A strategy that is a group of one search."""
+
+    def __init__(self, searches: Group) -> None:
+        super().__init__(searches.latent_dim, searches.sizes()[0])
+        self._searches = searches
+
+    def _ask(self) -> Tensor:
+        z = self._searches.ask([0])[0]
+        self._follow()
+        return z
+
+    def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
+        self._searches.tell([z], [loss])
+        self._follow()
+
+    def _follow(self) -> None:
+        self.stopped = self._searches.sizes() == [0]
+
+    def _state(self) -> State:
+        return self._searches.state_dict()
+
+    def _load(self, state: State) -> None:
+        self._searches.load_state_dict(state)
+        self._follow()

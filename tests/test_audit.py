@@ -19,16 +19,6 @@ from ggl.gradients import Step, View
 
 
 @pytest.fixture(scope="module")
-def data():
-    return ggl.load_dataset("fashion-mnist-heldout")
-
-
-@pytest.fixture(scope="module")
-def prior():
-    return ggl.load_prior("fashion-dcgan32")
-
-
-@pytest.fixture(scope="module")
 def victim():
     return ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=0)
 

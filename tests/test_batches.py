@@ -14,16 +14,6 @@ from ggl.leakage import Scores, identification, identifies
 
 
 @pytest.fixture(scope="module")
-def data():
-    return ggl.load_dataset("fashion-mnist-heldout")
-
-
-@pytest.fixture(scope="module")
-def prior():
-    return ggl.load_prior("fashion-dcgan32")
-
-
-@pytest.fixture(scope="module")
 def victim():
     return ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
 

@@ -9,22 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ggl import cli
 from ggl.base.weights import save_tensors
-
-
-@pytest.fixture
-def ggl(monkeypatch, capsys):
-    """Run a command and return its exit code, its output and its errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["ggl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 def dead_victim(in_channels, num_classes, image_size):

@@ -2,11 +2,11 @@ import csv
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from html_pages import Page
 
 from ggl.base.errors import InputError
 from ggl.base.weights import save_tensors
@@ -23,32 +23,6 @@ from ggl.victims import load_victim
 DEFENSES = ("none", "noise:0.01", "prune:0.9")
 IMAGES = 6
 SMALL = {}
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that tags balance; keeps every tag's attributes, and all text."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], []
-        self.feed(content)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data.split()
 
 
 def errors_of_an_attack():

@@ -10,25 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ggl import cli
 from ggl.datasets import load_dataset
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "plain_capture.py"
 RATE = 0.1
-
-
-@pytest.fixture
-def ggl(monkeypatch, capsys):
-    """Run a command and return its exit code, its output and its errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["ggl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
