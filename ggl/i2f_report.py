@@ -16,7 +16,7 @@ from ggl.rank_correlation import rank_correlation
 from ggl.report import versions
 from ggl.statistics import bootstrap_mean
 
-__all__ = ["ALL", "Measured", "check_measured", "read_measured", "rows_as_csv", "to_dict"]
+__all__ = ["ALL", "Measured", "correlations", "check_measured", "read_measured", "rows_as_csv", "to_dict"]
 
 Measured: TypeAlias = Mapping[tuple[str, int, int], float]
 """An attack's root mean squared errors by defense, image number and draw."""
@@ -26,6 +26,9 @@ COLUMNS = ("defense", "image", "draw", "rmse")
 
 ALL = "all"
 """Stands among the rank correlations for that over all defenses together."""
+
+PREDICTIONS = ("bound_rmse", "exact_rmse")
+"""What errors are predicted by."""
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -91,7 +94,7 @@ def to_dict(found: Sequence[Influence], measured: Measured, settings: Mapping[st
         "settings": dict(settings),
         "versions": versions(),
         "results": results,
-        "correlation": _correlations(results),
+        "correlation": correlations(results),
     }
 
 
@@ -173,15 +176,16 @@ def _rows(one: Influence, measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def _correlations(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Return Spearman's ρ of the bound and measured errors, over all defenses and for each alone."""
+def correlations(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return Spearman's ρ of each prediction and measured errors, over all defenses and for each alone."""
     groups = {entry["defense"]: entry["rows"] for entry in results}
     if len(results) > 1:
         groups = {ALL: [row for rows in groups.values() for row in rows], **groups}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, rows in groups.items():
         known = [row for row in rows if row["measured_rmse"] is not None]
-        if known:
-            columns = ([row[key] for row in known] for key in ("bound_rmse", "measured_rmse", "image"))
-            found[name] = rank_correlation(*columns).to_dict()
+        predictions = [key for key in PREDICTIONS if known and known[0][key] is not None]
+        for key in predictions:
+            columns = ([row[of] for row in known] for of in (key, "measured_rmse", "image"))
+            found.setdefault(key, {})[name] = rank_correlation(*columns).to_dict()
     return found

@@ -191,8 +191,10 @@ def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:
     title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {result['settings']['damping']:g}"
     console.print(summary_table(title, HEADINGS, [_row(entry) for entry in result["results"]]))
     console.print(LEGEND)
-    for name, rho in result["correlation"].items():
-        console.print(f"rank correlation with measured errors, {name}: {_interval(rho, '.2f')}")
+    for prediction, by_defense in result["correlation"].items():
+        for name, rho in by_defense.items():
+            what = f"{prediction.removesuffix('_rmse')}, {name}"
+            console.print(f"rank correlation with measured errors, {what}: {_interval(rho, '.2f')}")
     console.print(f"report: {plan.out / PAGE}", soft_wrap=True)
 
 
