@@ -16,7 +16,7 @@ from ggl.rank_correlation import rank_correlation
 from ggl.report import versions
 from ggl.statistics import bootstrap_mean
 
-__all__ = ["ALL", "Measured", "correlations", "check_measured", "read_measured", "rows_as_csv", "to_dict"]
+__all__ = ["ALL", "Measured", "check_measured", "correlations", "read_measured", "rows_as_csv", "to_dict"]
 
 Measured: TypeAlias = Mapping[tuple[str, int, int], float]
 """An attack's root mean squared errors by defense, image number and draw."""
