@@ -11,6 +11,7 @@ __all__ = ["draw_scatter", "draw_spread", "render"]
 Json: TypeAlias = Mapping[str, Any]
 
 LEGEND_COLUMNS = 4
+LABELS = {"bound_rmse": "lower bound", "exact_rmse": "exact influence"}
 
 
 def render(result: Json) -> str:
@@ -20,13 +21,14 @@ def render(result: Json) -> str:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
     check_page()
-    has_measured = bool(result["correlation"])
     content = {
         **result,
         "labels": [entry["label"] for entry in result["results"][0]["classes"]],
         "unequal": [_ends(entry) for entry in result["results"]],
         "spread_figure": draw_spread(result["results"]),
-        "scatter_figure": draw_scatter(result["results"]) if has_measured else None,
+        "scatter_figures": {
+            LABELS[key]: draw_scatter(result["results"], key) for key in result["correlation"]
+        },
         "side": 0,
     }
     return fill("i2f.html.jinja", content)
@@ -35,12 +37,12 @@ def render(result: Json) -> str:
 def _ends(entry: Json) -> dict[str, Any]:
     """Return a defense's least and best protected class, and how far images lie apart."""
     classes = sorted((c for c in entry["classes"] if c["ratio"] is not None), key=lambda c: c["ratio"])
-    least = entry["bound_rmse"]["least"]
+    spread = entry["exact_rmse"] or entry["bound_rmse"]
     return {
         "defense": entry["defense"],
         "least": classes[0] if classes else None,
         "most": classes[-1] if classes else None,
-        "images": entry["bound_rmse"]["most"] / least if least > 0 else None,
+        "images": spread["most"] / spread["least"] if spread["least"] > 0 else None,
     }
 
 
@@ -52,7 +54,7 @@ def draw_spread(results: Sequence[Json]) -> object:
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 1.4 + 0.5 * len(results)), facecolor="none", layout="constrained")
         axes: Any = figure.add_subplot(facecolor="none")
-        for k, key in enumerate(("bound_rmse", "exact_rmse")):
+        for k, key in enumerate(LABELS):
             points = [(row[key], y) for y, e in enumerate(results) for row in e["rows"] if row[key]]
             if points:
                 offset = 0.16 * (2 * k - 1)
@@ -64,7 +66,7 @@ def draw_spread(results: Sequence[Json]) -> object:
                     markerfacecolor="none",
                     markersize=4,
                     linestyle="none",
-                    label={"bound_rmse": "lower bound", "exact_rmse": "exact influence"}[key],
+                    label=LABELS[key],
                 )
         axes.set_yticks(range(len(results)), [entry["defense"] for entry in results])
         axes.set_ylim(len(results) - 0.5, -0.5)
@@ -73,8 +75,8 @@ def draw_spread(results: Sequence[Json]) -> object:
         return to_svg(figure, "spread")
 
 
-def draw_scatter(results: Sequence[Json]) -> object:
-    """Return measured errors against the bound, a point for every image and draw, a mark a defense."""
+def draw_scatter(results: Sequence[Json], key: str) -> object:
+    """Return measured errors against one prediction, a point for every image and draw, a mark a defense."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -82,9 +84,9 @@ def draw_scatter(results: Sequence[Json]) -> object:
         figure = Figure(figsize=(8, 4.4 + 0.06 * len(results)), facecolor="none", layout="constrained")
         axes: Any = figure.add_subplot(facecolor="none")
         for k, entry in enumerate(results):
-            known = [row for row in entry["rows"] if row["bound_rmse"] and row["measured_rmse"]]
+            known = [row for row in entry["rows"] if row[key] and row["measured_rmse"]]
             axes.plot(
-                [row["bound_rmse"] for row in known],
+                [row[key] for row in known],
                 [row["measured_rmse"] for row in known],
                 color=COLORS[k % len(COLORS)],
                 marker=MARKERS[(k // len(COLORS) + k) % len(MARKERS)],
@@ -93,11 +95,11 @@ def draw_scatter(results: Sequence[Json]) -> object:
                 linestyle="none",
                 label=entry["defense"],
             )
-        axes.set_xlabel("lower bound of the influence function, RMSE")
+        axes.set_xlabel(f"predicted RMSE: {LABELS[key]}")
         axes.set_ylabel("measured RMSE of the attack")
         drawn = any(len(line.get_xdata()) for line in axes.lines)
         _finish(figure, axes, logarithmic=drawn, on=("x", "y"))
-        return to_svg(figure, "scatter")
+        return to_svg(figure, f"scatter-{key.removesuffix('_rmse')}")
 
 
 def _finish(figure: Any, axes: Any, *, logarithmic: bool, on: Sequence[str]) -> None:

@@ -136,10 +136,9 @@ def _spread(values: Array) -> dict[str, Any]:
 
 
 def _classes(one: Influence) -> list[dict[str, Any]]:
-    """Return for each class its mean bound with its interval, and that over the mean of all images."""
-    bounds = one.bound_rmse.mean(1)
-    mean = bounds.mean()
-    exact = None if one.exact_rmse is None else one.exact_rmse.mean(1)
+    """Return for each class its mean prediction with its interval, and that over the mean of all images."""
+    predicted = one.rmse.mean(1)
+    mean = predicted.mean()
     table = []
     for label in np.unique(one.labels):
         here = one.labels == label
@@ -147,9 +146,8 @@ def _classes(one: Influence) -> list[dict[str, Any]]:
             {
                 "label": int(label),
                 "images": int(here.sum()),
-                "bound_rmse": bootstrap_mean(bounds[here]).to_dict(),
-                "ratio": float(bounds[here].mean() / mean) if mean > 0 else None,
-                "exact_rmse": None if exact is None else bootstrap_mean(exact[here]).to_dict(),
+                "predicted_rmse": bootstrap_mean(predicted[here]).to_dict(),
+                "ratio": float(predicted[here].mean() / mean) if mean > 0 else None,
             }
         )
     return table

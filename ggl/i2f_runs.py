@@ -31,7 +31,7 @@ RESULT, TABLE, PAGE = "i2f.json", "i2f.csv", "i2f.html"
 HEADINGS = ("defense", "predicted RMSE", "lower bound", "least safe class", "safest class", "converged")
 LEGEND = """\
 predicted RMSE: of a perfect attacker, over pixels in [0, 1], to first order; 95 % intervals over images
-classes: their mean bound over that of all images; far from 1 is unequal protection"""
+classes: their mean prediction over that of all images; far from 1 is unequal protection"""
 
 
 @dataclass(frozen=True)

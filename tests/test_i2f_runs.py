@@ -102,15 +102,15 @@ def test_the_csv_has_a_row_for_every_defense_image_and_draw(folder, result):
         assert row["measured_rmse"] == ("" if wanted["draw"] else str(wanted["measured_rmse"]))
 
 
-def test_the_fairness_table_is_of_the_classes_bounds(result, found):
-    bounds = found.bound_rmse.mean(1)
+def test_the_fairness_table_is_of_the_classes_predictions(result, found):
+    predicted = found.exact_rmse.mean(1)
     classes = result["results"][2]["classes"]
     assert sum(c["images"] for c in classes) == IMAGES
     for c in classes:
-        here = bounds[found.labels == c["label"]]
+        here = predicted[found.labels == c["label"]]
         assert len(here) == c["images"]
-        assert c["ratio"] == pytest.approx(here.mean() / bounds.mean())
-        assert c["bound_rmse"]["mean"] == pytest.approx(here.mean())
+        assert c["ratio"] == pytest.approx(here.mean() / predicted.mean())
+        assert c["predicted_rmse"]["mean"] == pytest.approx(here.mean())
     assert all(c["ratio"] is None for c in result["results"][0]["classes"])
 
 
