@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ggl.base.errors import InputError
-from ggl.base.random import stream_seed
+from ggl.base.random import stream, stream_seed
 from ggl.base.registry import unknown_name
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, Trial, View
 from ggl.gradients.oracle import check_gradient
 from ggl.label_rules import KNOWN, LabelRule, SearchedLabels, SoftLabels
-from ggl.labels import infer_labels
+from ggl.labels import DUMMIES, infer_labels
 from ggl.latents import LatentRule, load_latents
 from ggl.optimizers import load_group
 from ggl.search import Objective, Progress, Search, SearchResult, fingerprint
@@ -226,11 +226,24 @@ def attack_many(
 
 
 def infer_client_labels(
-    oracle: GradientOracle, shared: Gradients, batch_size: int, image_shape: tuple[int, int, int]
+    oracle: GradientOracle, shared: Gradients, batch_size: int, prior: Prior
 ) -> Int[Tensor, " b"] | None:
-    """Return the labels that a client's gradient tells, None where the victim's last layer tells nothing."""
+    """Return the labels that a client's gradient tells, None where the victim's last layer tells nothing.
+
+    Of a batch they are read with the help of the victim's answers to samples of the prior.
+    """
+    dummies = None if batch_size == 1 else _dummies(prior, oracle.device)
     steps = 1 if oracle.local is None else oracle.local.steps
-    return infer_labels(shared, batch_size, model=oracle.model, image_shape=image_shape, local_steps=steps)
+    return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, local_steps=steps)
+
+
+@torch.no_grad()
+def _dummies(prior: Prior, device: torch.device) -> Float[Tensor, "m c h w"]:
+    """Return samples of the prior, their classes drawn uniformly."""
+    random = stream(0, "label dummies")
+    z = prior.sample(DUMMIES, random).to(device)
+    labels = torch.randint(prior.num_classes or 1, (DUMMIES,), generator=random).to(device)
+    return prior.to(device).decode(z, labels)
 
 
 def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
@@ -265,7 +278,7 @@ def _labels_of(target: Target, rule: str, oracle: GradientOracle, prior: Prior) 
 
 
 def _inferred(target: Target, oracle: GradientOracle, prior: Prior) -> Int[Tensor, " b"]:
-    found = infer_client_labels(oracle, target.shared, target.batch_size, prior.image_shape)
+    found = infer_client_labels(oracle, target.shared, target.batch_size, prior)
     if found is None:
         raise InputError(
             f"no label can be read off {target.name!r}: expected a victim with a linear last layer; "

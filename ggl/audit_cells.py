@@ -288,8 +288,8 @@ class AuditSetting:
         if method.label_rule in ("searched", "soft"):
             found: list[Tensor | None] = [result.labels for result in results]
         else:
-            size, shape = self.clients.batch_size, self.prior.image_shape
-            found = [infer_client_labels(oracle, g, size, shape) for g in shared]
+            size = self.clients.batch_size
+            found = [infer_client_labels(oracle, g, size, self.prior) for g in shared]
         pairs = zip(found, self.clients.batch_labels(), strict=True)
         return [0.0 if labels is None else label_accuracy(labels, true) for labels, true in pairs]
 
