@@ -156,3 +156,13 @@ def test_images_of_one_batch_are_no_independent_sample():
     found = identification(scores([1, 1, 50, 50], batch=2))["identification"]
     assert (found.mean, found.n) == (0.5, 2)
     assert (found.low, found.high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+
+
+def test_sixteen_images_behind_one_gradient(data, prior, victim):
+    images, labels = data.images[:16], data.labels[:16]
+    oracle = ggl.GradientOracle(victim)
+    shared = oracle.observe(images, labels)
+    result = ggl.attack(oracle, shared, labels, prior=prior, strategy="block-cma-es", budget=144)
+    assert result.images.shape == (16, 1, 32, 32)
+    assert result.latents.shape == (16, 64)
+    assert result.history[-1][1] < result.history[0][1]
