@@ -10,7 +10,8 @@ from ggl.generators import Prior, load_prior, register_prior
 from ggl.gradients import GradientOracle, LocalTraining
 from ggl.i2f import influence
 from ggl.optimizers import Strategy, load_strategy, register_strategy
-from ggl.reconstruct import Reconstruction, reconstruct
+from ggl.reconstruct import reconstruct
+from ggl.reconstruction import Reconstruction
 from ggl.report import Report
 from ggl.victims import load_victim, register_victim
 

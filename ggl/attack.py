@@ -9,32 +9,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ggl.base.errors import InputError
-from ggl.base.random import stream, stream_seed
-from ggl.base.registry import unknown_name
+from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, Trial, View
 from ggl.gradients.oracle import check_gradient
-from ggl.label_rules import KNOWN, LabelRule, SearchedLabels, SoftLabels
-from ggl.labels import DUMMIES, infer_labels
+from ggl.label_rules import KNOWN, LabelRule
+from ggl.label_sources import labels_to_start_from, load_label_rule
 from ggl.latents import LatentRule, load_latents
 from ggl.optimizers import load_group
 from ggl.search import Objective, Progress, Search, SearchResult, fingerprint
 
-__all__ = [
-    "LABEL_RULES",
-    "GradientMatch",
-    "ImageMatch",
-    "Target",
-    "attack",
-    "attack_many",
-    "infer_client_labels",
-    "invert",
-]
-
-LABEL_RULES = ("known", "inferred", "searched", "soft")
-"""Where an attacker has a batch's labels from: given, read off the shared gradient beforehand, or searched
-with the latents, as classes or (DLG) as distributions."""
+__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
 
 
 @dataclass(frozen=True)
@@ -186,8 +172,9 @@ def attack_many(
     rule = load_latents(prior.latents if latents is None else latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
-    rule_name = label_rule or _usual_rule(targets)
-    labels = [_labels_of(target, rule_name, oracle, prior) for target in targets]
+    given = all(isinstance(target.labels, Tensor) for target in targets)
+    rule_name = label_rule or ("known" if given else "searched")
+    labels = [labels_to_start_from(t.name, t.labels, t.shared, rule_name, oracle, prior) for t in targets]
     views = [known.view(t.shared, attacker, oracle.model) for t in targets for _ in range(restarts)]
     settings = {
         "prior": prior.name,
@@ -214,7 +201,7 @@ def attack_many(
         [f"{target.name}/{r}" for target in targets for r in range(restarts)],
         budget=budget // restarts,
         latents=rule,
-        label_rule=_load_rule(rule_name, oracle, prior),
+        label_rule=load_label_rule(rule_name, oracle, prior),
         seed=seed,
         device=oracle.device,
         checkpoint=checkpoint,
@@ -223,27 +210,6 @@ def attack_many(
     )
     groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
     return [_winner(group) for group in groups]
-
-
-def infer_client_labels(
-    oracle: GradientOracle, shared: Gradients, batch_size: int, prior: Prior
-) -> Int[Tensor, " b"] | None:
-    """Return the labels that a client's gradient tells, None where the victim's last layer tells nothing.
-
-    Of a batch they are read with the help of the victim's answers to samples of the prior.
-    """
-    dummies = None if batch_size == 1 else _dummies(prior, oracle.device)
-    steps = 1 if oracle.local is None else oracle.local.steps
-    return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, local_steps=steps)
-
-
-@torch.no_grad()
-def _dummies(prior: Prior, device: torch.device) -> Float[Tensor, "m c h w"]:
-    """Return samples of the prior, their classes drawn uniformly."""
-    random = stream(0, "label dummies")
-    z = prior.sample(DUMMIES, random).to(device)
-    labels = torch.randint(prior.num_classes or 1, (DUMMIES,), generator=random).to(device)
-    return prior.to(device).decode(z, labels)
 
 
 def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
@@ -258,44 +224,6 @@ def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
 def _tensors_of(target: Target, labels: Tensor) -> list[Tensor]:
     """Return what a target is known by, whatever order its gradient's parameters came in."""
     return [labels, *(target.shared[name] for name in sorted(target.shared))]
-
-
-def _usual_rule(targets: Sequence[Target]) -> str:
-    return "searched" if any(isinstance(target.labels, int) for target in targets) else "known"
-
-
-def _labels_of(target: Target, rule: str, oracle: GradientOracle, prior: Prior) -> Int[Tensor, " b"]:
-    """Return the labels that a search starts from: zeros where it looks for them itself."""
-    if rule == "known" and isinstance(target.labels, int):
-        raise InputError(
-            f"the labels of {target.name!r} are not given: expected the label rule inferred or searched"
-        )
-    if rule == "inferred":
-        return _inferred(target, oracle, prior)
-    if isinstance(target.labels, int) or rule != "known":
-        return torch.zeros(target.batch_size, dtype=torch.int64)
-    return target.labels
-
-
-def _inferred(target: Target, oracle: GradientOracle, prior: Prior) -> Int[Tensor, " b"]:
-    found = infer_client_labels(oracle, target.shared, target.batch_size, prior)
-    if found is None:
-        raise InputError(
-            f"no label can be read off {target.name!r}: expected a victim with a linear last layer; "
-            "give the labels, or have them searched"
-        )
-    return found
-
-
-def _load_rule(name: str, oracle: GradientOracle, prior: Prior) -> LabelRule:
-    if name not in LABEL_RULES:
-        raise unknown_name("label rule", name, list(LABEL_RULES))
-    if name in ("known", "inferred"):
-        return KNOWN
-    classes = oracle.count_classes(prior.image_shape)
-    if name == "soft":
-        return SoftLabels(classes)
-    return SearchedLabels(min(classes, prior.num_classes or classes))
 
 
 def invert(

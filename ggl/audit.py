@@ -12,12 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.analytic import find_first_linear
-from ggl.attack import LABEL_RULES
 from ggl.attackers import ANALYTIC, check_attackers
 from ggl.audit_cells import AuditSetting, Stage
 from ggl.audit_clients import Clients, rows_of
 from ggl.base.errors import InputError
-from ggl.base.registry import unknown_name
 from ggl.controls import Decoys, choose_decoys
 from ggl.convergence import warn_if_converged
 from ggl.datasets import load_dataset
@@ -26,6 +24,7 @@ from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
+from ggl.label_sources import check_label_rule
 from ggl.latents import load_latents
 from ggl.leakage import Measure, measures
 from ggl.lpips import load_lpips
@@ -118,8 +117,7 @@ def audit(
     check_attackers(attackers, known)
     find_distance(distance)
     rule = load_latents(prior.latents if latents is None else latents)
-    if label_rule not in LABEL_RULES:
-        raise unknown_name("label rule", label_rule, list(LABEL_RULES))
+    check_label_rule(label_rule)
     _check(images, labels, prior, batch_size)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision, local=local)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ggl.analytic import find_first_linear, first_linear_fits
-from ggl.attack import Target, attack_many, infer_client_labels, invert
+from ggl.attack import Target, attack_many, invert
 from ggl.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audit_clients import KINDS, Clients, rows_of
 from ggl.base.random import stream
@@ -21,6 +21,7 @@ from ggl.controls import Decoys, class_means, prior_samples
 from ggl.defenses import Defense
 from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients
+from ggl.label_sources import infer_client_labels
 from ggl.labels import label_accuracy
 from ggl.leakage import Measure, Scores, score
 from ggl.metrics import match

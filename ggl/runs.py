@@ -26,7 +26,8 @@ from ggl.defenses import defenses
 from ggl.generators import priors
 from ggl.lpips import LPIPS_HINT, load_lpips
 from ggl.optimizers import strategies
-from ggl.reconstruct import Reconstruction, reconstruct
+from ggl.reconstruct import reconstruct
+from ggl.reconstruction import Reconstruction
 from ggl.report import Report
 from ggl.templates import check_page
 from ggl.victims import victims
