@@ -189,6 +189,7 @@ def attack_many(
         "restarts": restarts,
         "precision": oracle.precision,
         "local": oracle.local,
+        "training": [module.training for module in oracle.model.modules()],
         "targets": [target.name for target in targets],
     }
     tensors = [t for target, given in zip(targets, labels, strict=True) for t in _tensors_of(target, given)]

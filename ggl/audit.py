@@ -24,7 +24,7 @@ from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
-from ggl.label_sources import check_label_rule
+from ggl.label_sources import check_label_rule, load_label_rule
 from ggl.latents import load_latents
 from ggl.leakage import Measure, measures
 from ggl.lpips import load_lpips
@@ -119,6 +119,8 @@ def audit(
     rule = load_latents(prior.latents if latents is None else latents)
     check_label_rule(label_rule)
     _check(images, labels, prior, batch_size)
+    if local is not None:
+        local.check(batch_size)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision, local=local)
     numbers = list(range(len(images) // batch_size) if only is None else only)
@@ -163,7 +165,8 @@ def _check_strategy(audit: AuditSetting, strategy: str) -> None:
     """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
     method = audit.method(strategy)
     batch = audit.clients.batch_size
-    size = batch * method.prior.latent_dim
+    labels = load_label_rule(method.label_rule, audit.oracle, method.prior)
+    size = batch * (method.prior.latent_dim + labels.size)
     trial = load_strategy(
         method.strategy, latent_dim=size, budget=audit.budget, seed=audit.seed, blocks=batch
     )
@@ -188,9 +191,7 @@ def _run(
             )
         for g in audit.clients.shared(defense, oracle, "private"):
             check_gradient(g, f"a gradient under {defense.name}")
-    single = (
-        audit.oracle if audit.oracle.local is None else GradientOracle(audit.victim, backend="sequential")
-    )
+    single = GradientOracle(copy.deepcopy(audit.victim).eval(), backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
     ceiling = audit.ceiling()
     passive = audit.passive_controls()
@@ -237,7 +238,7 @@ def _knowledge(audit: AuditSetting) -> str:
     known = ["architecture", "weights", "mode"]
     known += ["labels"] if audit.label_rule == "known" else []
     known += [f"batch size {audit.clients.batch_size}", "data domain"]
-    return ", ".join([*known, "local steps"] if audit.oracle.local else known)
+    return ", ".join([*known, "local training"] if audit.oracle.local else known)
 
 
 def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:

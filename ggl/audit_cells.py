@@ -286,7 +286,7 @@ class AuditSetting:
         method: Method,
     ) -> list[float]:
         """Return the share of each client's labels that a search found, or else that its gradient tells."""
-        if method.label_rule in ("searched", "soft"):
+        if method.label_rule != "known":
             found: list[Tensor | None] = [result.labels for result in results]
         else:
             size = self.clients.batch_size

@@ -104,4 +104,4 @@ def noise_client(private: Client, sibling: Client, like: Gradients, random: torc
     local = private.oracle.local
     if len(private.images) == 1 or (local is not None and local.steps > 1):
         return noisy
-    return noisy.with_examples([noise_gradient(g, random) for g in private.examples()])
+    return noisy.with_examples(lambda: [noise_gradient(g, random) for g in private.examples()])

@@ -8,10 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ggl.attackers import ALL, ANALYTIC
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.base.weights import sha256
 from ggl.captured import Captured, captured_update
+from ggl.contrasts import find_contrast
 from ggl.controls import pick_private, prior_samples
 from ggl.datasets import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
@@ -153,6 +155,13 @@ def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
 
 def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
+    if not 0 <= plan.momentum < 1:
+        raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
+    if plan.update is None and plan.images % plan.batch_size:
+        raise InputError(
+            f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
+            "multiple of it"
+        )
     if plan.update is None:
         if plan.truth is not None or plan.private_labels:
             raise InputError(
@@ -160,8 +169,12 @@ def _check(plan: AuditPlan) -> None:
             )
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
-        if plan.local_steps > 1 and plan.learning_rate is None:
-            raise InputError("--local-steps: expected the clients' learning rate beside it, give --lr")
+        local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
+        if local and plan.learning_rate is None:
+            raise InputError(
+                "--local-steps, --local-batch-size, --momentum: expected the clients' learning rate beside "
+                "them, give --lr"
+            )
         return
     if plan.learning_rate is None:
         raise InputError("--update: expected the client's learning rate, give --lr a number, or estimate")
@@ -173,9 +186,19 @@ def _check(plan: AuditPlan) -> None:
         raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
     if plan.truth is not None and plan.private_labels:
         raise InputError("--truth holds the labels; leave --private-labels out")
-    if plan.truth is None and len(plan.strategies) > 1:
+    if plan.truth is None:
+        _check_single(plan)
+
+
+def _check_single(plan: AuditPlan) -> None:
+    """Refuse what asks for more than one attack, where nothing is scored."""
+    for option, given in (("--strategy", plan.strategies), ("--attacker", plan.attackers)):
+        if len(given) > 1:
+            raise InputError(f"--update without --truth: expected one {option}, found {', '.join(given)}")
+    if plan.attackers[0] in (ALL, ANALYTIC) or find_contrast(plan.strategies[0]) is not None:
         raise InputError(
-            f"--update without --truth: expected one strategy, found {', '.join(plan.strategies)}"
+            "--update without --truth: expected a search of the prior by one attacker, found "
+            f"{plan.attackers[0]}, {plan.strategies[0]}"
         )
 
 

@@ -266,7 +266,9 @@ def i2f(
     draws: Annotated[int, typer.Option(help="of a defense's own randomness, for each image", min=1)] = 1,
     damping: Annotated[
         float | None,
-        typer.Option(help="epsilon over the largest eigenvalue of J J^T; 1e-8, or 1e-3 for large images"),
+        typer.Option(
+            help="epsilon over the largest eigenvalue of J J^T; 1e-8, or 1e-3 where images are large or many"
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact/--bound-only", help="solve for the influence, or compute its bound")

@@ -129,7 +129,7 @@ def influence(
         draws: of the defense's own randomness, for each image.
         damping: ε over λ_max, above 0. As ε goes to 0 the exact influence becomes that of J's
             pseudo-inverse; with ε = λ_max it is at most twice the bound. By default `DAMPING`, and
-            `ITERATIVE_DAMPING` where the exact influence of large images is asked for.
+            `ITERATIVE_DAMPING` where the eigenpairs of all images together are too large for memory.
         seed: of every random draw; draw 0 is the one that `audit` meets with this seed.
         exact: whether to solve for the exact influence; the bound costs far less.
         round: rounds of training before this one, for defenses that change over training.

@@ -39,8 +39,8 @@ def infer_client_labels(
     Of a batch they are read with the help of the victim's answers to samples of the prior.
     """
     dummies = None if batch_size == 1 else _dummies(prior, oracle.device)
-    steps = 1 if oracle.local is None else oracle.local.steps
-    return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, local_steps=steps)
+    summed = 1.0 if oracle.local is None else oracle.local.gradients
+    return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, summed=summed)
 
 
 @torch.no_grad()

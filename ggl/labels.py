@@ -85,7 +85,7 @@ def infer_labels(
     model: nn.Module | None = None,
     image_shape: tuple[int, int, int] | None = None,
     dummies: Float[Tensor, "m c h w"] | None = None,
-    local_steps: int = 1,
+    summed: float = 1.0,
     seed: int = 0,
 ) -> Int[Tensor, " b"] | None:
     """Return the labels (b,) of a batch, ascending, a label as often as it is found; None without a matrix.
@@ -111,7 +111,8 @@ def infer_labels(
         model: the victim that clients train, as a defense wrapped it, in the mode that clients have.
         image_shape: (c, h, w) of its images, for random dummies: uniform in [0, 1].
         dummies: images of the attacker's own, such as a prior's samples, to be taken instead.
-        local_steps: gradients that `shared` is the sum of.
+        summed: how many gradients `shared` is the sum of: a client's local steps, or
+            `LocalTraining.gradients` where it has momentum.
         seed: of random dummies, and of what a sampled victim or dropout draws.
 
     Raises:
@@ -119,8 +120,8 @@ def infer_labels(
         InputError: a size below 1, or a method without what it needs.
         GradientError: the gradient is not finite.
     """
-    _check(shared, batch_size, method, local_steps)
-    head = _head(shared, local_steps)
+    _check(shared, batch_size, method, summed)
+    head = _head(shared, summed)
     if head is None:
         return None
     if method == "auto":
@@ -167,22 +168,22 @@ def chance_accuracy(batch_size: int, num_classes: int) -> float:
     return float(num_classes / batch_size * (tails**2).sum())
 
 
-def _head(shared: Gradients, steps: int = 1) -> _Head | None:
+def _head(shared: Gradients, summed: float = 1.0) -> _Head | None:
     weight = next((name for name in reversed(list(shared)) if shared[name].dim() == 2), None)
     if weight is None:
         return None
     layer = weight.removesuffix("weight")
     bias = shared.get(f"{layer}bias")
-    rows = shared[weight].detach().cpu().double().sum(1) / steps
+    rows = shared[weight].detach().cpu().double().sum(1) / summed
     return _Head(
-        layer.removesuffix("."), rows, None if bias is None else bias.detach().cpu().double() / steps
+        layer.removesuffix("."), rows, None if bias is None else bias.detach().cpu().double() / summed
     )
 
 
-def _check(shared: Gradients, batch_size: int, method: str, local_steps: int) -> None:
+def _check(shared: Gradients, batch_size: int, method: str, summed: float) -> None:
     if method not in LABEL_METHODS:
         raise unknown_name("label method", method, list(LABEL_METHODS))
-    for name, value in (("batch_size", batch_size), ("local_steps", local_steps)):
+    for name, value in (("batch_size", batch_size), ("summed", summed)):
         if value < 1:
             raise InputError(f"expected {name} to be at least 1, found {value}")
     for name, gradient in shared.items():

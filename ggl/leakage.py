@@ -51,9 +51,9 @@ ERRORS: dict[str, Measure] = {"mse": mse, "ssim_error": ssim_error}
 class Scores:
     """What n reconstructions are worth: every metric's values (n,), and the private images' ranks (n,).
 
-    A rank is the private image's place among itself and its decoys by distance to the reconstruction;
-    1 is identified. `decoys` (n,) counts the others. Images that one gradient gave away together, `batch` in
-    a row, are no independent sample: figures and tests are over clients.
+    A rank is the private image's place among itself and its decoys by distance to the nearest
+    reconstruction of its batch; 1 is identified. `decoys` (n,) counts the others. Images that one gradient
+    gave away together, `batch` in a row, are no independent sample: figures and tests are over clients.
     """
 
     values: Mapping[str, NDArray[np.float64]]
@@ -119,16 +119,23 @@ def score(
     """
     both = {**DESCRIPTIVE, **errors}
     values = {name: measure(reconstructions, private).double().numpy() for name, measure in both.items()}
-    ranks = [rank(*images) for images in zip(reconstructions, private, decoys, strict=True)]
+    groups = [group for group in reconstructions.split(batch) for _ in group]
+    ranks = [rank(*images) for images in zip(groups, private, decoys, strict=True)]
     return Scores(values, np.array(ranks), np.array([len(d) for d in decoys]), batch)
 
 
 def rank(
-    reconstruction: Float[Tensor, "c h w"], private: Float[Tensor, "c h w"], decoys: Float[Tensor, "m c h w"]
+    reconstructions: Float[Tensor, "b c h w"],
+    private: Float[Tensor, "c h w"],
+    decoys: Float[Tensor, "m c h w"],
 ) -> int:
-    """Return the private image's rank by mean squared error; a decoy that ties counts half."""
-    own = (reconstruction - private).square().mean()
-    others = (decoys - reconstruction).square().flatten(1).mean(1)
+    """Return the private image's rank by mean squared error to the nearest reconstruction of its batch.
+
+    Decoys have the same choice among the reconstructions, so that chance is what it is for one image. A
+    decoy that ties counts half.
+    """
+    own = (reconstructions - private).square().flatten(1).mean(1).min()
+    others = torch.stack([(decoys - r).square().flatten(1).mean(1) for r in reconstructions]).amin(0)
     nearer, level = int((others < own).sum()), int((others == own).sum())
     return 1 + nearer + level // 2
 

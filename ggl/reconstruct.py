@@ -123,8 +123,8 @@ def reconstruct(
         distance: as in `ggl.attack`.
         latents: as in `ggl.attack`.
         local: the client's local steps.
-        controls: how many updates of other images are attacked, and of noise, at least 2. They are told the
-            labels that were inferred.
+        controls: how many updates of other images are attacked, and of noise, at least 2. Their attackers are
+            told the labels that were inferred or found, so that no gap is one of labels.
         budget: objective evaluations of each search.
         seed: of every random draw.
         backend: of the gradient oracle.
@@ -145,6 +145,8 @@ def reconstruct(
     known = load_defense(defense)
     rule = label_rule or ("inferred" if labels is None else "known")
     check_label_rule(rule)
+    if local is not None:
+        local.check(batch_size if labels is None else len(labels))
     model = known.wrap(victim, seed)
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
     oracle = GradientOracle(
@@ -169,7 +171,7 @@ def reconstruct(
     (result,) = attack.run("captured update", [target])
     updates = [shared, *_control_updates(attack, result.labels, pool, controls, round, rounds, shared)]
     names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
-    told = replace(attack, label_rule="known") if rule == "inferred" else attack
+    told = replace(attack, label_rule="known")
     others = told.run(
         "controls", [Target(n, u, result.labels) for n, u in zip(names, updates[1:], strict=True)]
     )

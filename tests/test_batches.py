@@ -10,7 +10,9 @@ import ggl
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.controls import choose_decoys
 from ggl.gradients import LocalTraining
-from ggl.leakage import Scores, identification, identifies
+from ggl.label_sources import infer_client_labels
+from ggl.leakage import Scores, identification, identifies, score
+from ggl.metrics import match, mse
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +168,32 @@ def test_sixteen_images_behind_one_gradient(data, prior, victim):
     assert result.images.shape == (16, 1, 32, 32)
     assert result.latents.shape == (16, 64)
     assert result.history[-1][1] < result.history[0][1]
+
+
+def test_matching_does_not_make_strangers_identified(data):
+    """Other images of the class, matched to the private ones, rank these no better than chance."""
+    rows, others = torch.arange(0, 80), torch.arange(80, 160)
+    private, strangers = data.images[rows], data.images[others]
+    decoys = [data.images[160:][data.labels[160:] == label] for label in data.labels[rows]]
+    pairs = zip(strangers.split(8), private.split(8), strict=True)
+    matched = torch.cat([found[match(found, own)] for found, own in pairs])
+    found = score(matched, private, decoys, {"mse": mse}, batch=8)
+    percentile = identification(found)["identification_percentile"]
+    assert percentile.low < 0.5 < percentile.high
+    assert not identifies(found)
+
+
+def test_local_steps_take_every_image(audit):
+    with pytest.raises(InputError, match="take every image, found 1 of 1 for 2 images"):
+        audit(ROWS, local=LocalTraining(steps=1, learning_rate=0.1, batch_size=1))
+
+
+def test_labels_are_read_off_updates_with_momentum(data, victim, prior):
+    local = LocalTraining(steps=5, learning_rate=0.01, momentum=0.9)
+    assert local.gradients == pytest.approx(sum(sum(0.9**j for j in range(k)) for k in range(1, 6)))
+    oracle = ggl.GradientOracle(victim, local=local)
+    labels = torch.tensor([0, 0, 1, 2, 2, 2, 3, 7])
+    rows = [(data.labels == label).nonzero()[i, 0] for i, label in enumerate(labels)]
+    shared = oracle.observe(data.images[torch.stack(rows)], labels)
+    found = infer_client_labels(oracle, shared, 8, prior)
+    assert found.tolist() == labels.tolist()

@@ -156,7 +156,7 @@ def test_a_sum_of_steps_is_divided_by_their_number(method):
     summed = {name: 5 * g for name, g in shared.items()}
     dummies = images_of(16, 1)
     once = infer_labels(shared, 6, method, model=model, dummies=dummies)
-    assert torch.equal(infer_labels(summed, 6, method, model=model, dummies=dummies, local_steps=5), once)
+    assert torch.equal(infer_labels(summed, 6, method, model=model, dummies=dummies, summed=5.0), once)
 
 
 def test_what_does_not_estimate_the_impact_itself_needs_the_number_of_steps():
@@ -229,8 +229,8 @@ def test_bad_input_is_refused_in_a_line():
         infer_labels(shared, 2, "gneg")
     with pytest.raises(InputError, match=r"^expected batch_size to be at least 1, found 0$"):
         infer_labels(shared, 0)
-    with pytest.raises(InputError, match=r"^expected local_steps to be at least 1, found -1$"):
-        infer_labels(shared, 2, local_steps=-1)
+    with pytest.raises(InputError, match=r"^expected summed to be at least 1, found -1.0$"):
+        infer_labels(shared, 2, summed=-1.0)
     with pytest.raises(InputError, match=r"^label method 'geng' needs the model: give model=, or take 'wa"):
         infer_labels(shared, 2, "geng")
     with pytest.raises(InputError, match=r"^expected image_shape=\(c, h, w\) for random dummy images, or"):

@@ -56,14 +56,16 @@ def test_chance_is_rarely_called_a_leak():
 
 def test_ranks_count_nearer_decoys():
     private, decoys = torch.zeros(1, 2, 2), torch.stack([torch.full((1, 2, 2), v) for v in (0.2, 0.5, 1.0)])
-    assert rank(torch.zeros(1, 2, 2), private, decoys) == 1
-    assert rank(torch.full((1, 2, 2), 0.3), private, decoys) == 3
-    assert rank(torch.full((1, 2, 2), 0.9), private, decoys) == 4
+    assert rank(torch.zeros(1, 1, 2, 2), private, decoys) == 1
+    assert rank(torch.full((1, 1, 2, 2), 0.3), private, decoys) == 3
+    assert rank(torch.full((1, 1, 2, 2), 0.9), private, decoys) == 4
+    both = torch.stack([torch.full((1, 2, 2), 0.9), torch.full((1, 2, 2), 0.3)])
+    assert rank(both, private, decoys) == 4
 
 
 def test_an_exact_copy_among_the_decoys_does_not_hide_a_found_image():
     private = torch.rand(1, 4, 4)
-    assert rank(private, private, torch.stack([private, 1 - private])) == 1
+    assert rank(private[None], private, torch.stack([private, 1 - private])) == 1
 
 
 def test_random_reconstructions_rank_at_chance():

@@ -140,7 +140,7 @@ def labels_twice(folder, into):
 
 
 def two_strategies(folder, into):
-    return ["--lr", RATE, "--strategy", "cma-es"], "expected one strategy, found random, cma-es"
+    return ["--lr", RATE, "--strategy", "cma-es"], "expected one --strategy, found random, cma-es"
 
 
 def rate_of_an_unknown_batch(folder, into):
@@ -189,7 +189,9 @@ def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
     [
         (["--truth", "x.npz"], "say what is in a captured update: give --update too"),
         (["--lr", "estimate"], "reads a captured update: give --update too, or a number"),
-        (["--local-steps", 2], "expected the clients' learning rate beside it, give --lr"),
+        (["--local-steps", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--local-batch-size", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--momentum", 1.5], "--momentum: expected a number from 0 to below 1, found 1.5"),
         (["--batch-size", 3, "--images", 10], "expected whole batches of 3, found 10 images"),
     ],
 )

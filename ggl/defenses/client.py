@@ -1,7 +1,7 @@
 """What a client has at hand when it defends a gradient."""
 
 import copy
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float, Int
@@ -29,7 +29,7 @@ class Client:
         rounds: how many there will be in all, for defenses that follow a schedule.
         memory: what a defense keeps from one round to the next; the one thing that `share` changes.
         computed: a gradient that stands for the batch's own: an earlier defense's, or a control's.
-        made_examples: every example's gradient, where a control has made these up too.
+        made_examples: makes every example's gradient, where a control makes these up too.
     """
 
     oracle: GradientOracle
@@ -40,7 +40,7 @@ class Client:
     rounds: int = 1
     memory: MutableMapping[str, Gradients] = field(default_factory=dict)
     computed: Gradients | None = None
-    made_examples: Sequence[Gradients] | None = None
+    made_examples: Callable[[], Sequence[Gradients]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.round < self.rounds:
@@ -79,7 +79,7 @@ class Client:
             InputError: another defense has mixed them already, or local steps have.
         """
         if self.made_examples is not None:
-            return list(self.made_examples)
+            return list(self.made_examples())
         if self.computed is not None:
             if len(self.images) > 1:
                 raise InputError(
@@ -99,9 +99,9 @@ class Client:
             for i, (image, label) in enumerate(pairs)
         ]
 
-    def with_examples(self, examples: Sequence[Gradients]) -> "Client":
-        """Return the client with gradients of its examples that a control has made up."""
-        return replace(self, made_examples=tuple(examples))
+    def with_examples(self, make: Callable[[], Sequence[Gradients]]) -> "Client":
+        """Return the client with gradients of its examples that a control makes up, if they are asked for."""
+        return replace(self, made_examples=make)
 
     def after(self, gradients: Gradients) -> "Client":
         """Return the client once a defense has made `gradients` of its own."""

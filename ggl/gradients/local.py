@@ -42,6 +42,19 @@ class LocalTraining:
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"expected at least 1 image in a local minibatch, found {self.batch_size}")
 
+    def check(self, images: int) -> None:
+        """Raise `InputError` unless every image of a client's batch is in some step."""
+        if self.batch_size is not None and self.steps * self.batch_size < images:
+            raise InputError(
+                f"expected local steps that take every image, found {self.steps} of {self.batch_size} for "
+                f"{images} images; give more steps, or larger ones"
+            )
+
+    @property
+    def gradients(self) -> float:
+        """How many gradients the update is the sum of: Σₖ (1 - mᵏ) / (1 - m), K without momentum."""
+        return sum((1 - self.momentum**k) / (1 - self.momentum) for k in range(1, self.steps + 1))
+
     def rows(self, step: int, images: int) -> list[int]:
         """Return which of the client's images a step takes.
 
