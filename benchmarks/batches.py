@@ -141,7 +141,7 @@ def main() -> None:
     cells: list[dict[str, Any]] = json.loads(CELLS.read_text()) if CELLS.exists() else []
     done = {(c["size"], c["defense"], c["strategy"]) for c in cells}
     left = [t for t in tasks() if (t.size, t.defense, t.strategy) not in done]
-    left.sort(key=lambda task: -task.size)
+    left.sort(key=lambda task: (task.size == max(SIZES), -task.size))
     ceiling = ceilings() if left else torch.empty(0)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run, task, ceiling) for task in left]):
