@@ -24,6 +24,7 @@ import torch
 import ggl
 from ggl.base.random import stream
 from ggl.base.weights import write_atomically
+from ggl.benchmarks.run_tables import interval
 from ggl.datasets import load_dataset
 
 VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
@@ -119,13 +120,6 @@ def table(cells: list[dict[str, Any]]) -> str:
             f"{interval(c['label_recovery'], 2)} | {c['verdict']} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def interval(found: dict[str, Any], digits: int) -> str:
-    """Return "mean [low, high]"."""
-    if None in (found["mean"], found["low"]):
-        return "undefined"
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
 def tasks() -> list[Task]:

@@ -191,6 +191,7 @@ def _run(
             )
         for g in audit.clients.shared(defense, oracle, "private"):
             check_gradient(g, f"a gradient under {defense.name}")
+    # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
     ceiling = audit.ceiling()

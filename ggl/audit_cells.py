@@ -28,7 +28,7 @@ from ggl.metrics import match
 from ggl.report import Cell
 from ggl.search import Progress, SearchResult, fingerprint
 
-__all__ = ["CLOSED_FORM", "AuditSetting", "Stage"]
+__all__ = ["CLOSED_FORM", "AuditSetting", "Stage", "checkpoint_of", "progress_of"]
 
 PRIOR_DRAWS = 8
 """Samples of the prior whose errors are averaged for each private image."""
@@ -38,6 +38,16 @@ CLOSED_FORM = "closed form"
 
 Stage: TypeAlias = Callable[[str, int, int, float], None]
 """Called with a stage's title, evaluations done, those planned, and the mean best loss."""
+
+
+def checkpoint_of(folder: Path | None, title: str) -> Path | None:
+    """Return the file in which a stage's search is kept."""
+    return None if folder is None else folder / f"{fingerprint({'stage': title}, [])[:16]}.safetensors"
+
+
+def progress_of(report: Stage | None, title: str) -> Progress | None:
+    """Return what a stage's search calls."""
+    return None if report is None else lambda done, planned, loss: report(title, done, planned, loss)
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,8 @@ class AuditSetting:
             budget=self.ceiling_budget,
             seed=self.seed,
             device=self.oracle.device,
-            checkpoint=self._checkpoint("ceiling"),
-            progress=self._stage("ceiling"),
+            checkpoint=checkpoint_of(self.checkpoints, "ceiling"),
+            progress=progress_of(self.progress, "ceiling"),
         )
         return torch.cat([result.images for result in results])
 
@@ -172,8 +182,8 @@ class AuditSetting:
             label_rule=method.label_rule,
             budget=self.budget,
             seed=self.seed,
-            checkpoint=self._checkpoint(title),
-            progress=self._stage(title),
+            checkpoint=checkpoint_of(self.checkpoints, title),
+            progress=progress_of(self.progress, title),
         )
 
     def solve(
@@ -298,14 +308,3 @@ class AuditSetting:
     def solvable(self) -> bool:
         """Whether a shared gradient is one image's own, of one step."""
         return self.clients.batch_size == 1 and (self.oracle.local is None or self.oracle.local.steps == 1)
-
-    def _checkpoint(self, title: str) -> Path | None:
-        if self.checkpoints is None:
-            return None
-        return self.checkpoints / f"{fingerprint({'stage': title}, [])[:16]}.safetensors"
-
-    def _stage(self, title: str) -> Progress | None:
-        report = self.progress
-        if report is None:
-            return None
-        return lambda done, planned, loss: report(title, done, planned, loss)

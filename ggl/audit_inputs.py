@@ -157,12 +157,12 @@ def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
     if not 0 <= plan.momentum < 1:
         raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
-    if plan.update is None and plan.images % plan.batch_size:
-        raise InputError(
-            f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
-            "multiple of it"
-        )
     if plan.update is None:
+        if plan.images % plan.batch_size:
+            raise InputError(
+                f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
+                "multiple of it"
+            )
         if plan.truth is not None or plan.private_labels:
             raise InputError(
                 "--truth and --private-labels say what is in a captured update: give --update too"

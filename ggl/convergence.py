@@ -76,7 +76,7 @@ def warn_if_converged(
     """Issue one `ConvergedVictimWarning` where images' ratios are below the threshold; return what was found.
 
     Args:
-        oracle: of the victim, in the mode that the clients have.
+        oracle: of the victim, in a mode in which it takes one image.
         images: each a client's batch of its own, in [0, 1].
         labels: their classes.
         threshold: on the ratio of `gradient_health`.

@@ -1,5 +1,7 @@
 """Where an attacker has the labels of a batch from: told, read off the gradient, or searched."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,13 +45,19 @@ def infer_client_labels(
     return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, summed=summed)
 
 
+_DUMMIES: WeakKeyDictionary[Prior, Tensor] = WeakKeyDictionary()
+"""A prior's samples: the same for every client, and slow to decode where the prior is large."""
+
+
 @torch.no_grad()
 def _dummies(prior: Prior, device: torch.device) -> Float[Tensor, "m c h w"]:
     """Return samples of the prior, their classes drawn uniformly."""
-    random = stream(0, "label dummies")
-    z = prior.sample(DUMMIES, random).to(device)
-    labels = torch.randint(prior.num_classes or 1, (DUMMIES,), generator=random).to(device)
-    return prior.to(device).decode(z, labels)
+    if prior not in _DUMMIES:
+        random = stream(0, "label dummies")
+        z = prior.sample(DUMMIES, random).to(device)
+        labels = torch.randint(prior.num_classes or 1, (DUMMIES,), generator=random).to(device)
+        _DUMMIES[prior] = prior.to(device).decode(z, labels)
+    return _DUMMIES[prior].to(device)
 
 
 def labels_to_start_from(

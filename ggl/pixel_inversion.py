@@ -18,7 +18,6 @@ from ggl.perturbations import perturbations, wrapped_victim
 __all__ = ["Start", "invert_pixels", "measured_errors"]
 
 Start: TypeAlias = Literal["private", "noise"]
-
 """Where the descent begins. At the private image it ends in the minimum that the defense has moved it to:
 the perfect attacker of the theory, whom no local minimum on the way stops. Noise, uniform in [0, 1], is what
 an attacker has."""

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.attack import Target, attack_many
-from ggl.audit_cells import Stage
+from ggl.audit_cells import Stage, checkpoint_of, progress_of
 from ggl.audit_clients import noise_client
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
@@ -27,7 +27,7 @@ from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.oracle import check_gradient
 from ggl.label_sources import check_label_rule
 from ggl.reconstruction import Reconstruction
-from ggl.search import SearchResult, fingerprint
+from ggl.search import SearchResult
 
 __all__ = ["CONTROLS", "reconstruct"]
 
@@ -54,8 +54,6 @@ class _Attack:
 
     def run(self, title: str, targets: Sequence[Target]) -> list[SearchResult]:
         """Return what comes of targets that are attacked side by side."""
-        report = self.progress
-        place = self.checkpoints
         return attack_many(
             self.oracle,
             targets,
@@ -68,10 +66,8 @@ class _Attack:
             label_rule=self.label_rule,
             budget=self.budget,
             seed=self.seed,
-            checkpoint=None
-            if place is None
-            else place / f"{fingerprint({'stage': title}, [])[:16]}.safetensors",
-            progress=None if report is None else lambda done, all_, loss: report(title, done, all_, loss),
+            checkpoint=checkpoint_of(self.checkpoints, title),
+            progress=progress_of(self.progress, title),
         )
 
     @torch.no_grad()
