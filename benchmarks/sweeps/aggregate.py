@@ -11,10 +11,10 @@ import numpy as np
 from ggl.benchmarks.sweeps.cells import Cell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
 from ggl.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
-from ggl.report import Verdict, find_verdict, strength
+from ggl.report import Verdict, find_verdict
 from ggl.statistics import Interval, bootstrap_mean
 
-__all__ = ["CONTROLS", "Group", "groups_of", "worst_cases"]
+__all__ = ["CONTROLS", "Group", "groups_of"]
 
 CONTROLS = ("sibling", "noise", "prior", "class_mean")
 
@@ -131,32 +131,6 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
     for record in records:
         found.setdefault(replace(record.cell, image=0, seed=0), []).append(record)
     return [Group(cell, tuple(members)) for cell, members in found.items()]
-
-
-def worst_cases(groups: Sequence[Group]) -> list[Group]:
-    """Return the strongest attack on every defense, in the order of the defenses' first groups.
-
-    Groups compete that differ in attacker, strategy, distance, latents or budget alone. As in an audit,
-    one that leaks wins, then one that identifies; the highest leak score decides between equals, and an
-    earlier group between those.
-
-    Beware multiple testing: this is a maximum. Of k attacks on a gradient that gives nothing away, each
-    called a leak by chance once in 40 times at most, one is with a probability of up to k / 40; and the
-    winner's score is too high by what made it the winner. Its interval is that of one attack named in
-    advance. Repeat the winner with other images before claiming a leak that it alone shows.
-    """
-    strongest: dict[Cell, Group] = {}
-    for group in groups:
-        key = replace(group.cell, attacker="", strategy="", distance="", latents=None, budget=0)
-        known = strongest.setdefault(key, group)
-        if _strength(group) > _strength(known):
-            strongest[key] = group
-    return list(strongest.values())
-
-
-def _strength(group: Group) -> tuple[int, float]:
-    mean = math.nan if group.leak is None else group.leak.interval.mean
-    return strength(group.verdict, None if math.isnan(mean) else mean)
 
 
 def _known(record: Record, name: str) -> float:

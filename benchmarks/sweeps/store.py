@@ -205,12 +205,8 @@ class Store:
             connection.execute("REPLACE INTO claims (unit, owner) VALUES (?, ?)", (unit, self._runner.name))
         return True
 
-    def release(self, unit: str) -> None:
-        """Give back a unit that this object has claimed; another's claim stays."""
-        self.finish(unit, ())
-
     def finish(self, unit: str, records: Sequence[Record]) -> None:
-        """Keep a unit's records, as `write`, and give it back, both or neither."""
+        """Keep a unit's records, as `write`, and give it back, both or neither; another's claim stays."""
         rows = [tuple(flatten(record).values()) for record in records]
         owner = "" if self._runner is None else self._runner.name
         with self._transaction() as connection:

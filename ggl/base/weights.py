@@ -53,17 +53,17 @@ def save_tensors(
     write_atomically(path, to_safetensors(plain, dict(metadata or {})))
 
 
-def load_tensors(path: str | Path, *, expected_sha256: str | None = None) -> dict[str, Tensor]:
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from `.safetensors`, or from a torch file by its weights-only reader.
 
     Raises:
-        WeightsError: the file is missing, its hash is not `expected_sha256`, it is cut short, or it
-            holds anything but tensors (code in it is refused, never run).
+        WeightsError: the file is missing, it is cut short, or it holds anything but tensors (code in it is
+            refused, never run).
     """
-    return tensors_of(path, load_state(path, expected_sha256=expected_sha256))
+    return tensors_of(path, load_state(path))
 
 
-def load_state(path: str | Path, *, expected_sha256: str | None = None) -> object:
+def load_state(path: str | Path) -> object:
     """Read what a file of weights holds: tensors, and dictionaries of them, beside plain values.
 
     Raises:
@@ -71,12 +71,6 @@ def load_state(path: str | Path, *, expected_sha256: str | None = None) -> objec
     """
     path = Path(path)
     content = _read(path)
-    found = hashlib.sha256(content).hexdigest()
-    if expected_sha256 is not None and found != expected_sha256:
-        raise WeightsError(
-            f"{path}: expected SHA-256 {expected_sha256[:12]}…, found {found[:12]}…; "
-            "the file was cut short or altered: fetch or install it again"
-        )
     return _parse_safetensors(path, content) if path.suffix == ".safetensors" else parse_torch(path, content)
 
 

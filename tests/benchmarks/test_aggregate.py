@@ -9,7 +9,7 @@ import pytest
 from made_records import CELL, failed, made_records, skipped, with_figures
 
 import ggl
-from ggl.benchmarks.sweeps.aggregate import CONTROLS, Group, groups_of, worst_cases
+from ggl.benchmarks.sweeps.aggregate import CONTROLS, Group, groups_of
 from ggl.benchmarks.sweeps.records import METRICS, Record, figure_name
 from ggl.controls import pick_private
 from ggl.statistics import bootstrap_ratio, paired_test
@@ -197,55 +197,3 @@ def test_where_the_ceiling_is_no_better_than_the_control_no_score_is_defined():
     group = one_group(made_records(("none",), ("cma-es",), 8, ceiling=0.06))
     assert math.isnan(group.leak.interval.mean)
     assert math.isnan(group.control_scores()["sibling"].mean)
-
-
-def strategies_of(groups):
-    return [(group.cell.defense, group.cell.strategy) for group in groups]
-
-
-def test_the_worst_case_is_the_highest_score_of_each_defense():
-    records = made_records(("none", "noise:0.2"), ("random", "cma-es"))
-    assert strategies_of(worst_cases(groups_of(records))) == [("none", "cma-es"), ("noise:0.2", "cma-es")]
-
-
-def test_a_leak_beats_an_identification_and_that_a_higher_score():
-    """One lucky image of eight has the highest score, and shows nothing."""
-    errors = {
-        "steady": lambda image: 0.045,
-        "named": lambda image: 0.05 + 0.005 * (-1) ** image,
-        "lucky": lambda image: 0.001 if image == 0 else 0.05,
-    }
-    made = made_records(("none",), ("lucky", "named", "steady"), 8)
-    flat = dict.fromkeys((figure_name(control, "mse") for control in CONTROLS), 0.05) | {"ceiling_mse": 0.01}
-    records = [
-        with_figures(
-            record,
-            {
-                **flat,
-                "attack_mse": errors[record.cell.strategy](record.cell.image),
-                "attack_rank": 1 if record.cell.strategy == "named" else 50,
-            },
-        )
-        for record in made
-    ]
-    lucky, named, steady = groups_of(records)
-    assert [g.verdict for g in (lucky, named, steady)] == ["no leak shown", "identifies", "leaks"]
-    assert lucky.leak.interval.mean > steady.leak.interval.mean > named.leak.interval.mean
-    assert worst_cases([lucky, named, steady]) == [steady]
-    assert worst_cases([lucky, named]) == [named]
-
-
-def test_what_competes_differs_in_the_attack_alone():
-    base = one_defense(images=6)
-    attacks = {"attacker": "naive", "strategy": "adam", "distance": "l2", "latents": "free", "budget": 500}
-    others = {"prior": "p", "victim": "v", "victim_weights": "w", "data": "d", "defense": "x", "round": 3}
-    for change, n in [*(({k: v}, 1) for k, v in attacks.items()), *(({k: v}, 2) for k, v in others.items())]:
-        changed = [replace(record, cell=replace(record.cell, **change)) for record in base]
-        assert len(worst_cases(groups_of([*base, *changed]))) == n, change
-
-
-def test_a_group_without_a_score_is_the_worst_case_only_where_there_is_no_other():
-    records = made_records(("none", "noise:0.2"), ("adam", "cma-es"), 6)
-    broken = [failed(r) if r.cell.strategy == "adam" or r.cell.defense == "none" else r for r in records]
-    assert strategies_of(worst_cases(groups_of(broken))) == [("none", "adam"), ("noise:0.2", "cma-es")]
-    assert worst_cases([]) == []

@@ -261,9 +261,9 @@ def test_a_unit_is_claimed_by_one_store_until_it_is_given_back(folder):
         assert one.claim("u", ["x"])
         assert not two.claim("u", ["x"])
         assert not one.claim("u", ["x"])
-        two.release("u")
+        two.finish("u", ())
         assert one.claims() == two.claims() == {"u": True}
-        one.release("u")
+        one.finish("u", ())
         assert two.claim("u", ["x"])
 
 
