@@ -51,11 +51,12 @@ class VictimMode(StrEnum):
     train = "train"
 
 
-class Start(StrEnum):
-    """Where the attack of `ggl i2f` begins."""
+class PixelAttack(StrEnum):
+    """How `ggl i2f` measures errors."""
 
     private = "private"
     noise = "noise"
+    ig = "ig"
 
 
 class Accountant(StrEnum):
@@ -277,8 +278,8 @@ def i2f(
         Path | None, typer.Option(help="CSV of an attack's errors: defense, image, draw, rmse")
     ] = None,
     attack: Annotated[
-        Start | None,
-        typer.Option(help="measure errors too, by L-BFGS on pixels that begins there"),
+        PixelAttack | None,
+        typer.Option(help="measure errors too: L-BFGS from the private image or from noise, or IG"),
     ] = None,
     attack_evaluations: Annotated[int, typer.Option(help="of that attack, for each gradient", min=1)] = 200,
     seed: Seed = 0,

@@ -19,7 +19,7 @@ from ggl.defenses import load_defense
 from ggl.i2f import Stage, influences
 from ggl.i2f_page import render
 from ggl.i2f_report import Measured, check_measured, read_measured, rows_as_csv, to_dict
-from ggl.pixel_inversion import Start, measured_errors
+from ggl.pixel_inversion import PixelAttack, measured_errors
 from ggl.runs import LOG_WIDTH, check_folder, count_bars, summary_table
 from ggl.templates import check_page
 from ggl.victims import load_victim
@@ -42,7 +42,7 @@ class I2FPlan:
         exact: whether the exact influence is solved for; the bound alone costs far less.
         measured: a CSV of an attack's errors with the columns defense, image, draw and rmse, images
             numbered as here; None for none.
-        attack: where the descent on pixels begins that measures errors too; None for no attack.
+        attack: on pixels, which measures errors too; None for none.
     """
 
     victim: str
@@ -58,7 +58,7 @@ class I2FPlan:
     seed: int = 0
     device: str = "auto"
     measured: Path | None = None
-    attack: Start | None = None
+    attack: PixelAttack | None = None
     attack_evaluations: int = 200
     round: int = 0
     rounds: int = 10_000
@@ -129,7 +129,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
 
 def _attack(
     plan: I2FPlan,
-    start: Start,
+    attack: PixelAttack,
     victim: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -142,7 +142,7 @@ def _attack(
         images,
         labels,
         defense,
-        start=start,
+        attack=attack,
         evaluations=plan.attack_evaluations,
         draws=plan.draws,
         seed=plan.seed,

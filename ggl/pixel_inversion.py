@@ -1,26 +1,36 @@
-"""The attack that the influence function speaks of: pixels whose gradient is the shared one."""
+"""Attacks on pixels that measure what the influence function predicts."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ggl.attack import Target, attack_many
 from ggl.base.random import stream
+from ggl.contrasts import CONTRASTS
 from ggl.defenses import load_defense
+from ggl.generators import load_prior
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.view import global_norm
 from ggl.i2f_report import Measured
-from ggl.perturbations import perturbations, wrapped_victim
+from ggl.perturbations import Perturbation, perturbations, wrapped_victim
 
-__all__ = ["Start", "invert_pixels", "measured_errors"]
+__all__ = ["PixelAttack", "invert_pixels", "measured_errors"]
 
-Start: TypeAlias = Literal["private", "noise"]
-"""Where the descent begins. At the private image it ends in the minimum that the defense has moved it to:
-the perfect attacker of the theory, whom no local minimum on the way stops. Noise, uniform in [0, 1], is what
-an attacker has."""
+PixelAttack: TypeAlias = Literal["private", "noise", "ig"]
+"""L-BFGS on the squared distance, by where it begins, or the contrast `ig`. From the private image L-BFGS
+ends in the minimum that the defense has moved it to: the perfect attacker of the theory, whom no local
+minimum on the way stops. Noise, uniform in [0, 1], is what an attacker has. `ig` begins at noise too; its
+steps pass the jumps of ReLU networks' gradients, at which a line search ends."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with what is done and what is planned: gradients attacked, or evaluations of `ig`."""
+
+Found: TypeAlias = tuple[tuple[int, int], Tensor]
+"""The numbers of an image and of a draw, and the pixels found."""
 
 MEMORY = 100
 """Steps that L-BFGS remembers."""
@@ -78,19 +88,19 @@ def measured_errors(
     labels: Int[Tensor, " n"],
     defense: str,
     *,
-    start: Start = "private",
+    attack: PixelAttack = "private",
     evaluations: int = 200,
     draws: int = 1,
     seed: int = 0,
     round: int = 0,  # noqa: A002
     rounds: int = 10_000,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Measured:
     """Attack what a defense leaves of every image's gradient; return the errors over pixels, RMSE.
 
-    The shared gradients are those that `ggl.i2f.influence` predicts for with the same settings. Everything is
-    computed in double precision: what a step gains on a large victim is below single's rounding. `progress`
-    is called with the attacks done and those planned.
+    The shared gradients are those that `ggl.i2f.influence` predicts for with the same settings. L-BFGS is
+    computed in double precision: what a step gains on a large victim is below single's rounding. `ig` is
+    computed in single precision, all images side by side, and is naive of the defense.
 
     Raises:
         InputError: a defense whose victim samples.
@@ -98,21 +108,71 @@ def measured_errors(
     known = load_defense(defense)
     model = copy.deepcopy(wrapped_victim(known, victim, seed)).double()
     images = images.double()
-    oracle = GradientOracle(model, backend="sequential")
     shares = perturbations(model, images, labels, known, draws=draws, seed=seed, round=round, rounds=rounds)
-    errors = {}
+    if attack == "ig":
+        found = _by_ig(model, shares, labels, images[0].shape, evaluations, seed, progress)
+    else:
+        found = _by_lbfgs(model, shares, labels, images, attack, evaluations, seed)
+        if progress is not None:
+            found = _counted(found, len(images) * draws, progress)
+    return {
+        (known.name, image, draw): float((pixels.cpu() - images[image].cpu()).square().mean().sqrt())
+        for (image, draw), pixels in found
+    }
+
+
+def _counted(found: Iterable[Found], planned: int, progress: Progress) -> Iterator[Found]:
+    for done, one in enumerate(found, 1):
+        yield one
+        progress(done, planned)
+
+
+def _by_lbfgs(
+    model: nn.Module,
+    shares: Iterable[Perturbation],
+    labels: Tensor,
+    images: Tensor,
+    start: PixelAttack,
+    evaluations: int,
+    seed: int,
+) -> Iterator[Found]:
+    """Yield what each gradient gives away, one after the other."""
+    oracle = GradientOracle(model, backend="sequential")
     for one in shares:
         image = images[one.image]
         noise = torch.rand(image.shape, generator=stream(seed, "pixel start", one.image, one.draw))
-        found = invert_pixels(
-            oracle,
-            one.shared,
-            labels[one.image][None],
-            image if start == "private" else noise,
-            evaluations=evaluations,
-        )
-        difference = found.cpu() - image.cpu()
-        errors[known.name, one.image, one.draw] = float(difference.square().mean().sqrt())
-        if progress is not None:
-            progress(len(errors), len(images) * draws)
-    return errors
+        begin = image if start == "private" else noise
+        label = labels[one.image][None]
+        yield (one.image, one.draw), invert_pixels(oracle, one.shared, label, begin, evaluations=evaluations)
+
+
+def _by_ig(
+    model: nn.Module,
+    shares: Iterable[Perturbation],
+    labels: Tensor,
+    shape: Sequence[int],
+    evaluations: int,
+    seed: int,
+    progress: Progress | None,
+) -> Iterator[Found]:
+    """Yield what the gradients give away, attacked side by side."""
+    targets = {}
+    for one in shares:
+        shared = {name: g.float() for name, g in one.shared.items()}
+        target = Target(f"{one.image}, {one.draw}", shared, labels[one.image][None])
+        targets[one.image, one.draw] = target
+    ig = CONTRASTS["ig"]
+    results = attack_many(
+        GradientOracle(model.float()),
+        list(targets.values()),
+        prior=load_prior(f"pixels:{'x'.join(map(str, shape))}"),
+        strategy=ig.strategy,
+        attacker="naive",
+        distance=ig.distance,
+        latents=ig.latents,
+        budget=evaluations,
+        seed=seed,
+        progress=None if progress is None else lambda done, planned, _: progress(done, planned),
+    )
+    for key, result in zip(targets, results, strict=True):
+        yield key, result.images[0]

@@ -43,9 +43,9 @@ def test_small_noise_moves_the_perfect_attacker_by_what_is_predicted(setting):
 
 def test_the_attack_begins_at_noise_of_its_own_for_every_draw(setting):
     victim, images, labels = setting
-    one = measured_errors(victim, images[:1], labels[:1], "none", start="noise", evaluations=1, draws=2)
+    one = measured_errors(victim, images[:1], labels[:1], "none", attack="noise", evaluations=1, draws=2)
     assert one["none", 0, 0] != one["none", 0, 1]
-    again = measured_errors(victim, images[:1], labels[:1], "none", start="noise", evaluations=1, draws=2)
+    again = measured_errors(victim, images[:1], labels[:1], "none", attack="noise", evaluations=1, draws=2)
     assert again == one
 
 
@@ -55,3 +55,25 @@ def test_progress(setting):
     report = lambda done, planned: seen.append((done, planned))  # noqa: E731
     measured_errors(victim, images[:2], labels[:2], "none", evaluations=1, progress=report)
     assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_ig_finds_less_the_stronger_the_noise(setting, draws):
+    victim, _, _ = setting
+    coarse = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images, labels = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3), torch.tensor([0, 1, 3])
+    mean = {}
+    for defense in ("none", "noise:0.01", "noise:1"):
+        found = measured_errors(victim, images, labels, defense, attack="ig", evaluations=200, draws=draws)
+        assert list(found) == [(defense, image, draw) for image in range(3) for draw in range(draws)]
+        mean[defense] = np.mean(list(found.values()))
+    assert mean["none"] < 0.05 < mean["noise:0.01"] < mean["noise:1"]
+    assert next(victim.parameters()).dtype == torch.float64
+
+
+def test_progress_of_ig(setting):
+    victim, images, labels = setting
+    seen = []
+    report = lambda done, planned: seen.append((done, planned))  # noqa: E731
+    measured_errors(victim, images, labels, "none", attack="ig", evaluations=3, progress=report)
+    assert seen[-1][0] == seen[-1][1] > 0

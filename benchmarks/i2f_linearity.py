@@ -1,0 +1,127 @@
+"""How far from an image its gradient is linear in the pixels, as the inversion influence function takes it.
+
+    python benchmarks/i2f_linearity.py --data cifar10.npz --out benchmarks/results
+
+Writes i2f-linearity.md and .json: ‖g(x + t u) - g(x)‖² / ‖g(x)‖² for random directions u of root mean square
+1, in double precision. Where g is linear it grows with the square of t. A ReLU's derivative jumps where its
+input changes sign, and g with it: jumps, one after the other, make it grow with t alone. `resnet18, SiLU` is
+the same network and weights with its ReLUs replaced.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ggl.base.random import stream
+from ggl.base.weights import write_atomically
+from ggl.controls import pick_private
+from ggl.datasets import Dataset, load_dataset
+from ggl.gradients import GradientOracle
+from ggl.report import versions
+from ggl.victims import load_victim
+
+VICTIMS = ("lenet", "mlp", "convnet", "vit", "resnet18", "resnet18, SiLU")
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+NEAR, FAR = 1e-4, 1e-2
+"""Steps between which the exponent is taken."""
+
+IMAGES, DIRECTIONS = 5, 2
+
+
+def smoothed(module: nn.Module) -> nn.Module:
+    """Replace a module's ReLUs, however deep, by SiLUs."""
+    for name, child in module.named_children():
+        setattr(module, name, nn.SiLU() if isinstance(child, nn.ReLU) else smoothed(child))
+    return module
+
+
+def victim_of(name: str, data: Dataset) -> nn.Module:
+    """Return an untrained victim for the data, in eval mode and double precision."""
+    architecture, _, smooth = name.partition(", ")
+    channels, _, size = data.images.shape[1:]
+    victim = load_victim(architecture, in_channels=channels, num_classes=data.num_classes, image_size=size)
+    return (smoothed(victim) if smooth else victim).double()
+
+
+def growth(oracle: GradientOracle, image: Tensor, label: Tensor, direction: Tensor) -> list[float]:
+    """Return the relative squared distance of the gradient after each step along a direction."""
+
+    def gradient(pixels: Tensor) -> Tensor:
+        return torch.cat([part.flatten() for part in oracle.observe(pixels[None], label[None]).values()])
+
+    start = gradient(image)
+    return [
+        float((gradient(image + step * direction) - start).square().sum() / start.square().sum())
+        for step in STEPS
+    ]
+
+
+def measure(name: str, data: Dataset) -> list[list[float]]:
+    """Return the growth for every image and direction of one victim."""
+    oracle = GradientOracle(victim_of(name, data), backend="sequential")
+    found = []
+    for k, index in enumerate(pick_private(data.labels, IMAGES, 0)):
+        image = data.images[index].double()
+        for draw in range(DIRECTIONS):
+            direction = torch.randn(image.shape, generator=stream(0, "direction", k, draw)).double()
+            direction /= direction.square().mean().sqrt()
+            found.append(growth(oracle, image, data.labels[index], direction))
+    return found
+
+
+def exponent(distances: list[float]) -> float:
+    """Return p where the squared distance grows as the step to the power of p."""
+    near, far = distances[STEPS.index(NEAR)], distances[STEPS.index(FAR)]
+    return math.log(far / near) / math.log(FAR / NEAR)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result in Markdown."""
+    lines = [
+        "# Where the gradient is linear in the pixels",
+        "",
+        f"Made by `python benchmarks/i2f_linearity.py --data {result['data']} --out DIR`: the gradient's "
+        f"relative squared distance after a step along a random direction, medians over {IMAGES} images of "
+        f"{DIRECTIONS} directions each. A step is a root mean square of pixels in [0, 1]. The last column is "
+        f"the power of the step with which it grows from {NEAR:g} to {FAR:g}, with the range: 2 where the "
+        "gradient is linear.",
+        "",
+        "| victim | " + " | ".join(f"{step:g}" for step in STEPS) + " | power |",
+        "|---|" + "---|" * (len(STEPS) + 1),
+    ]
+    for name, found in result["victims"].items():
+        powers = [exponent(one) for one in found]
+        medians = " | ".join(f"{median(column):.1e}" for column in zip(*found, strict=True))
+        lines.append(f"| {name} | {medians} | {median(powers):.2f}, {min(powers):.2f} to {max(powers):.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read the command line, measure every victim, write both files and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="fashion-mnist-heldout")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    data = load_dataset(options.data)
+    result = {
+        "data": Path(options.data).name,
+        "versions": versions(),
+        "victims": {name: measure(name, data) for name in VICTIMS},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "i2f-linearity.json", json.dumps(result, indent=1).encode())
+    text = table(result)
+    write_atomically(options.out / "i2f-linearity.md", text.encode())
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
