@@ -15,14 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ggl.base.random import stream
 from ggl.base.weights import write_atomically
 from ggl.controls import pick_private
 from ggl.datasets import Dataset, load_dataset
 from ggl.gradients import GradientOracle
+from ggl.linearity import gradient_growth, random_direction
 from ggl.report import versions
 from ggl.victims import load_victim
 
@@ -49,19 +48,6 @@ def victim_of(name: str, data: Dataset) -> nn.Module:
     return (smoothed(victim) if smooth else victim).double()
 
 
-def growth(oracle: GradientOracle, image: Tensor, label: Tensor, direction: Tensor) -> list[float]:
-    """Return the relative squared distance of the gradient after each step along a direction."""
-
-    def gradient(pixels: Tensor) -> Tensor:
-        return torch.cat([part.flatten() for part in oracle.observe(pixels[None], label[None]).values()])
-
-    start = gradient(image)
-    return [
-        float((gradient(image + step * direction) - start).square().sum() / start.square().sum())
-        for step in STEPS
-    ]
-
-
 def measure(name: str, data: Dataset) -> list[list[float]]:
     """Return the growth for every image and direction of one victim."""
     oracle = GradientOracle(victim_of(name, data), backend="sequential")
@@ -69,9 +55,8 @@ def measure(name: str, data: Dataset) -> list[list[float]]:
     for k, index in enumerate(pick_private(data.labels, IMAGES, 0)):
         image = data.images[index].double()
         for draw in range(DIRECTIONS):
-            direction = torch.randn(image.shape, generator=stream(0, "direction", k, draw)).double()
-            direction /= direction.square().mean().sqrt()
-            found.append(growth(oracle, image, data.labels[index], direction))
+            direction = random_direction(image, k, draw)
+            found.append(gradient_growth(oracle, image, data.labels[index], direction, STEPS))
     return found
 
 

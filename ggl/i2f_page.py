@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ggl.figures import COLORS, INK, MARKERS, STYLE, to_svg
+from ggl.linearity import nonlinearity_note
 from ggl.templates import check_page, fill
 
 __all__ = ["draw_scatter", "draw_spread", "render"]
@@ -29,6 +30,7 @@ def render(result: Json) -> str:
         "scatter_figures": {
             LABELS[key]: draw_scatter(result["results"], key) for key in result["correlation"]
         },
+        "doubt": nonlinearity_note(result["settings"]["linearity_power"]),
         "side": 0,
     }
     return fill("i2f.html.jinja", content)

@@ -19,6 +19,7 @@ from ggl.defenses import load_defense
 from ggl.i2f import Stage, influences
 from ggl.i2f_page import render
 from ggl.i2f_report import Measured, check_measured, read_measured, rows_as_csv, to_dict
+from ggl.linearity import linearity_power, nonlinearity_note
 from ggl.pixel_inversion import PixelAttack, measured_errors
 from ggl.runs import LOG_WIDTH, check_folder, count_bars, summary_table
 from ggl.templates import check_page
@@ -124,7 +125,8 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             for one in found:
                 errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
                 measured = {**measured, **errors}
-    return to_dict(found, measured, _settings(plan, device, found[0].damping))
+    settings = _settings(plan, device, found[0].damping)
+    return to_dict(found, measured, settings | {"linearity_power": linearity_power(victim, images, labels)})
 
 
 def _attack(
@@ -191,6 +193,9 @@ def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:
     title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {result['settings']['damping']:g}"
     console.print(summary_table(title, HEADINGS, [_row(entry) for entry in result["results"]]))
     console.print(LEGEND)
+    doubt = nonlinearity_note(result["settings"]["linearity_power"])
+    if doubt is not None:
+        console.print(f"beware: {doubt}")
     for prediction, by_defense in result["correlation"].items():
         for name, rho in by_defense.items():
             what = f"{prediction.removesuffix('_rmse')}, {name}"

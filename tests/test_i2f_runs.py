@@ -143,11 +143,19 @@ def test_the_page_needs_nothing_from_elsewhere_and_says_what_was_found(folder, r
     assert content == render(result)
 
 
+@pytest.mark.parametrize(("power", "doubted"), [(2.0, False), (1.08, True), (2.6, True), (None, False)])
+def test_the_page_says_where_the_gradient_is_not_linear(result, power, doubted):
+    page = render(result | {"settings": result["settings"] | {"linearity_power": power}})
+    assert ('id="doubt"' in page) == doubted
+    assert not doubted or f"with the power {power:.2f} of the step" in page
+
+
 def test_without_measured_errors_there_is_no_scatter(found):
     made = to_dict(
         [found],
         {},
-        {"victim": "<img src=x>", "data": "x", "images": 6, "draws": 2, "damping": 0.1, "seed": 0},
+        {"victim": "<img src=x>", "data": "x", "images": 6, "draws": 2, "damping": 0.1, "seed": 0}
+        | {"linearity_power": None},
     )
     content = render(made)
     assert "Measured errors" not in " ".join(Page(content).words)
