@@ -57,15 +57,14 @@ def test_progress(setting):
     assert seen == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("draws", [1, 2])
-def test_ig_finds_less_the_stronger_the_noise(setting, draws):
+def test_ig_finds_less_the_stronger_the_noise(setting):
     victim, _, _ = setting
     coarse = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     images, labels = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3), torch.tensor([0, 1, 3])
     mean = {}
     for defense in ("none", "noise:0.01", "noise:1"):
-        found = measured_errors(victim, images, labels, defense, attack="ig", evaluations=200, draws=draws)
-        assert list(found) == [(defense, image, draw) for image in range(3) for draw in range(draws)]
+        found = measured_errors(victim, images, labels, defense, attack="ig", evaluations=200, draws=2)
+        assert list(found) == [(defense, image, draw) for image in range(3) for draw in range(2)]
         mean[defense] = np.mean(list(found.values()))
     assert mean["none"] < 0.05 < mean["noise:0.01"] < mean["noise:1"]
     assert next(victim.parameters()).dtype == torch.float64
