@@ -5,7 +5,9 @@
 Writes i2f-linearity.md and .json: ‖g(x + t u) - g(x)‖² / ‖g(x)‖² for random directions u of root mean square
 1, in double precision. Where g is linear it grows with the square of t. A ReLU's derivative jumps where its
 input changes sign, and g with it: jumps, one after the other, make it grow with t alone. `resnet18, SiLU` is
-the same network and weights with its ReLUs replaced.
+the same network and weights with its ReLUs replaced. Then, for gradients shared under some defenses, how the
+squared distance to them moves along its own steepest descent from the private image: where it rises at once,
+the perfect attacker stays there.
 """
 
 import argparse
@@ -15,13 +17,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ggl.base.weights import write_atomically
 from ggl.controls import pick_private
 from ggl.datasets import Dataset, load_dataset
-from ggl.gradients import GradientOracle
+from ggl.defenses import load_defense
+from ggl.gradients import GradientOracle, Gradients
 from ggl.linearity import gradient_growth, random_direction
+from ggl.perturbations import perturbations
 from ggl.report import versions
 from ggl.victims import load_victim
 
@@ -31,6 +36,9 @@ NEAR, FAR = 1e-4, 1e-2
 """Steps between which the exponent is taken."""
 
 IMAGES, DIRECTIONS = 5, 2
+
+DEFENDED = ("lenet", "resnet18", "resnet18, SiLU")
+DEFENSES = ("noise:0.003", "noise:0.03", "prune:0.5", "prune:0.9")
 
 
 def smoothed(module: nn.Module) -> nn.Module:
@@ -60,6 +68,28 @@ def measure(name: str, data: Dataset) -> list[list[float]]:
     return found
 
 
+def descent(name: str, defense: str, data: Dataset) -> list[list[float]]:
+    """Return, for every image, the distance to the shared gradient after each step, over that before."""
+    model = victim_of(name, data)
+    oracle = GradientOracle(model, backend="sequential")
+    chosen = pick_private(data.labels, IMAGES, 0)
+    images, labels = data.images[chosen].double(), data.labels[chosen]
+    found = []
+    for one in perturbations(model, images, labels, load_defense(defense)):
+        label = labels[one.image][None]
+
+        def distance(pixels: Tensor, shared: Gradients = one.shared, label: Tensor = label) -> Tensor:
+            return oracle.score(pixels[None], label, shared, "l2")[0]
+
+        image = images[one.image].clone().requires_grad_()
+        start = distance(image)
+        (slope,) = torch.autograd.grad(start, image)
+        down = -slope / slope.square().mean().sqrt()
+        with torch.no_grad():
+            found.append([float(distance(image + step * down) / start.detach()) for step in STEPS])
+    return found
+
+
 def exponent(distances: list[float]) -> float:
     """Return p where the squared distance grows as the step to the power of p."""
     near, far = distances[STEPS.index(NEAR)], distances[STEPS.index(FAR)]
@@ -84,6 +114,20 @@ def table(result: dict[str, Any]) -> str:
         powers = [exponent(one) for one in found]
         medians = " | ".join(f"{median(column):.1e}" for column in zip(*found, strict=True))
         lines.append(f"| {name} | {medians} | {median(powers):.2f}, {min(powers):.2f} to {max(powers):.2f} |")
+    lines += [
+        "",
+        "## The way down from the private image",
+        "",
+        "The squared distance to a shared gradient after a step along its steepest descent, over that at the "
+        f"private image, less 1: the median of {IMAGES} images. Negative is nearer.",
+        "",
+        "| victim | defense | " + " | ".join(f"{step:g}" for step in STEPS) + " |",
+        "|---|---|" + "---|" * len(STEPS),
+    ]
+    for name, by_defense in result["descents"].items():
+        for defense, ratios in by_defense.items():
+            changes = " | ".join(f"{median(column) - 1:+.1e}" for column in zip(*ratios, strict=True))
+            lines.append(f"| {name} | {defense} | {changes} |")
     return "\n".join(lines) + "\n"
 
 
@@ -100,6 +144,7 @@ def main() -> None:
         "data": Path(options.data).name,
         "versions": versions(),
         "victims": {name: measure(name, data) for name in VICTIMS},
+        "descents": {name: {d: descent(name, d, data) for d in DEFENSES} for name in DEFENDED},
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "i2f-linearity.json", json.dumps(result, indent=1).encode())
