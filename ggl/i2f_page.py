@@ -12,6 +12,9 @@ __all__ = ["draw_scatter", "draw_spread", "render"]
 Json: TypeAlias = Mapping[str, Any]
 
 LEGEND_COLUMNS = 4
+MINOR_LABELS = (1, 0.4)
+"""Decades below which ticks between powers of ten are labeled: some of them, and all."""
+
 LABELS = {"bound_rmse": "lower bound", "exact_rmse": "exact influence"}
 
 
@@ -109,9 +112,21 @@ def _finish(figure: Any, axes: Any, *, logarithmic: bool, on: Sequence[str]) -> 
         for axis in on:
             getattr(axes, f"set_{axis}scale")("log")
             getattr(axes, f"{axis}axis").set_major_formatter("{x:g}")
+            getattr(axes, f"{axis}axis").set_minor_formatter(_between_decades())
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         figure.legend(
             loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=9, handlelength=2
         )
+
+
+def _between_decades() -> object:
+    """Return what labels ticks between powers of ten, in plain text, where the axis is short."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    return Plain(minor_thresholds=MINOR_LABELS)

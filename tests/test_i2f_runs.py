@@ -13,7 +13,7 @@ from ggl.base.weights import save_tensors
 from ggl.controls import pick_private
 from ggl.datasets import load_dataset
 from ggl.i2f import influence
-from ggl.i2f_page import render
+from ggl.i2f_page import draw_spread, render
 from ggl.i2f_report import read_measured, to_dict
 from ggl.i2f_runs import I2FPlan, run_i2f
 from ggl.rank_correlation import rank_correlation
@@ -219,3 +219,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, folde
     with pytest.raises(InputError, match="found one of defense noise:3, image 0, draw 0"):
         run_i2f(plan(out, images=1, draws=1, exact=False, measured=table))
     assert not out.exists()
+
+
+def test_a_short_logarithmic_axis_is_labeled_in_plain_numbers(result):
+    entry = result["results"][1]
+    bounds = [
+        {**row, "exact_rmse": None, "bound_rmse": x}
+        for row, x in zip(entry["rows"], (0.0113, 0.0125), strict=False)
+    ]
+    svg = str(draw_spread([{**entry, "rows": bounds}]))
+    assert "mathdefault" not in svg
+    assert ">0.012<" in svg
