@@ -106,6 +106,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
     victim = _victim(plan, data).to(device)
     chosen = pick_private(data.labels, plan.images, plan.seed)
     images, labels = data.images[chosen], data.labels[chosen]
+    power = linearity_power(victim, images, labels)
     with count_bars(console) as stage:
         found = influences(
             victim,
@@ -125,8 +126,7 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             for one in found:
                 errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
                 measured = {**measured, **errors}
-    settings = _settings(plan, device, found[0].damping)
-    return to_dict(found, measured, settings | {"linearity_power": linearity_power(victim, images, labels)})
+    return to_dict(found, measured, _settings(plan, device, found[0].damping) | {"linearity_power": power})
 
 
 def _attack(

@@ -56,7 +56,7 @@ def _dummies(prior: Prior, device: torch.device) -> Float[Tensor, "m c h w"]:
         random = stream(0, "label dummies")
         z = prior.sample(DUMMIES, random).to(device)
         labels = torch.randint(prior.num_classes or 1, (DUMMIES,), generator=random).to(device)
-        _DUMMIES[prior] = prior.to(device).decode(z, labels)
+        _DUMMIES[prior] = prior.to(device).decode(z, labels).cpu()
     return _DUMMIES[prior].to(device)
 
 

@@ -132,7 +132,7 @@ def _by_lbfgs(
     shares: Iterable[Perturbation],
     labels: Tensor,
     images: Tensor,
-    start: PixelAttack,
+    start: Literal["private", "noise"],
     evaluations: int,
     seed: int,
 ) -> Iterator[Found]:
@@ -163,7 +163,7 @@ def _by_ig(
         targets[one.image, one.draw] = target
     ig = CONTRASTS["ig"]
     results = attack_many(
-        GradientOracle(model.float()),
+        GradientOracle(model.float(), backend="vmap"),  # as audits score contrasts
         list(targets.values()),
         prior=load_prior(f"pixels:{'x'.join(map(str, shape))}"),
         strategy=ig.strategy,

@@ -147,7 +147,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_says_what_was_found(folder, r
 def test_the_page_says_where_the_gradient_is_not_linear(result, power, doubted):
     page = render(result | {"settings": result["settings"] | {"linearity_power": power}})
     assert ('id="doubt"' in page) == doubted
-    assert not doubted or f"with the power {power:.2f} of the step" in page
+    assert not doubted or f"with the power {power:.2f} of a step" in page
 
 
 def test_without_measured_errors_there_is_no_scatter(found):

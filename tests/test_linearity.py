@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ggl import linearity
 from ggl.gradients import GradientOracle
 from ggl.linearity import gradient_growth, linearity_power, nonlinearity_note, random_direction
 
@@ -30,8 +31,18 @@ def test_a_victim_of_many_relus_is_not_and_the_note_says_so():
     widths = (64, 1000, 1000, 1000)
     hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     power = linearity_power(nn.Sequential(nn.Flatten(), *hidden, nn.Linear(1000, 4)), IMAGES, LABELS)
-    assert power > 2.2
-    assert f"grows with the power {power:.2f} of the step" in nonlinearity_note(power)
+    assert abs(power - 2) > 0.2
+    assert f"grows with the power {power:.2f} of a step" in nonlinearity_note(power)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 2)])
+def test_jumps_that_cancel_over_all_steps_or_between_images_are_seen(monkeypatch, order):
+    """Over all four decades each of the first two has the power 2, or the two have on average."""
+    courses = [[1e-9, 1e-8, 1e-5, 1e-2, 1e-1], [1e-12, 1e-10, 1e-9, 1e-7, 1e-4], [1, 1e2, 1e4, 1e6, 1e8]]
+    given = iter([courses[k] for k in order])
+    monkeypatch.setattr(linearity, "gradient_growth", lambda *_: next(given))
+    power = linearity_power(victim_with(nn.SiLU(), 5), IMAGES[: len(order)], LABELS[: len(order)])
+    assert abs(power - 2) == pytest.approx(1)
 
 
 def test_the_growth_is_that_of_the_gradients():
