@@ -54,7 +54,7 @@ def linearity_power(
     """Return the power of a step with which the gradient's squared distance grows; None where it does not.
 
     It is 2 where the gradient is linear. A ReLU's derivative jumps where its input changes sign, and the
-    gradient with it: many jumps on the way bring the power down to 1, a first one in a decade far above 2.
+    gradient with it: many jumps on the way bring the power down to 1, a first one in a decade above 2.
 
     Args:
         victim: in the mode that the clients have; a copy in double precision is looked at.
