@@ -75,10 +75,11 @@ def nonlinearity_note(power: float | None) -> str | None:
     """Return what a reader of first-order predictions must know; None where gradients are linear."""
     if power is None or _deviation(power) <= TOLERANCE:
         return None
+    first, *_, last = STEPS
     return (
         "the victim's gradient is not linear in the pixels, as where the derivatives of ReLUs jump. Its "
-        f"squared distance grows with the power {power:.2f} of a step between {STEPS[0]:g} and "
-        f"{STEPS[-1]:g}, where a linear one has 2. Predictions hold for smaller errors only, and an error can be below the "
+        f"squared distance grows with the power {power:.2f} of a step between {first:g} and {last:g}, "
+        "where a linear one has 2. Predictions hold for smaller errors only, and an error can be below the "
         "lower bound"
     )
 
