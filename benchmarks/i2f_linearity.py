@@ -25,13 +25,14 @@ from ggl.controls import pick_private
 from ggl.datasets import Dataset, load_dataset
 from ggl.defenses import load_defense
 from ggl.gradients import GradientOracle, Gradients
+from ggl.linearity import STEPS as CHECKED
 from ggl.linearity import gradient_growth, random_direction
 from ggl.perturbations import perturbations
 from ggl.report import versions
 from ggl.victims import load_victim
 
 VICTIMS = ("lenet", "mlp", "convnet", "vit", "resnet18", "resnet18, SiLU")
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+STEPS = (*CHECKED, 1e-1)
 NEAR, FAR = 1e-4, 1e-2
 """Steps between which the exponent is taken."""
 

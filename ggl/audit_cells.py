@@ -16,7 +16,7 @@ from ggl.attack import Target, attack_many, invert
 from ggl.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audit_clients import KINDS, Clients, rows_of
 from ggl.base.random import stream
-from ggl.contrasts import find_contrast
+from ggl.contrasts import exact_oracle, find_contrast
 from ggl.controls import Decoys, class_means, prior_samples
 from ggl.defenses import Defense
 from ggl.generators import Prior, load_prior
@@ -121,13 +121,6 @@ class AuditSetting:
             local=self.oracle.local,
         )
 
-    def exact(self, oracle: GradientOracle) -> GradientOracle:
-        """Return an oracle whose distances have no cancellation, for contrasts, which may reach zero.
-
-        The layerwise backend reads ‖g - t‖² off ‖g‖², ⟨g, t⟩ and ‖t‖², to single precision of ‖g‖².
-        """
-        return GradientOracle(oracle.model, backend="vmap", precision=oracle.precision, local=oracle.local)
-
     def ceiling(self) -> Tensor:
         """Return the prior's best image of each private one."""
         if self.known_ceiling is not None:
@@ -220,7 +213,7 @@ class AuditSetting:
         for strategy in strategies:
             method = self.method(strategy)
             distance = method.distance
-            comparing = oracle if method.prior is self.prior else self.exact(oracle)
+            comparing = oracle if method.prior is self.prior else exact_oracle(oracle)
             for attacker in distinct_attackers(defense, oracle, searching, shared["private"], distance):
                 started = time.monotonic()
                 results = self.attack(defense, comparing, strategy, attacker, every)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CONTRASTS", "Contrast", "find_contrast"]
+from ggl.gradients import GradientOracle
+
+__all__ = ["CONTRASTS", "Contrast", "exact_oracle", "find_contrast"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,11 @@ does: backends that take the difference of gradients itself ("vmap", "sequential
 def find_contrast(name: str) -> Contrast | None:
     """Return the contrast of that name, None where it names none."""
     return CONTRASTS.get(name)
+
+
+def exact_oracle(oracle: GradientOracle) -> GradientOracle:
+    """Return an oracle whose distances have no cancellation, for contrasts, which may reach zero.
+
+    The layerwise backend reads ‖g - t‖² off ‖g‖², ⟨g, t⟩ and ‖t‖², to single precision of ‖g‖².
+    """
+    return GradientOracle(oracle.model, backend="vmap", precision=oracle.precision, local=oracle.local)

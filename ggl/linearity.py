@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ggl.base.random import stream
 from ggl.gradients import GradientOracle
 
-__all__ = ["gradient_growth", "linearity_power", "nonlinearity_note", "random_direction"]
+__all__ = ["STEPS", "gradient_growth", "linearity_power", "nonlinearity_note", "random_direction"]
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """A decade apart: root mean squares of pixels in [0, 1]."""

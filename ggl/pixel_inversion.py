@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ggl.attack import Target, attack_many
 from ggl.base.random import stream
-from ggl.contrasts import CONTRASTS
+from ggl.contrasts import CONTRASTS, exact_oracle
 from ggl.defenses import load_defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle, Gradients
@@ -163,7 +163,7 @@ def _by_ig(
         targets[one.image, one.draw] = target
     ig = CONTRASTS["ig"]
     results = attack_many(
-        GradientOracle(model.float(), backend="vmap"),  # as audits score contrasts
+        exact_oracle(GradientOracle(model.float())),
         list(targets.values()),
         prior=load_prior(f"pixels:{'x'.join(map(str, shape))}"),
         strategy=ig.strategy,
