@@ -8,9 +8,10 @@ several machines must not open one store: let one of them write.
 import io
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -72,19 +73,31 @@ class Store:
         with explained(self.path):
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
+                self._create()
             elif not self.path.is_file():
                 raise InputError(
                     f"{folder}: expected a store (store.sqlite), found none; name another folder"
                 )
             self._connection = self._open(create)
             try:
-                self._make_ready(create)
+                self._make_ready()
             except (sqlite3.Error, OSError, InputError):
                 self._connection.close()
                 raise
 
+    def _create(self) -> None:
+        """Make a store where there is none; it appears whole, so that nobody meets one in the making."""
+        with one_at_a_time(self.folder / "store.lock"):
+            if self.path.exists() and self.path.stat().st_size > 0:
+                return
+            with TemporaryDirectory() as elsewhere:
+                new = Path(elsewhere) / self.path.name
+                with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+                    migrate(connection)
+                write_atomically(self.path, new.read_bytes())
+
     def _open(self, create: bool) -> sqlite3.Connection:
-        connection = self._connect("rwc" if create else "rw")
+        connection = self._connect("rw")
         try:
             version_of(connection)
         except sqlite3.DatabaseError as error:
@@ -104,7 +117,7 @@ class Store:
         uri = f"{self.path.resolve().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None)
 
-    def _make_ready(self, create: bool) -> None:
+    def _make_ready(self) -> None:
         """Check the version and bring an older store to this one.
 
         A pack takes seconds and a sync milliseconds, so that every transaction is synced (FULL): even a
@@ -116,12 +129,12 @@ class Store:
             raise InputError(
                 f"{self.path}: expected a store of version {known} or older, found {found}; update ggl"
             )
-        if found == 0 and not create:
-            raise InputError(f"{self.path}: expected a store of ggl, found another file; name its folder")
+        if found == 0:
+            raise InputError(f"{self.path}: expected a store of ggl, found another file; name another folder")
         if found < known:
             # SQLite does not wait where two turn its log on at once.
             with one_at_a_time(self.folder / "store.lock"):
-                migrate(self._connection, self.path)
+                migrate(self._connection)
 
     def __enter__(self) -> "Store":
         return self

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from ggl.base.errors import InputError
@@ -69,16 +68,8 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring a store to the version that this code knows: wholly, or not at all.
-
-    Raises:
-        InputError: the file holds tables of something else.
-    """
-    if not version_of(connection) and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise InputError(
-            f"{path}: expected a store of ggl, found the database of another program; name another folder"
-        )
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a store, or an empty file, to the version that this code knows: wholly, or not at all."""
     connection.execute("PRAGMA journal_mode = WAL")
     with transaction(connection):
         for statements in MIGRATIONS[version_of(connection) :]:

@@ -353,6 +353,19 @@ def test_two_processes_share_the_units_and_a_killed_one_loses_its_own(tmp_path):
         assert len(list((folder / "runners").iterdir())) == 2
 
 
+def test_a_store_in_the_making_is_not_there_yet(tmp_path, monkeypatch):
+    def slowly(connection):
+        assert list(tmp_path.glob("*.sqlite")) == []
+        with fail_with(tmp_path, r"expected a store \(store.sqlite\), found none; name another folder"):
+            Store(tmp_path)
+        store_schema.migrate(connection)
+
+    monkeypatch.setattr("ggl.benchmarks.sweeps.store.migrate", slowly)
+    with Store(tmp_path, create=True) as made, Store(tmp_path) as found:
+        made.write([record(0)])
+        assert found.records() == [record(0)]
+
+
 # Versions
 
 
@@ -415,18 +428,15 @@ def test_a_file_that_is_not_sqlite_is_left_alone(tmp_path, content, create):
     assert path.read_bytes() == content
 
 
-def test_a_database_of_something_else_is_left_alone(tmp_path):
+@pytest.mark.parametrize("create", [False, True])
+def test_a_database_of_something_else_is_left_alone(tmp_path, create):
     path = tmp_path / "store.sqlite"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE songs (name)")
     connection.close()
     before = path.read_bytes()
-    with fail_with(
-        path, "expected a store of ggl, found the database of another program; name another folder"
-    ):
-        Store(tmp_path, create=True)
-    with fail_with(path, "expected a store of ggl, found another file; name its folder"):
-        Store(tmp_path)
+    with fail_with(path, "expected a store of ggl, found another file; name another folder"):
+        Store(tmp_path, create=create)
     assert path.read_bytes() == before
 
 
