@@ -1,9 +1,14 @@
 """Every public signature's shapes are checked at run time while the tests run."""
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("ggl", "beartype.beartype")
+
+# An example's time says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -389,19 +389,17 @@ def outcome(folder):
 
 def test_killed_at_any_moment_and_resumed_the_result_is_identical(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command("--out", str(whole)), check=True, capture_output=True, timeout=120)
+    subprocess.run(command("--out", str(whole)), check=True, capture_output=True)
     resume: tuple[str, ...] = ()
     for stages in (1, 2, 4):
         run = subprocess.Popen(command("--out", str(killed), *resume), stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while (
-            len(list(killed.glob(".ggl-checkpoints/*.safetensors"))) < stages and time.monotonic() < deadline
-        ):
+        while len(list(killed.glob(".ggl-checkpoints/*.safetensors"))) < stages:
+            assert run.poll() is None, "it ended before it could be killed"
             time.sleep(0.02)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
         assert not (killed / "result.json").exists()
         resume = ("--resume",)
-    subprocess.run(command("--out", str(killed), "--resume"), check=True, capture_output=True, timeout=120)
+    subprocess.run(command("--out", str(killed), "--resume"), check=True, capture_output=True)
     assert outcome(killed) == outcome(whole)
     assert not (killed / ".ggl-checkpoints").exists()

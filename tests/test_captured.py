@@ -227,7 +227,7 @@ def test_a_learning_rate_that_makes_the_update_infinite_is_refused(trained, tmp_
         read(tmp_path, *trained[:2], rate=1e-300)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     scale=st.sampled_from([0.1, 1.0, 30.0]),
     steps=st.integers(1, 4),

@@ -79,7 +79,7 @@ def test_a_linear_victims_ratio_is_that_of_its_logits_gradients(margin):
     assert health.ratios == pytest.approx([float(own / wrong)] * 2, rel=2e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(1e-3, 1e3))
 def test_the_ratio_does_not_depend_on_the_gradients_scale(scale):
     """A loss times a constant scales both norms."""

@@ -18,7 +18,7 @@ from ggl.partitions import split_clients
 from ggl.victims import load_victim
 
 CLASSES, SIDE = 3, 4
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def linear(seed=0, dtype=torch.float32):

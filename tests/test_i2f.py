@@ -126,7 +126,7 @@ def test_the_influence_is_that_of_the_dense_jacobian(model, defense, damping, so
     assert np.allclose(found.bound_rmse, found.bound / 4)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(
     net=st.sampled_from(sorted(NETS)),
     seed=st.integers(0, 2**31),

@@ -40,7 +40,7 @@ labels_of_a_batch = st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=1
 
 
 @given(labels=labels_of_a_batch, seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_counts_are_exact_where_the_mean_posterior_is_the_batchs_own(labels, seed):
     model, labels = softmax_net(seed=seed), torch.tensor(labels)
     images = images_of(len(labels), seed)
@@ -50,7 +50,7 @@ def test_counts_are_exact_where_the_mean_posterior_is_the_batchs_own(labels, see
 
 
 @given(labels=labels_of_a_batch, seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_geng_and_llg_star_are_exact_where_every_image_is_the_same(labels, seed):
     model, labels = softmax_net(bias=False, seed=seed), torch.tensor(labels)
     image = images_of(1, seed)
@@ -61,7 +61,7 @@ def test_geng_and_llg_star_are_exact_where_every_image_is_the_same(labels, seed)
 
 
 @given(labels=st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=8, unique=True))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_different_labels_of_like_images_need_no_model(labels):
     labels = torch.tensor(labels)
     model = softmax_net()

@@ -118,7 +118,7 @@ def test_feature_distance_compares_what_the_features_keep():
     assert not feature_distance(nn.Conv2d(3, 2, 3), a, b).requires_grad
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(6)))
 def test_match_undoes_a_permutation(permutation):
     private = images(6, 1, 8)

@@ -20,7 +20,7 @@ from ggl.statistics import (
 finite = st.floats(-1e6, 1e6)
 samples = st.lists(finite, min_size=1, max_size=12)
 paired = st.lists(st.tuples(finite, st.floats(-1, 1e3)), min_size=1, max_size=12)
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 
 
 def normal(n, seed=0):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol, runtime_checkable
 
+from ggl.base.errors import InputError
+
 __all__ = ["Engine", "Failure", "LocalEngine", "in_one_line", "prepare_worker"]
 
 
@@ -55,7 +57,13 @@ class LocalEngine:
     def submit(self, task: int, function: Callable[..., Any], *arguments: object) -> None:
         """Start a task."""
         pool, process = self._idle.pop() if self._idle else self._start()
-        self._running[pool.submit(function, *arguments)] = task, pool, process
+        try:
+            future = pool.submit(function, *arguments)
+        except BrokenProcessPool:  # It died while it had nothing to do.
+            pool.shutdown()
+            self.submit(task, function, *arguments)
+        else:
+            self._running[future] = task, pool, process
 
     def wait(self) -> list[tuple[int, Any]]:
         """Wait for a task to end."""
@@ -74,7 +82,14 @@ class LocalEngine:
     def _start(self) -> tuple[ProcessPoolExecutor, int]:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(1, mp_context=context, initializer=_guard)
-        return pool, pool.submit(os.getpid).result()
+        try:
+            return pool, pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            pool.shutdown()
+            raise InputError(
+                f"expected room for {self.slots} workers, but one died as it started; "
+                "name fewer with --workers"
+            ) from None
 
     def _take(self, future: Future[Any]) -> tuple[int, Any]:
         task, pool, process = self._running.pop(future)

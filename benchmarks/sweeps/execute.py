@@ -268,14 +268,16 @@ def find_commit() -> str:
     folder = Path(ggl.__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return ""
+    # A commit that the user makes meanwhile must not find its lock taken.
+    git = ("git", "--no-optional-locks", "-C", str(folder))
     commands: Sequence[Sequence[str]] = (
         ("rev-parse", "--short=12", "HEAD"),
         ("status", "--porcelain", "--untracked-files=no"),
     )
     try:
         commit, changes = (
-            subprocess.run(["git", "-C", str(folder), *c], capture_output=True, text=True, check=True).stdout  # noqa: S603, S607
-            for c in commands
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout  # noqa: S603
+            for command in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

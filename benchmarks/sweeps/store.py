@@ -68,6 +68,7 @@ class Store:
     def __init__(self, folder: Path, create: bool = False) -> None:
         self.folder = folder
         self.path = folder / "store.sqlite"
+        self._log = folder / "store.sqlite-wal"
         self._runners = folder / "runners"
         self._runner: RunnerLock | None = None
         with explained(self.path):
@@ -94,6 +95,8 @@ class Store:
                 new = Path(elsewhere) / self.path.name
                 with closing(sqlite3.connect(new, isolation_level=None)) as connection:
                     migrate(connection)
+                # SQLite would bring the log of a store that was removed into this one.
+                self._log.unlink(missing_ok=True)
                 write_atomically(self.path, new.read_bytes())
 
     def _open(self, create: bool) -> sqlite3.Connection:
@@ -109,8 +112,7 @@ class Store:
 
     def _lies_still(self, error: sqlite3.DatabaseError) -> bool:
         """Say whether the file holds everything and nobody writes: SQLite cannot make its files beside it."""
-        log = self.path.with_name("store.sqlite-wal")
-        logged = log.exists() and log.stat().st_size > 0
+        logged = self._log.exists() and self._log.stat().st_size > 0
         return isinstance(error, sqlite3.OperationalError) and "locked" not in str(error) and not logged
 
     def _connect(self, mode: str) -> sqlite3.Connection:

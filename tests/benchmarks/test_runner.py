@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +233,30 @@ def test_local_workers_give_results_failures_and_survive_a_death():
     }
 
 
+def test_a_worker_that_died_while_idle_is_replaced():
+    engine = LocalEngine(1)
+    try:
+        engine.submit(0, os.getpid)
+        ((_, process),) = engine.wait()
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):  # Once it has heard of it.
+            engine._idle[0][0].submit(os.getpid).result()
+        engine.submit(1, fail, 5)
+        assert engine.wait() == [(1, 5)]
+    finally:
+        engine.close()
+
+
+def die_at_the_start(*arguments, **options):
+    raise BrokenProcessPool
+
+
+def test_a_worker_that_cannot_start_ends_in_one_line(monkeypatch):
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", die_at_the_start)
+    with pytest.raises(InputError, match=r"expected room for 3 workers, .+; name fewer with --workers"):
+        LocalEngine(3).submit(0, fail, 1)
+
+
 def bench(*arguments, **options):
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments), "--tracker", "none"],
@@ -254,8 +280,10 @@ def children_of(process):
 
 
 def is_there(process):
-    status = Path(f"/proc/{process}/status")
-    return status.exists() and "\nState:\tZ" not in status.read_text()
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_excluded_cells_are_skipped_with_the_first_reason() -> None:
 NAMES = st.lists(st.sampled_from("abcde"), min_size=1, unique=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(strategy=NAMES, defense=NAMES, seed=st.lists(st.integers(0, 9), min_size=1), images=st.integers(1, 4))
 def test_a_product_has_as_many_cells_as_its_lists_say(strategy, defense, seed, images) -> None:
     text = f'name = "a"\nimages = {images}\n[axes]\nprior = "p"\nvictim = "v"\ndata = "d"\nbudget = 1\n'
@@ -143,7 +143,7 @@ def test_a_product_has_as_many_cells_as_its_lists_say(strategy, defense, seed, i
     assert len({cell.id for cell in spec.cells()}) == len(spec.cells())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(order=st.permutations(AXES.splitlines()[1:]), head=st.permutations(HEAD.splitlines()))
 def test_the_hash_does_not_see_the_order_of_keys(order, head) -> None:
     shuffled = "\n".join([*head, "[axes]", *order])

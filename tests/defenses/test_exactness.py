@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.defenses import load_defense
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 HAND = {"a": [[3.0, 0.0], [0.0, 4.0]], "b": [12.0]}
 """Norm 13; its parameters' norms are 5 and 12."""
 

@@ -21,7 +21,7 @@ from ggl.defenses.schedules import (
 )
 from ggl.gradients import Clip, GradientOracle
 
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 VICTIM = ggl.load_victim("mlp", in_channels=1, num_classes=3, image_size=8, seed=0)
 ORACLE = GradientOracle(VICTIM)
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))

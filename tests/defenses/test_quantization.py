@@ -15,7 +15,7 @@ from ggl.defenses import Composed, load_defense
 from ggl.defenses.quantization import QSGD, Sign, SignSGD, grid_spacing
 from ggl.gradients import GradientOracle
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 norms = pytest.mark.parametrize("norm", ["l2", "max"])
 NORM = {"l2": lambda g: g.double().norm(), "max": lambda g: g.double().abs().max()}
 

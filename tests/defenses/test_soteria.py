@@ -130,7 +130,7 @@ def test_a_representation_without_a_derivative_is_scored_all_the_same():
     assert feature_scores(client, "2").tolist() == [torch.inf, 0.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.sampled_from([0.0, 1.0, 2.0, torch.inf]), min_size=1, max_size=30),
     share=st.floats(0, 0.999),

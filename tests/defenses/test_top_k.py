@@ -15,7 +15,7 @@ from ggl.defenses import Client, Composed, load_defense
 from ggl.defenses.top_k import TopK
 from ggl.gradients import GradientOracle, Mask
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 numbers = st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0, -3.0, 1e-3, 1e3]), min_size=1, max_size=40)
 shares = st.integers(1, 100).map(lambda percent: percent / 100)
 ORACLE = GradientOracle(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), backend="sequential")

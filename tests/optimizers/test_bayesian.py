@@ -107,7 +107,7 @@ def test_a_fit_raises_the_likelihood(kind):
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_scores_are_standardized_and_turn_back_into_losses(losses):
     loss = torch.tensor(losses, dtype=torch.float64)
     score, center, scale = gp_model.standardize(loss)
@@ -207,7 +207,6 @@ def test_a_region_collapses_below_its_shortest():
 
 
 @given(st.lists(st.floats(0.01, 2), min_size=2, max_size=20), st.floats(0.01, 1.6))
-@settings(deadline=None)
 def test_sides_follow_the_length_scales_and_have_the_length_as_geometric_mean(scales, length):
     scales = torch.tensor(scales, dtype=torch.float64)
     # a thousandth of the length, so that nothing is clipped

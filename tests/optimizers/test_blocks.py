@@ -228,7 +228,7 @@ def test_a_longer_budget_of_blocks_begins_as_a_shorter_one(name):
     assert_same([[step(short)] for _ in range(5)], [[step(long)] for _ in range(5)])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 5), st.integers(1, 5), st.sampled_from(NAMES), st.integers(0, 2**40))
 def test_any_number_of_blocks_is_searched(blocks, dim, name, seed):
     strategy = load(name, blocks=blocks, dim=dim, seed=seed)
