@@ -81,6 +81,7 @@ PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("mlp", ("none",), 10_000, ("l-bfgs",)),
     ("lenet", ("none",), 2_000, ("turbo:population=50", "turbo:regions=5,population=50")),
     ("lenet", ("none",), 10_000, ("pycma", "nevergrad", "basin-cma")),
+    ("lenet", ("none",), 25_000, ("adam", "sep-cma-es")),
     ("lenet", DEFENSES["lenet"][1:], 500, (BO,)),
     ("mlp", DEFENSES["mlp"][1:], 500, (BO,)),
 )
