@@ -4,7 +4,7 @@
     python benchmarks/strategies_table.py
 
 Victims, defenses, images, seeds and budgets were written down before anything was run; how far each
-strategy goes (`PLAN`) was cut while it ran, to the hours at hand. Ten held-out Fashion-MNIST images, one a
+strategy goes (`PLAN`) was set while it ran, by the hours at hand. Ten held-out Fashion-MNIST images, one a
 class, each attacked with three seeds; a strategy's thirty searches of a cell run side by side in a process
 of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end, and a command that was
 stopped goes on with the cells that are missing there. Seconds are the process's CPU seconds a search, so
