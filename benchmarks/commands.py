@@ -27,8 +27,8 @@ from ggl.benchmarks.sweeps.runner import Watcher, missing_packs, run
 from ggl.benchmarks.sweeps.spec import Spec, load_spec, parse_spec
 from ggl.benchmarks.sweeps.store import Store
 from ggl.benchmarks.trackers import Tracker, load_tracker, settings_of
-from ggl.costs import read_utility
-from ggl.runs import LOG_WIDTH
+from ggl.commands.console import LOG_WIDTH
+from ggl.costs.utility_file import read_utility
 
 __all__ = ["export", "report", "reproduce_paper", "resume", "retry_failed", "show_plan", "start", "status"]
 

@@ -7,14 +7,14 @@ from ggl.base.options import build
 from ggl.base.registry import Registry
 from ggl.generators.adopted import adopt
 from ggl.generators.base import Prior
-from ggl.generators.biggan import BigGAN
-from ggl.generators.bundled import CIFAR10GAN32, FashionDCGAN32
+from ggl.generators.biggan.prior import BigGAN
+from ggl.generators.bundled.prior import CIFAR10GAN32, FashionDCGAN32
 from ggl.generators.dcgan_checkpoint import DCGAN, DigiFace
-from ggl.generators.mobilestylegan import MobileStyleGAN
+from ggl.generators.mobilestylegan.prior import MobileStyleGAN
 from ggl.generators.pixels import Pixels
 from ggl.generators.pretrained_gans import PretrainedGAN
 from ggl.generators.stylegan2 import StyleGAN2
-from ggl.generators.wgan_gp import WGANGP
+from ggl.generators.wgan_gp.prior import WGANGP
 
 __all__ = ["load_prior", "priors", "register_prior"]
 

@@ -76,8 +76,8 @@ def demo(
     resume: Resume = False,
 ) -> None:
     """Attack held-out Fashion-MNIST images, defended and not, and report what leaks. Needs no network."""
-    from ggl.audit_inputs import AuditPlan
-    from ggl.runs import DEMO, run
+    from ggl.commands.audit import DEMO, run
+    from ggl.commands.audit_inputs import AuditPlan
 
     run(
         AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
@@ -168,9 +168,9 @@ def audit(
     resume: Resume = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
-    from ggl.audit_inputs import AuditPlan
     from ggl.base.options import read_integers
-    from ggl.runs import run
+    from ggl.commands.audit import run
+    from ggl.commands.audit_inputs import AuditPlan
 
     plan = AuditPlan(
         victim=victim,
@@ -230,7 +230,7 @@ def utility(
     device: Device = "auto",
 ) -> None:
     """Train under each defense by federated averaging: accuracy kept, the client's time, bytes sent."""
-    from ggl.utility_runs import UtilityPlan, run_utility
+    from ggl.commands.utility import UtilityPlan, run_utility
 
     run_utility(
         UtilityPlan(
@@ -288,7 +288,7 @@ def i2f(
     rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
 ) -> None:
     """Predict a perfect attacker's error under each defense, without an attack: I2F, by Jacobian products."""
-    from ggl.i2f_runs import I2FPlan, run_i2f
+    from ggl.commands.i2f import I2FPlan, run_i2f
 
     run_i2f(
         I2FPlan(
@@ -335,7 +335,7 @@ def train_victim(
 ) -> None:
     """Train a victim and keep its states: untrained, in training, converged; for --victim-weights."""
     from ggl.base.options import read_integers
-    from ggl.victim_runs import TrainVictimPlan, run_train_victim
+    from ggl.commands.train_victim import TrainVictimPlan, run_train_victim
 
     run_train_victim(
         TrainVictimPlan(
@@ -368,7 +368,7 @@ def epsilon(
     accountant: Annotated[Accountant, typer.Option(help="of Opacus")] = Accountant.rdp,
 ) -> None:
     """Compute the differential privacy that a whole training under a defense spends."""
-    from ggl.accounting import spending
+    from ggl.costs.accounting import spending
     from ggl.defenses import load_defense
 
     spent = spending(
@@ -388,7 +388,7 @@ def epsilon(
 @app.command("list")
 def list_names(kind: Kind) -> None:
     """List what is registered under a name, a line each."""
-    from ggl.runs import describe
+    from ggl.commands.names import describe
 
     for name, summary in describe(kind.value).items():
         print(f"{name:20} {summary}")
@@ -399,7 +399,7 @@ def check_prior(
     prior: Annotated[str, typer.Argument(help="a name of `ggl list priors`, or package.module:MyPrior")],
 ) -> None:
     """Run the contract of a prior on it and say in plain words what is wrong."""
-    from ggl import weight_commands
+    from ggl.commands import weights as weight_commands
 
     weight_commands.check(prior)
 
@@ -425,7 +425,7 @@ def prior_report(
     resume: Resume = False,
 ) -> None:
     """Show how good a prior is: samples, interpolations, and how well it inverts given images."""
-    from ggl.prior_runs import PriorPlan, run_prior_report
+    from ggl.commands.prior_report import PriorPlan, run_prior_report
 
     run_prior_report(
         PriorPlan(
@@ -451,7 +451,7 @@ EntryName = Annotated[str, typer.Argument(help="of `ggl weights list`")]
 @weights_app.command("list")
 def list_weights() -> None:
     """List the catalog: what each entry is, its licence, its size, and whether it is here."""
-    from ggl import weight_commands
+    from ggl.commands import weights as weight_commands
 
     weight_commands.show()
 
@@ -459,7 +459,7 @@ def list_weights() -> None:
 @weights_app.command()
 def fetch(name: EntryName) -> None:
     """Show the licence, download weights by name, check their hash, keep them in the cache folder."""
-    from ggl import weight_commands
+    from ggl.commands import weights as weight_commands
 
     weight_commands.fetch(name)
 
@@ -471,7 +471,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check the hashes of weights that are here."""
-    from ggl import weight_commands
+    from ggl.commands import weights as weight_commands
 
     weight_commands.verify(name)
 
@@ -479,7 +479,7 @@ def verify(
 @weights_app.command()
 def where(name: EntryName) -> None:
     """Print the folder in which weights lie, or would after fetching them."""
-    from ggl import weight_commands
+    from ggl.commands import weights as weight_commands
 
     weight_commands.where(name)
 

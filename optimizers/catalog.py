@@ -9,19 +9,19 @@ import torch
 from ggl.base.errors import InputError
 from ggl.base.options import parameters_of, read_options
 from ggl.base.registry import Registry
-from ggl.optimizers.adam import Adam
 from ggl.optimizers.base import Strategy
-from ggl.optimizers.basin_cma import BasinCMA
-from ggl.optimizers.blocks import BlockCMAES
-from ggl.optimizers.cmaes import CMAES, SeparableCMAES
-from ggl.optimizers.gp import GaussianProcess
+from ggl.optimizers.bayesian.gp import GaussianProcess
+from ggl.optimizers.bayesian.turbo import TuRBO
+from ggl.optimizers.cmaes.blocks import BlockCMAES
+from ggl.optimizers.cmaes.strategies import CMAES, SeparableCMAES
+from ggl.optimizers.gradient.adam import Adam
+from ggl.optimizers.gradient.basin_cma import BasinCMA
+from ggl.optimizers.gradient.lbfgs import LBFGS
 from ggl.optimizers.group import Group, SideBySide
-from ggl.optimizers.lbfgs import LBFGS
-from ggl.optimizers.nevergrad import Nevergrad
-from ggl.optimizers.nevergrad_ggl import NevergradCMAGGL
-from ggl.optimizers.pycma import PyCMA
+from ggl.optimizers.libraries.nevergrad import Nevergrad
+from ggl.optimizers.libraries.nevergrad_ggl import NevergradCMAGGL
+from ggl.optimizers.libraries.pycma import PyCMA
 from ggl.optimizers.random_search import RandomSearch
-from ggl.optimizers.turbo import TuRBO
 
 __all__ = ["load_group", "load_strategy", "register_strategy", "strategies"]
 

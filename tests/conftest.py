@@ -29,7 +29,7 @@ def ggl(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def data():
     """Return the embedded images."""
-    from ggl.datasets import load_dataset
+    from ggl.datasets.loading import load_dataset
 
     return load_dataset("fashion-mnist-heldout")
 

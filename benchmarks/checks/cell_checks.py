@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 
+from ggl.audits.findings import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
 from ggl.benchmarks.sweeps.aggregate import Group
 from ggl.benchmarks.sweeps.records import Record, figure_name
-from ggl.leakage import HEADLINE, SIGNIFICANCE
-from ggl.report import FEWEST_IMAGES
+from ggl.measures.leakage import HEADLINE, SIGNIFICANCE
 
 __all__ = ["failed_cells", "few_images", "objective_zero", "private_not_matched", "shared_image"]
 

@@ -9,7 +9,7 @@ from ggl.benchmarks.checks.error_checks import Errors, is_lower, mean_of, p_valu
 from ggl.benchmarks.checks.flag import Flag, Severity
 from ggl.benchmarks.sweeps.aggregate import Group
 from ggl.benchmarks.sweeps.records import CurvePoint
-from ggl.leakage import HEADLINE
+from ggl.measures.leakage import HEADLINE
 
 __all__ = ["is_random", "loss_without_error", "still_improving"]
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TypeAlias
 
-from ggl.attackers import ANALYTIC
+from ggl.audits.attackers import ANALYTIC
+from ggl.audits.findings import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
 from ggl.benchmarks.sweeps.aggregate import Group
-from ggl.leakage import HEADLINE, SIGNIFICANCE, identifies
-from ggl.report import FEWEST_IMAGES
-from ggl.statistics import paired_test
+from ggl.measures.leakage import HEADLINE, SIGNIFICANCE, identifies
+from ggl.measures.statistics import paired_test
 
 __all__ = [
     *("Errors", "adaptive_worse", "ceiling_below_attack", "is_lower", "mean_of", "noise_ties", "p_value"),

@@ -12,7 +12,7 @@ from ggl.benchmarks.report.rows import GROUP_AXES, Row, rows_of
 from ggl.benchmarks.report.tables import axes_of, convergence_table, images_table, leak_table, table
 from ggl.benchmarks.report.wall import wall_of
 from ggl.benchmarks.sweeps.records import Record
-from ggl.templates import check_page, fill
+from ggl.pages.templates import check_page, fill
 
 __all__ = ["FLAGS_PAGE", "render", "save"]
 

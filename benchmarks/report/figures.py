@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple, TypeAlias
 
 from ggl.benchmarks.report.rows import Row
-from ggl.leakage import HEADLINE
+from ggl.measures.leakage import HEADLINE
 
 __all__ = ["Step", "convergence", "distribution", "mean_curve", "per_image"]
 

@@ -12,9 +12,9 @@ from ggl.benchmarks.report.wall import Wall
 from ggl.benchmarks.report.words import counts_of, reasons_of, summary_of
 from ggl.benchmarks.sweeps.cells import CELL_FIELDS
 from ggl.benchmarks.sweeps.records import Record
-from ggl.costs import costs_of
-from ggl.templates import DISPLAY_SIDE
-from ggl.trade_off import draw_trade_off
+from ggl.costs.utility_file import costs_of
+from ggl.pages.templates import DISPLAY_SIDE
+from ggl.pages.trade_off import draw_trade_off
 
 __all__ = ["content_of"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from ggl.audits.findings import strength
 from ggl.benchmarks.sweeps.aggregate import Group, groups_of
 from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, Cell
 from ggl.benchmarks.sweeps.records import Record
-from ggl.costs import costs_of
-from ggl.report import strength
-from ggl.statistics import Interval
+from ggl.costs.utility_file import costs_of
+from ggl.measures.statistics import Interval
 
 __all__ = [
     "GROUP_AXES",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ggl.benchmarks.report.rows import Row
 from ggl.benchmarks.sweeps.records import Record, figure_name
-from ggl.templates import COLUMNS_SHOWN, DISPLAY_SIDE, fixed
+from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, fixed
 
 __all__ = ["MOST_BYTES", "PICTURES", "Find", "Wall", "wall_of"]
 

@@ -9,14 +9,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ggl.audits.findings import FEWEST_IMAGES
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.aggregate import Group
 from ggl.benchmarks.sweeps.records import METRICS as RECORDED
 from ggl.benchmarks.sweeps.records import SOURCES
-from ggl.metrics import METRICS
-from ggl.report import FEWEST_IMAGES
-from ggl.statistics import Interval, bootstrap_mean, paired_test
+from ggl.measures.metrics import METRICS
+from ggl.measures.statistics import Interval, bootstrap_mean, paired_test
 
 __all__ = [
     "RULES",

@@ -9,8 +9,8 @@ from ggl.benchmarks.reproduce.plan import Plan
 from ggl.benchmarks.sweeps.aggregate import Group
 from ggl.benchmarks.sweeps.execute import SEARCHES
 from ggl.benchmarks.sweeps.records import Record
-from ggl.metrics import METRICS
-from ggl.statistics import Interval
+from ggl.measures.metrics import METRICS
+from ggl.measures.statistics import Interval
 
 __all__ = ["page_of"]
 

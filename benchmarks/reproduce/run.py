@@ -12,7 +12,7 @@ from ggl.benchmarks.reproduce.plan import Overrides, Plan, plan_of
 from ggl.benchmarks.sweeps.aggregate import Group
 from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.sweeps.spec import Spec
-from ggl.runs import check_folder
+from ggl.commands.folders import check_folder
 
 __all__ = ["check_files", "groups_by_name", "judged", "reproduce"]
 

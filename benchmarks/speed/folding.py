@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ggl.base.weights import load_tensors
-from ggl.benchmarks.random_weights import write_biggan
+from ggl.benchmarks.tools.random_weights import write_biggan
 from ggl.generators import Prior, load_prior
-from ggl.generators.biggan_configuration import PUBLISHED
-from ggl.generators.recipes import RECIPES
+from ggl.generators.biggan.configuration import PUBLISHED
+from ggl.generators.bundled.recipes import RECIPES
 
 Decode = Callable[[], Tensor]
 

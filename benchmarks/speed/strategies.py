@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ggl.base.random import numpy_stream, stream
-from ggl.optimizers.batched_cmaes import BatchedCMAES
+from ggl.optimizers.cmaes.searches import BatchedCMAES
 
 CPU = torch.device("cpu")
 SIGMA0, TARGET, WARM_UP, RESAMPLES = 0.5, 1e-6, 3, 2000

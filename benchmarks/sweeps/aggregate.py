@@ -8,11 +8,11 @@ from statistics import fmean
 
 import numpy as np
 
+from ggl.audits.findings import Verdict, find_verdict
 from ggl.benchmarks.sweeps.cells import Cell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
-from ggl.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
-from ggl.report import Verdict, find_verdict
-from ggl.statistics import Interval, bootstrap_mean
+from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
+from ggl.measures.statistics import Interval, bootstrap_mean
 
 __all__ = ["CONTROLS", "Group", "groups_of"]
 

@@ -8,21 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ggl.attack import GradientMatch, invert
-from ggl.audit import audit
+from ggl.attacks.inversion import GradientMatch, invert
+from ggl.attacks.latents import load_latents
+from ggl.attacks.search import Search
+from ggl.audits.audit import audit
+from ggl.audits.controls import choose_decoys, noise_gradient
 from ggl.base.random import stream, stream_seed
 from ggl.benchmarks.sweeps.cells import Cell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.execute import SEARCHES
-from ggl.controls import choose_decoys, noise_gradient, pick_private
+from ggl.datasets.picking import pick_private
 from ggl.defenses import Client
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.sampled import sampled_layers
-from ggl.latents import load_latents
 from ggl.optimizers import Strategy, load_group, load_strategy
-from ggl.optimizers.gp import GaussianProcess
-from ggl.optimizers.turbo import TuRBO
-from ggl.search import Search
+from ggl.optimizers.bayesian.gp import GaussianProcess
+from ggl.optimizers.bayesian.turbo import TuRBO
 
 __all__ = ["Calibration", "one_thread", "place_of"]
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import nn
 
 from ggl.benchmarks.sweeps.cells import Cell
-from ggl.datasets import Dataset, load_dataset
+from ggl.datasets.loading import Dataset, load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior, load_prior
 from ggl.victims import load_victim

@@ -19,21 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import ggl
-from ggl.attack import invert
-from ggl.audit import audit
-from ggl.audit_clients import KINDS
+from ggl.attacks.inversion import invert
+from ggl.attacks.search import SearchResult
+from ggl.audits.audit import audit
+from ggl.audits.clients import KINDS
+from ggl.audits.findings import Cell as AuditedCell
+from ggl.audits.report import Report
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.versions import versions
 from ggl.benchmarks.sweeps.cells import Cell, Pack
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
-from ggl.controls import pick_private
-from ggl.datasets import Dataset
+from ggl.datasets.loading import Dataset
+from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
-from ggl.leakage import Scores
-from ggl.report import Cell as AuditedCell
-from ggl.report import Report, finite_or_none, versions
-from ggl.search import SearchResult
+from ggl.measures.leakage import Scores
+from ggl.measures.statistics import finite_or_none
 
 __all__ = [
     "SEARCHES",

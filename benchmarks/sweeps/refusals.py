@@ -5,21 +5,21 @@ from pathlib import Path
 
 from torch import nn
 
-from ggl.analytic import find_first_linear
-from ggl.attackers import ALL, ANALYTIC, check_attackers
-from ggl.audit_inputs import check_class_folders
+from ggl.attacks.analytic import find_first_linear
+from ggl.attacks.latents import load_latents
+from ggl.attacks.search import check_budget
+from ggl.audits.attackers import ALL, ANALYTIC, check_attackers
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.cells import Cell
 from ggl.benchmarks.sweeps.components import Components
-from ggl.controls import pick_private
+from ggl.commands.audit_inputs import check_class_folders
+from ggl.datasets.fit import FITS
+from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle
 from ggl.gradients.distance import find_distance
-from ggl.image_fit import FITS
-from ggl.latents import load_latents
 from ggl.optimizers import load_strategy
-from ggl.search import check_budget
 
 __all__ = ["refusals"]
 

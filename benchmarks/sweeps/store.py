@@ -33,7 +33,7 @@ from ggl.benchmarks.sweeps.store_schema import (
     transaction,
     version_of,
 )
-from ggl.templates import to_picture
+from ggl.pages.templates import to_picture
 
 __all__ = ["Store"]
 

@@ -14,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ggl.analytic import LinearInput
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.defenses.base import ADAPTIVE, Defense, number_text, option_text
 from ggl.defenses.bottleneck import ConvolutionalBottleneck, VariationalBottleneck, layers_holding, put_before
 from ggl.defenses.stochastic import stochastic_names
 from ggl.gradients import Gradients, Trial, View
+from ggl.gradients.linear_input import LinearInput
 from ggl.gradients.sampled import sampled_layers
 
 __all__ = ["CVB", "BottleneckDefense", "LinearBottleneckDefense", "Precode"]

@@ -11,8 +11,8 @@ from made_records import CELL, failed, made_records, skipped, with_figures
 import ggl
 from ggl.benchmarks.sweeps.aggregate import CONTROLS, Group, groups_of
 from ggl.benchmarks.sweeps.records import METRICS, Record, figure_name
-from ggl.controls import pick_private
-from ggl.statistics import bootstrap_ratio, paired_test
+from ggl.datasets.picking import pick_private
+from ggl.measures.statistics import bootstrap_ratio, paired_test
 
 
 @pytest.fixture(scope="module")

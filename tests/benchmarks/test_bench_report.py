@@ -19,7 +19,7 @@ from ggl.benchmarks.report.tables import leak_table
 from ggl.benchmarks.report.wall import MARKUP, wall_of
 from ggl.benchmarks.sweeps.aggregate import groups_of
 from ggl.benchmarks.sweeps.records import CurvePoint
-from ggl.templates import fill
+from ggl.pages.templates import fill
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 COMMAND = "ggl report runs/x"

@@ -9,7 +9,7 @@ from made_records import CELL, CLASS_MEAN, failed, made_record, made_records, wi
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.benchmarks.reproduce.claims import RULES, Check, Finding, check_values, judge, verdict_of
 from ggl.benchmarks.sweeps.aggregate import Group
-from ggl.leakage import HEADLINE
+from ggl.measures.leakage import HEADLINE
 
 SPREAD = (0.3, -0.2, 0.1, -0.1, 0.25, -0.3, 0.05, 0.15, -0.25, 0.0)
 """Scatter over images, in dB."""

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from ggl.benchmarks import i2f_linearity
-from ggl.datasets import load_dataset
+from ggl.benchmarks.studies import i2f_linearity
+from ggl.datasets.loading import load_dataset
 from ggl.victims import load_victim
 
 

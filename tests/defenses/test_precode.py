@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ggl.analytic import find_first_linear, first_linear_fits
+from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.defenses import Client, load_defense
 from ggl.defenses.bottleneck import ConvolutionalBottleneck, VariationalBottleneck

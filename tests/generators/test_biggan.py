@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from ggl.base.errors import InputError, WeightsError
-from ggl.generators import biggan, load_prior
-from ggl.generators.biggan import BigGAN
-from ggl.generators.biggan_configuration import PUBLISHED, read_configuration
-from ggl.generators.spectral import fold_spectral_norm
+from ggl.generators import load_prior
+from ggl.generators.biggan import prior as biggan
+from ggl.generators.biggan.configuration import PUBLISHED, read_configuration
+from ggl.generators.biggan.prior import BigGAN
+from ggl.generators.biggan.spectral import fold_spectral_norm
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("pytorch_pretrained_biggan") is None, reason="needs the extra 'biggan'"

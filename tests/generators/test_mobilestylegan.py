@@ -17,9 +17,9 @@ from torch.nn import functional as F
 import ggl.generators.published  # noqa: F401
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.weight_files import weight_catalog
-from ggl.generators import mobilestylegan
-from ggl.generators.mobilestylegan import MobileStyleGAN
-from ggl.generators.mobilestylegan_network import MappingNetwork, Pointwise, Separable, inverse_haar
+from ggl.generators.mobilestylegan import prior as mobilestylegan
+from ggl.generators.mobilestylegan.network import MappingNetwork, Pointwise, Separable, inverse_haar
+from ggl.generators.mobilestylegan.prior import MobileStyleGAN
 
 ENTRY = weight_catalog["mobilestylegan-ffhq"]
 REFERENCE = Path(__file__).with_name("mobilestylegan_reference.npz")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ggl.base.errors import WeightsError
-from ggl.generators.openvino_ir import Layer, read_ir
+from ggl.generators.mobilestylegan.openvino_ir import Layer, read_ir
 
 KINDS = ["MatMul", "Add"]
 WEIGHT = [1.0, -2.0, 0.5, 3.0, 0.25, -1.5]

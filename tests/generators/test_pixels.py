@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ggl.attacks.latents import load_latents
 from ggl.base.errors import InputError
 from ggl.generators import load_prior
 from ggl.generators.contract import check_prior
-from ggl.latents import load_latents
 
 
 @given(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40))

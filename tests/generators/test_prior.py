@@ -12,13 +12,13 @@ import test_stylegan2_prior
 import test_wgan_gp
 import torch
 
+from ggl.attacks.latents import load_latents
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.weight_files import WeightFiles, weight_catalog
 from ggl.base.weights import load_tensors
 from ggl.generators import Prior, load_prior, priors, register_prior
+from ggl.generators.bundled.recipes import RECIPES
 from ggl.generators.contract import check_prior
-from ggl.generators.recipes import RECIPES
-from ggl.latents import load_latents
 
 TINY = {
     "biggan-deep": test_biggan.make_tiny,

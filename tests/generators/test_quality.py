@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from ggl.generators.quality import (
+from ggl.generators.bundled.quality import (
     Classifier,
     ClassSpread,
     accuracy,

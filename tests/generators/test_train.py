@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ggl.generators import train as training
-from ggl.generators.recipes import RECIPES
+from ggl.generators.bundled import train as training
+from ggl.generators.bundled.recipes import RECIPES
 
 
 class StoppedError(Exception):

@@ -8,8 +8,8 @@ from test_train import assert_equal
 
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors, save_tensors
-from ggl.generators import train_wgan_gp as training
-from ggl.generators.wgan_gp import WGANGP, Critic, Generator, gradient_penalty
+from ggl.generators.wgan_gp import train as training
+from ggl.generators.wgan_gp.prior import WGANGP, Critic, Generator, gradient_penalty
 
 LATENT_DIM, WIDTH = 6, 4
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 
 from ggl.base.errors import InputError
 from ggl.optimizers import load_group, load_strategy
-from ggl.optimizers.batched_cmaes import BatchedCMAES
-from ggl.optimizers.cmaes_constants import constants, default_population
-from ggl.optimizers.cmaes_stopping import FLAT_GENERATIONS
+from ggl.optimizers.cmaes.constants import constants, default_population
+from ggl.optimizers.cmaes.searches import BatchedCMAES
+from ggl.optimizers.cmaes.stopping import FLAT_GENERATIONS
 from ggl.optimizers.group import SideBySide
 
 with warnings.catch_warnings():

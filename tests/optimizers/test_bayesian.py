@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, multivariate_normal, norm, truncnorm
 
 from ggl.base.errors import InputError
-from ggl.optimizers import gp_model
-from ggl.optimizers.gp import GaussianProcess, best_rows, normal_design
-from ggl.optimizers.trust_region import TrustRegion, box, perturb
-from ggl.optimizers.turbo import TuRBO
+from ggl.optimizers.bayesian import surrogate as gp_model
+from ggl.optimizers.bayesian.design import best_rows, normal_design
+from ggl.optimizers.bayesian.gp import GaussianProcess
+from ggl.optimizers.bayesian.trust_region import TrustRegion, box, perturb
+from ggl.optimizers.bayesian.turbo import TuRBO
 
 DIM = 6
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from ggl.base.errors import CheckpointError, InputError, UnknownNameError
 from ggl.base.random import stream
 from ggl.base.weights import load_tensors, save_tensors
 from ggl.optimizers import SideBySide, load_group, load_strategy
-from ggl.optimizers.blocks import BlockCMAES, BlockSearches
-from ggl.optimizers.cmaes import CMAES
-from ggl.optimizers.cmaes_constants import default_population
+from ggl.optimizers.cmaes.blocks import BlockCMAES, BlockSearches
+from ggl.optimizers.cmaes.constants import default_population
+from ggl.optimizers.cmaes.strategies import CMAES
 
 BLOCKS, DIM = 4, 6
 NAMES = ["block-cma-es", "block-cma-es:turns=1"]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ggl.base.errors import InputError
 from ggl.base.random import stream
-from ggl.optimizers.adam import Adam
-from ggl.optimizers.basin_cma import BasinCMA
-from ggl.optimizers.cmaes import CMAES
-from ggl.optimizers.lbfgs import LBFGS, two_loop
+from ggl.optimizers.cmaes.strategies import CMAES
+from ggl.optimizers.gradient.adam import Adam
+from ggl.optimizers.gradient.basin_cma import BasinCMA
+from ggl.optimizers.gradient.lbfgs import LBFGS, two_loop
 
 DIM = 10
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ggl.base.errors import CheckpointError, InputError, UnknownNameError
-from ggl.optimizers.nevergrad import Nevergrad
-from ggl.optimizers.nevergrad_ggl import NevergradCMAGGL
+from ggl.optimizers.libraries.nevergrad import Nevergrad
+from ggl.optimizers.libraries.nevergrad_ggl import NevergradCMAGGL
 
 REPRESENTATIVES = (
     "CMA",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ggl.base.errors import CheckpointError, InputError
 from ggl.base.random import numpy_stream
 from ggl.base.weights import load_tensors, save_tensors
-from ggl.optimizers.pycma import PyCMA
-from ggl.optimizers.restarts import BIPOP, IPOP, Run
+from ggl.optimizers.libraries.pycma import PyCMA
+from ggl.optimizers.libraries.restarts import BIPOP, IPOP, Run
 
 DIM, SEED = 12, 3
 VARIANTS = ["full", "diagonal", "dd", "vkd"]

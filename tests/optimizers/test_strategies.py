@@ -13,8 +13,8 @@ import torch
 from ggl.base.errors import DeviceError, GGLError, InputError, UnknownNameError
 from ggl.base.random import numpy_stream
 from ggl.optimizers import SideBySide, load_group, load_strategy
-from ggl.optimizers.batched_cmaes import BatchedCMAES
-from ggl.optimizers.cmaes import CMAES
+from ggl.optimizers.cmaes.searches import BatchedCMAES
+from ggl.optimizers.cmaes.strategies import CMAES
 from ggl.optimizers.random_search import RandomSearch
 
 DIM = 12

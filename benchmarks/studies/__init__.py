@@ -1,0 +1,1 @@
+"""Studies: scripts behind the tables that the documents quote."""

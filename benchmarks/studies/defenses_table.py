@@ -1,0 +1,148 @@
+"""The comparison of defenses as tables with intervals, from what was run.
+
+    python benchmarks/studies/defenses_table.py
+
+Reads `benchmarks/results/defenses.json` and `defenses-utility.csv` and writes `defenses.md` beside them.
+Leak scores and paired differences have 95 % bootstrap intervals over images, accuracies Student's over
+seeds. What was not run stays empty.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ggl.audits.attackers import ANALYTIC
+from ggl.audits.cells import CLOSED_FORM
+from ggl.audits.findings import worst_case
+from ggl.base.weights import write_atomically
+from ggl.benchmarks.studies.defenses import (
+    BUDGET,
+    DEFENSES,
+    FEDERATION,
+    IMAGES,
+    LEAKS,
+    SEEDS,
+    STRATEGIES,
+    Trained,
+    read_leaks,
+    read_utility,
+)
+from ggl.costs.utility import t_interval
+from ggl.measures.statistics import Interval, bootstrap_mean
+
+Cell: TypeAlias = Mapping[str, Any]
+
+HEADER = f"""\
+# Defenses, each with the attackers who know it
+
+Made by `python benchmarks/studies/defenses.py --data PATH`, then `python benchmarks/studies/defenses_table.py`; the settings
+are in the first of the two. LeNet unless it says MLP, embedded prior, {IMAGES} images, one image a gradient,
+cosine distance, {BUDGET} evaluations a search. A cell is the leak score (0: what the class alone gives away,
+1: all that the prior can say) with its 95 % interval, how many of {IMAGES} private images rank first of a
+hundred, and a letter: **L** leaks, **I** identifies, - no leak shown.
+
+Accuracy: the same LeNet after {FEDERATION.rounds} rounds of {FEDERATION.clients} clients with
+{FEDERATION.batch_size} images each on Fashion-MNIST (IID), {len(SEEDS)} seeds unless it says otherwise;
+kept is the difference to no defense, paired by seed. Bytes are of one client's gradient in a round, client
+time is in units of the undefended client's.
+"""
+
+LETTERS = {"leaks": "**L**", "identifies": "**I**", "no leak shown": "-", "undecided": "?"}
+
+
+def _text(interval: Interval, form: str) -> str:
+    if np.isnan(interval.low):
+        return f"{interval.mean:{form}}"
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    score = Interval(**{key: cell["leak_score"][key] for key in ("mean", "low", "high", "n")})
+    first = sum(image["rank"] == 1 for image in cell["images"])
+    return f"{_text(score, '.2f')}, {first}, {LETTERS[cell['verdict']]}"
+
+
+def attackers_of(cells: Sequence[Cell]) -> list[str]:
+    """Return the attackers of one defense, in the order in which they were run."""
+    return list(dict.fromkeys(cell["attacker"] for cell in cells))
+
+
+def find(cells: Sequence[Cell], attacker: str, strategy: str) -> Cell | None:
+    """Return the cell of an attacker and strategy; the analytic one has no strategy."""
+    wanted = (attacker, CLOSED_FORM if attacker == ANALYTIC else strategy)
+    return next((cell for cell in cells if (cell["attacker"], cell["strategy"]) == wanted), None)
+
+
+def leak_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """Yield every defense's cells, a row an attacker."""
+    yield "\n## What leaks\n"
+    yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
+    yield f"|---|---|{'---|' * len(STRATEGIES)}"
+    for name, cells in leaks.items():
+        for attacker in attackers_of(cells):
+            row = " | ".join(_cell(find(cells, attacker, strategy)) for strategy in STRATEGIES)
+            yield f"| {name} | {attacker} | {row} |"
+
+
+def worst_table(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained]) -> Iterator[str]:
+    """Yield each defense's worst case beside what it costs."""
+    plain = {row.seed: row for row in utility if row.defense == "none"}
+    yield "\n## The worst case, and what the defense costs\n"
+    yield "| defense | worst case | attacker, strategy | accuracy | kept | kB | client time |"
+    yield "|---|---|---|---|---|---|---|"
+    for name in DEFENSES:
+        if name not in leaks:
+            continue
+        (headline,) = worst_case(leaks[name])
+        cell = find(leaks[name], headline["attacker"], headline["strategy"])
+        rows = [row for row in utility if row.defense == name and row.seed in plain]
+        cost = _cost(rows, plain) if rows else " |  |  | "
+        yield f"| {name} | {_cell(cell)} | {headline['attacker']}, {headline['strategy']} | {cost} |"
+
+
+def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> str:
+    accuracy = t_interval([100 * row.accuracy for row in rows], 0, 100)
+    kept = t_interval([100 * (row.accuracy - plain[row.seed].accuracy) for row in rows])
+    time = np.mean([row.client_seconds / plain[row.seed].client_seconds for row in rows])
+    size = np.mean([row.client_bytes for row in rows]) / 1000
+    notes = "" if len(rows) == len(SEEDS) else f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
+    notes += ", diverged" if any(row.diverged for row in rows) else ""
+    return f"{_text(accuracy, '.1f')}{notes} | {_text(kept, '+.1f')} | {size:.1f} | {time:.1f} |".rstrip(" |")
+
+
+def paired_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """Yield how much more the attackers who know a defense recover than the naive one, image by image."""
+    yield "\n## What knowing the defense is worth: PSNR less the naive attacker's, dB, paired by image\n"
+    yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
+    yield f"|---|---|{'---|' * len(STRATEGIES)}"
+    for name, cells in leaks.items():
+        for attacker in attackers_of(cells):
+            if attacker != "naive":
+                texts = [_difference(cells, attacker, strategy) for strategy in STRATEGIES]
+                yield f"| {name} | {attacker} | {' | '.join(texts)} |"
+
+
+def _difference(cells: Sequence[Cell], attacker: str, strategy: str) -> str:
+    pair = [find(cells, who, strategy) for who in (attacker, "naive")]
+    if None in pair:
+        return ""
+    one, other = ([image["psnr"] for image in cell["images"]] for cell in pair if cell is not None)
+    return _text(bootstrap_mean(np.array(one) - np.array(other)), "+.1f")
+
+
+def page(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained]) -> str:
+    """Return the Markdown page."""
+    lines = [HEADER, *worst_table(leaks, utility), *leak_table(leaks), *paired_table(leaks)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    write_atomically(LEAKS.with_suffix(".md"), page(read_leaks(), read_utility()).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Every strategy at equal objective evaluations: what each recovers, and what it costs.
+
+    python benchmarks/studies/strategies.py [--workers 2] [--only cma-es adam]
+    python benchmarks/studies/strategies_table.py
+
+Victims, defenses, images, seeds and budgets were written down before anything was run; how far each
+strategy goes (`PLAN`) was set while it ran, by the hours at hand. Ten held-out Fashion-MNIST images, one a
+class, each attacked with three seeds; a strategy's thirty searches of a cell run side by side in a process
+of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end, and a command that was
+stopped goes on with the cells that are missing there. Seconds are the process's CPU seconds a search, so
+that other work on the machine counts little.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from ggl.attacks.inversion import GradientMatch
+from ggl.attacks.latents import load_latents
+from ggl.attacks.search import Search, SearchResult
+from ggl.audits.controls import choose_decoys
+from ggl.base.errors import InputError
+from ggl.base.random import stream, stream_seed
+from ggl.base.weights import write_atomically
+from ggl.datasets.loading import load_dataset
+from ggl.datasets.picking import pick_private
+from ggl.defenses import load_defense
+from ggl.generators import load_prior
+from ggl.gradients import GradientOracle
+from ggl.measures.leakage import score
+from ggl.optimizers import load_group, load_strategy
+from ggl.victims import load_victim
+
+PRIOR, DATA = "fashion-dcgan32", "fashion-mnist-heldout"
+IMAGES, SEEDS = 10, 3
+DISTANCE = "cosine"
+ATTACKER = "adaptive"
+BUDGETS = (500, 2_000, 10_000, 25_000)
+FINE = (1_000, 1_500, 2_500, 5_000)
+"""Further budgets at which the default is scored without a defense."""
+
+NOISE = {"lenet": "noise:0.2", "mlp": "noise:0.005"}
+"""Per victim: a standard deviation of about the root mean square of the victim's gradients."""
+
+DEFENSES = {victim: ("none", noise, "prune:0.9") for victim, noise in NOISE.items()}
+
+PATTERN, DEFAULT = "nevergrad-cma-ggl", "cma-es"
+EVERY = (DEFAULT, "sep-cma-es", PATTERN, "random", "adam", "l-bfgs", "basin-cma", "pycma", "nevergrad")
+VARIANTS = (
+    *("pycma:variant=dd", "pycma:variant=vkd", "nevergrad:optimizer=DiagonalCMA", "nevergrad:optimizer=DE"),
+    *("sep-cma-es:sigma0=0.3", "cma-es:sigma0=0.3", "cma-es:sigma0=1", "cma-es:population=50"),
+)
+"""Settings of the above."""
+
+BO, TURBO = "bo:population=50", "turbo"
+"""Their own time bounds their budget: 500 evaluations."""
+
+PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
+    ("lenet", ("none",), 25_000, (DEFAULT, PATTERN, "random")),
+    ("mlp", ("none",), 25_000, ("random", DEFAULT)),
+    ("lenet", ("none",), 500, (BO, TURBO)),
+    ("lenet", ("none",), 10_000, ("sep-cma-es", "adam", "l-bfgs", "pycma:variant=dd")),
+    ("mlp", ("none",), 10_000, ("sep-cma-es", "adam", PATTERN)),
+    ("lenet", DEFENSES["lenet"], 2_000, EVERY),
+    ("mlp", DEFENSES["mlp"], 2_000, EVERY),
+    ("lenet", DEFENSES["lenet"], 2_000, VARIANTS),
+    ("mlp", ("none",), 500, (TURBO,)),
+    ("lenet", DEFENSES["lenet"][1:], 500, (TURBO,)),
+    ("mlp", DEFENSES["mlp"][1:], 500, (TURBO,)),
+    ("lenet", DEFENSES["lenet"][1:], 10_000, (DEFAULT, "adam")),
+    ("mlp", DEFENSES["mlp"][1:], 10_000, (DEFAULT, "adam")),
+    ("mlp", ("none",), 500, (BO,)),
+    ("mlp", ("none",), 10_000, ("l-bfgs",)),
+    ("lenet", ("none",), 2_000, ("turbo:population=50", "turbo:regions=5,population=50")),
+    ("lenet", ("none",), 10_000, ("pycma", "nevergrad", "basin-cma")),
+    ("lenet", ("none",), 25_000, ("adam", "sep-cma-es")),
+    ("lenet", DEFENSES["lenet"][1:], 500, (BO,)),
+    ("mlp", DEFENSES["mlp"][1:], 500, (BO,)),
+)
+"""Victim, defenses, the longest budget, strategies, in the order of running: what the headline comparisons
+need comes first. The whole grid to 25,000 would take two cores a day."""
+
+RULES = {"free": 10_000, "tanh": 10_000, "shell:0.01": 2_000, "kld:0.1": 2_000, "box:2": 2_000}
+"""Latent rules that the default is run with besides the prior's own, and how far, without a defense.
+
+The published pattern brings its own tanh and knows no penalty: `free` for it is `tanh` for the default.
+"""
+
+EQUAL_TIME = 3_450
+"""Evaluations of Adam that take the CPU time of the default's 10,000, from the seconds of earlier rows."""
+
+RESULTS = Path(__file__).parent / "results" / "strategies.csv"
+Key: TypeAlias = tuple[str, str, str, int]
+"""Victim, defense, strategy with its latent rule, budget."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one search had found within one budget."""
+
+    victim: str
+    defense: str
+    strategy: str
+    budget: int
+    image: int
+    seed: int
+    loss: float
+    psnr: float
+    rank: int
+    seconds: float
+
+    @property
+    def key(self) -> Key:
+        """Return what the row shares with the other images and seeds."""
+        return self.victim, self.defense, self.strategy, self.budget
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy against one victim and defense, scored at each of some budgets, the last the longest."""
+
+    victim: str
+    defense: str
+    strategy: str
+    budgets: tuple[int, ...]
+    latents: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the strategy with its latent rule, where that is not the prior's own."""
+        return f"{self.strategy}, {self.latents}" if self.latents else self.strategy
+
+    @property
+    def keys(self) -> list[Key]:
+        """Return the keys of the cell's rows."""
+        return [(self.victim, self.defense, self.label, budget) for budget in self.budgets]
+
+
+def plan(only: Sequence[str] = ()) -> list[Cell]:
+    """Return every cell, in the order of running."""
+    cells = [
+        cell
+        for victim, defenses, longest, strategies in PLAN
+        for defense in defenses
+        for strategy in strategies
+        for cell in _cells(victim, defense, strategy, longest)
+    ]
+    cells = list(dict.fromkeys([cells[0], *_extra_cells(), *cells]))
+    longest = [cell for cell in cells if not any(set(cell.keys) < set(other.keys) for other in cells)]
+    return [cell for cell in longest if not only or cell.strategy in only]
+
+
+def _extra_cells() -> list[Cell]:
+    """Return the cells of other latent rules, and of Adam in the default's time."""
+    rules = [
+        Cell("lenet", "none", DEFAULT, _up_to(longest, fine=rule in ("free", "tanh")), rule)
+        for rule, longest in RULES.items()
+    ]
+    free = Cell("lenet", "none", PATTERN, BUDGETS[-1:], "free")
+    return [*rules, free, Cell("lenet", "none", "adam", (EQUAL_TIME,))]
+
+
+def labels() -> list[str]:
+    """Return the strategies with their latent rules in the order of the tables; builds none of them."""
+    planned = (strategy for *_, strategies in PLAN for strategy in strategies)
+    return list(dict.fromkeys([DEFAULT, *(cell.label for cell in _extra_cells()), *planned]))
+
+
+def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
+    """Yield one cell for all budgets that an anytime strategy passes on its way.
+
+    Others need one a budget, and are run at the longest alone where there is a defense or another victim.
+    """
+    within = _up_to(longest, fine=strategy == DEFAULT and defense == "none")
+    budgets = tuple(budget for budget in within if _is_possible(strategy, budget))
+    if load_strategy(strategy, latent_dim=64, budget=longest, seed=0).anytime:
+        yield Cell(victim, defense, strategy, budgets)
+        return
+    first = next(iter(DEFENSES))
+    yield from (
+        Cell(victim, defense, strategy, (budget,))
+        for budget in budgets
+        if budget == budgets[-1] or (victim == first and defense == "none")
+    )
+
+
+def _up_to(longest: int, *, fine: bool) -> tuple[int, ...]:
+    """Return the budgets to be scored at, ascending."""
+    return tuple(budget for budget in sorted((*BUDGETS, *(FINE if fine else ()))) if budget <= longest)
+
+
+def _is_possible(strategy: str, budget: int) -> bool:
+    """Return whether a strategy takes a budget: an initial design may be larger."""
+    try:
+        load_strategy(strategy, latent_dim=64, budget=budget, seed=0)
+    except InputError:
+        return False
+    return True
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """Return the rows that are there."""
+    if not path.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Row)}
+    with path.open(newline="") as file:
+        return [Row(**{k: kinds[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]  # type: ignore[operator]
+
+
+def write_rows(rows: Iterable[Row], path: Path = RESULTS) -> None:
+    """Write rows, sorted, atomically."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (row.key, row.image, row.seed)))
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, text.getvalue().encode())
+
+
+class Bench:
+    """The private images, their gradients and what scores a reconstruction, for one victim and defense."""
+
+    def __init__(self, victim: str, defense: str) -> None:
+        data = load_dataset(DATA)
+        rows = pick_private(data.labels, IMAGES, 0).repeat_interleave(SEEDS)
+        self.images, self.labels = data.images[rows], data.labels[rows]
+        decoys = choose_decoys(self.images[::SEEDS], self.labels[::SEEDS], data.images, data.labels, 0)
+        self.decoys = [images for images in decoys.images for _ in range(SEEDS)]
+        self.oracle = GradientOracle(
+            load_victim(victim, in_channels=1, num_classes=10, image_size=32, seed=0)
+        )
+        known = load_defense(defense)
+        shared = [
+            known.protect(
+                self.oracle.observe(image[None], label[None]), stream(i % SEEDS, "client", i // SEEDS)
+            )
+            for i, (image, label) in enumerate(zip(self.images, self.labels, strict=True))
+        ]
+        self.objective = GradientMatch(self.oracle, [known.view(g, ATTACKER) for g in shared], DISTANCE)
+
+    def search(self, cell: Cell) -> Search:
+        """Return the searches of a cell, image by image and seed by seed."""
+        prior = load_prior(PRIOR)
+        seeds = [stream_seed(i % SEEDS, "image", i // SEEDS) for i in range(len(self.images))]
+        return Search(
+            prior,
+            self.labels[:, None],
+            self.objective,
+            load_group(cell.strategy, latent_dim=prior.latent_dim, budget=cell.budgets[-1], seeds=seeds),
+            budget=cell.budgets[-1],
+            latents=load_latents(cell.latents or prior.latents),
+            device=torch.device("cpu"),
+        )
+
+
+def run_cell(cell: Cell) -> list[Row]:
+    """Run one cell and return its rows."""
+    torch.set_num_threads(1)
+    bench = Bench(cell.victim, cell.defense)
+    search = bench.search(cell)
+    seconds = 0.0
+    rows: list[Row] = []
+    for budget in cell.budgets:
+        started = time.process_time()
+        results = search.run(until=budget)
+        seconds += time.process_time() - started
+        rows += _rows(cell, budget, results, bench, seconds / len(results))
+    return rows
+
+
+def _rows(
+    cell: Cell, budget: int, results: Sequence[SearchResult], bench: Bench, seconds: float
+) -> Iterator[Row]:
+    """Yield what each search had found within a budget."""
+    scores = score(torch.cat([r.images for r in results]), bench.images, bench.decoys, {})
+    for i, result in enumerate(results):
+        yield Row(
+            victim=cell.victim,
+            defense=cell.defense,
+            strategy=cell.label,
+            budget=budget,
+            image=i // SEEDS,
+            seed=i % SEEDS,
+            loss=round(result.loss, 7),
+            psnr=round(float(scores.values["psnr"][i]), 2),
+            rank=int(scores.ranks[i]),
+            seconds=round(seconds, 2),
+        )
+
+
+def run(workers: int, only: Sequence[str]) -> None:
+    """Run every cell whose rows are missing, in the order of the plan."""
+    rows = read_rows()
+    there = {row.key for row in rows}
+    todo = [cell for cell in plan(only) if not there.issuperset(cell.keys)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending = {pool.submit(run_cell, cell): cell for cell in todo}
+        for done in as_completed(pending):
+            cell = pending[done]
+            rows = [row for row in rows if row.key not in cell.keys] + done.result()
+            write_rows(rows)
+            print(f"{cell.victim}, {cell.defense}, {cell.label}, {cell.budgets[-1]}", flush=True)
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--workers", type=int, default=2, help="cells at once, one thread each")
+    parser.add_argument("--only", nargs="+", default=[], help="strategies")
+    arguments = parser.parse_args()
+    run(arguments.workers, arguments.only)
+
+
+if __name__ == "__main__":
+    main()

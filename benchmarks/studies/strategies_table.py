@@ -1,0 +1,163 @@
+"""The comparison of strategies as tables with intervals, from the cells that were run.
+
+    python benchmarks/studies/strategies_table.py
+
+Reads `benchmarks/results/strategies.csv`, a row a search and budget, and writes `strategies.md` beside it.
+Intervals are 95 % bootstraps over images, each image's seeds averaged first; differences are paired by
+image and seed. What was not run stays empty.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggl.base.weights import write_atomically
+from ggl.benchmarks.studies.strategies import (
+    BUDGETS,
+    DEFAULT,
+    DEFENSES,
+    EQUAL_TIME,
+    FINE,
+    PATTERN,
+    RESULTS,
+    SEEDS,
+    Key,
+    Row,
+    labels,
+    read_rows,
+)
+from ggl.measures.statistics import Interval, bootstrap_mean
+
+LABELS = labels()
+
+HEADER = """\
+# Strategies at equal evaluations
+
+Made by `python benchmarks/studies/strategies.py`, then `python benchmarks/studies/strategies_table.py`; the settings are in
+the first of the two, every search is a row of `strategies.csv`. Embedded prior, one image a gradient,
+cosine distance, adaptive attacker; ten images, three seeds each. A cell is PSNR in dB with its 95 %
+interval over images, then how many of the thirty searches' images rank the private one first of a hundred.
+"""
+
+
+class Results:
+    """Every row, by victim, defense, strategy and budget, images in order and seeds within them."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows: dict[Key, list[Row]] = {}
+        for row in sorted(rows, key=lambda row: (row.key, row.image, row.seed)):
+            self.rows.setdefault(row.key, []).append(row)
+
+    def values(self, key: Key, name: str) -> NDArray[np.float64]:
+        """Return a figure (images, seeds)."""
+        rows = self.rows[key]
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64).reshape(-1, SEEDS)
+
+
+def over_images(values: NDArray[np.float64]) -> Interval:
+    """Return the mean over images, with its interval, of values (images, seeds)."""
+    return bootstrap_mean(values.mean(1))
+
+
+def _text(interval: Interval, form: str = ".1f") -> str:
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def psnr_table(results: Results, victim: str, defense: str) -> Iterator[str]:
+    """Yield a table of PSNR and private images ranked first, a row a strategy."""
+    rows = {label: [(victim, defense, label, budget) for budget in BUDGETS] for label in LABELS}
+    there = {label: keys for label, keys in rows.items() if any(key in results.rows for key in keys)}
+    yield f"\n## {victim}, {defense}\n"
+    yield f"| strategy | {' | '.join(f'{budget:,}' for budget in BUDGETS)} | s per 1,000 |"
+    yield f"|---|{'---|' * len(BUDGETS)}---|"
+    for label, keys in there.items():
+        cells = [_psnr(results, key) if key in results.rows else "" for key in keys]
+        yield f"| {label} | {' | '.join(cells)} | {_pace(results, keys)} |"
+
+
+def _psnr(results: Results, key: Key) -> str:
+    first = int((results.values(key, "rank") == 1).sum())
+    return f"{_text(over_images(results.values(key, 'psnr')))}, {first}/{len(results.rows[key])}"
+
+
+def _pace(results: Results, keys: Sequence[Key]) -> str:
+    """Return the CPU seconds per 1,000 evaluations of the longest run."""
+    rows = results.rows[max((key for key in keys if key in results.rows), key=lambda key: key[-1])]
+    return f"{1000 * rows[0].seconds / rows[0].budget:.2f}"
+
+
+def difference_table(results: Results, budget: int) -> Iterator[str]:
+    """Yield each strategy's PSNR less the default's, paired, at one budget."""
+    cells = [(victim, defense) for victim, defenses in DEFENSES.items() for defense in defenses]
+    yield f"\n## PSNR less that of `{DEFAULT}`, dB, {budget:,} evaluations\n"
+    yield f"| strategy | {' | '.join(', '.join(cell) for cell in cells)} |"
+    yield f"|---|{'---|' * len(cells)}"
+    for label in LABELS:
+        pairs = [((*cell, label, budget), (*cell, DEFAULT, budget)) for cell in cells]
+        known = [results.rows.keys() >= set(pair) for pair in pairs]
+        if label != DEFAULT and any(known):
+            texts = [_difference(results, *pair) if k else "" for pair, k in zip(pairs, known, strict=True)]
+            yield f"| {label} | {' | '.join(texts)} |"
+
+
+def _difference(results: Results, key: Key, other: Key) -> str:
+    return _text(over_images(results.values(key, "psnr") - results.values(other, "psnr")), "+.1f")
+
+
+def pattern_lines(results: Results) -> Iterator[str]:
+    """Yield within which budget the default reaches what the published pattern ends at."""
+    last = BUDGETS[-1]
+    yield f"\n## `{DEFAULT}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
+    yield "| victim | its latents | latents | evaluations | lower loss | median by | higher PSNR | by, dB |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for victim in DEFENSES:
+        for its, rule in (("", ""), (", free", ", free"), (", free", ", tanh")):
+            pattern = (victim, "none", PATTERN + its, last)
+            for budget in sorted((*BUDGETS, *FINE)):
+                key = (victim, "none", DEFAULT + rule, budget)
+                if results.rows.keys() >= {pattern, key}:
+                    loss, psnr = (
+                        results.values(key, name).mean(1) - results.values(pattern, name).mean(1)
+                        for name in ("loss", "psnr")
+                    )
+                    yield (
+                        f"| {victim} | {its[2:] or 'shell:0.001'} | {rule[2:] or 'shell:0.001'} | {budget:,} "
+                        f"| {int((loss <= 0).sum())} of {loss.size} | {np.median(loss):+.5f} "
+                        f"| {int((psnr >= 0).sum())} of {psnr.size} | {np.median(psnr):+.1f} |"
+                    )
+
+
+def time_lines(results: Results, budget: int = 10_000) -> Iterator[str]:
+    """Yield how the contrasts compare with the default at about its CPU time."""
+    yield f"\n## Contrasts beside `{DEFAULT}` at {budget:,} evaluations, lenet, none\n"
+    default = ("lenet", "none", DEFAULT, budget)
+    contrasts = [("adam", EQUAL_TIME), ("adam", 2_000), ("l-bfgs", 500), ("l-bfgs", 2_000)]
+    keys = [default, *(("lenet", "none", *contrast) for contrast in contrasts)]
+    yield "| strategy | evaluations | s a search | PSNR less the default's, dB |"
+    yield "|---|---|---|---|"
+    for key in keys if default in results.rows else []:
+        if key in results.rows:
+            seconds = float(results.values(key, "seconds").mean())
+            yield f"| {key[2]} | {key[3]:,} | {seconds:.1f} | {_difference(results, key, default)} |"
+
+
+def page(results: Results) -> str:
+    """Return the Markdown page."""
+    lines = [HEADER]
+    for victim, defenses in DEFENSES.items():
+        for defense in defenses:
+            lines += psnr_table(results, victim, defense)
+    for budget in BUDGETS:
+        lines += difference_table(results, budget)
+    return "\n".join([*lines, *pattern_lines(results), *time_lines(results)]) + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    results = Results(read_rows())
+    write_atomically(RESULTS.with_suffix(".md"), page(results).encode())
+
+
+if __name__ == "__main__":
+    main()

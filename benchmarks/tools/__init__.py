@@ -1,0 +1,1 @@
+"""Scripts that make files: the held-out images, weights of true shapes."""

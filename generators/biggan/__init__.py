@@ -1,0 +1,1 @@
+"""BigGAN-deep, from the files that Hugging Face published."""

@@ -1,0 +1,1 @@
+"""The priors whose weights are bundled, and the script that trained them."""

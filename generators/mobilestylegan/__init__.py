@@ -1,0 +1,1 @@
+"""MobileStyleGAN of faces, from its OpenVINO file."""

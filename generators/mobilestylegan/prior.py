@@ -1,0 +1,108 @@
+"""The prior of MobileStyleGAN's faces (arXiv 2104.04767), from its author's published OpenVINO networks."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ggl.base.errors import InputError
+from ggl.base.options import specification
+from ggl.base.weight_files import locate
+from ggl.generators.base import Prior
+from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM
+from ggl.generators.mobilestylegan.weights import load_mapping, load_synthesis
+from ggl.generators.whitening import whitening_of
+
+__all__ = ["MobileStyleGAN"]
+
+ENTRY = "mobilestylegan-ffhq"
+SIZE = 64
+"""Height and width in pixels of images, unless the caller asks for others."""
+CHUNKS = {"cpu": 1, "cuda": 8}
+"""Images decoded at once. On a CPU more are no faster, take more memory, and round otherwise: by a batch of
+another size an image changes by 1e-5."""
+STYLES = 16_384
+"""Styles behind the mean and the covariance of the style space."""
+
+
+class MobileStyleGAN(Prior):
+    """Faces, up to 1024 px color, 512 latent dimensions; S. Belousov's weights (Apache-2.0).
+
+    They come with the package random-face; the images it was trained on, FFHQ, are CC BY-NC-SA 4.0.
+    The noise of the synthesis is the one the author exported, so that a latent has one image.
+
+    Args:
+        size: height and width in pixels, the mean over areas of the 1024 px image. The published
+            network has no output but that one, so that every size takes about the same time; the
+            default is what victims on two cores can be audited with.
+        space: "z", the mapping's Gaussian input, or "w", its output whitened by the mean and the
+            covariance of 16,384 styles. A standard normal latent of "w" is a Gaussian approximation
+            of the style space.
+        truncation: in (0, 1]; the styles' distance from their mean is scaled by it.
+
+    Raises:
+        InputError: a size or truncation out of range.
+        WeightsError: the weights are not at hand, or were altered.
+    """
+
+    licence = "Apache-2.0 (the weights); trained on FFHQ, which is CC BY-NC-SA 4.0"
+    latent_dim = STYLE_DIM
+
+    style_mean: Tensor
+    style_root: Tensor
+
+    def __init__(self, *, size: int = SIZE, space: Literal["z", "w"] = "z", truncation: float = 1.0) -> None:
+        super().__init__()
+        if not 1 <= size <= IMAGE_SIZE:
+            raise InputError(f"prior {ENTRY}: expected a size of 1 to {IMAGE_SIZE} px, found {size}")
+        if not 0 < truncation <= 1:
+            raise InputError(
+                f"prior {ENTRY}: expected a truncation above 0 and at most 1, found {truncation:g}"
+            )
+        self.name = specification(
+            ENTRY,
+            {
+                "size": size if size != SIZE else None,
+                "space": space if space != "z" else None,
+                "truncation": truncation if truncation != 1 else None,
+            },
+        )
+        self.image_shape = (3, size, size)
+        self.space, self.truncation = space, truncation
+        folder = locate(ENTRY)
+        self.mapping = load_mapping(folder)
+        self.synthesis = load_synthesis(folder)
+        if space == "w" or truncation < 1:
+            z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
+            mean, root = whitening_of(self.mapping(z))
+            self.register_buffer("style_mean", mean.float())
+            self.register_buffer("style_root", root.float())
+
+    def decode(
+        self, z: Float[Tensor, "n 512"], labels: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n 3 size size"]:
+        """Return the images of latents `z` (n, 512) in [0, 1]; `labels` are ignored.
+
+        Decoded a few at a time; where a gradient is asked for, what lies between is computed again for it, so
+        that memory is bounded.
+        """
+        self.check_labels(labels)
+        chunks = z.split(CHUNKS.get(z.device.type, 1))
+        if len(chunks) == 1 or not (torch.is_grad_enabled() and z.requires_grad):
+            return torch.cat([self._images(chunk) for chunk in chunks])
+        return torch.cat(
+            [checkpoint(self._images, x, use_reentrant=False, preserve_rng_state=False) for x in chunks]
+        )
+
+    def _images(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 size size"]:
+        images = (self.synthesis(self._styles(z)) / 2 + 0.5).clamp(0, 1)
+        return F.adaptive_avg_pool2d(images, self.image_shape[1])
+
+    def _styles(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
+        if self.space == "w":
+            return self.style_mean + self.truncation * (z @ self.style_root)
+        styles: Tensor = self.mapping(z)
+        return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)

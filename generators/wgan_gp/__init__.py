@@ -1,0 +1,1 @@
+"""WGAN-GP, the prior of GGL's CelebA experiments, and the script that trains it."""

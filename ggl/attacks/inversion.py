@@ -1,0 +1,292 @@
+"""The attacks: gradient inversion, and the inversion of an image that shows what the prior can say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ggl.attacks.label_rules import KNOWN, LabelRule
+from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
+from ggl.attacks.latents import LatentRule, load_latents
+from ggl.attacks.search import Objective, Progress, Search, SearchResult, fingerprint
+from ggl.base.errors import InputError
+from ggl.base.random import stream_seed
+from ggl.defenses import Defense, load_defense
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle, Gradients, Trial, View
+from ggl.gradients.oracle import check_gradient
+from ggl.optimizers import load_group
+
+__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One observed gradient to invert; its name seeds the search.
+
+    Attributes:
+        labels: (b,) of the private batch, or b alone where the attacker does not know them.
+    """
+
+    name: str
+    shared: Gradients
+    labels: Int[Tensor, " b"] | int
+
+    @property
+    def batch_size(self) -> int:
+        """Images behind the gradient."""
+        return self.labels if isinstance(self.labels, int) else len(self.labels)
+
+
+class GradientMatch:
+    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
+
+    def __init__(
+        self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial | None = None
+    ) -> None:
+        self.oracle, self.distance, self.trial = oracle, distance, trial or Trial()
+        self.views = [oracle.prepare(view) for view in views]
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        views = [self.views[k] for k in chosen]
+        return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
+
+
+class ImageMatch:
+    """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
+
+    def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
+        self.images = images
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        chosen: Sequence[int],
+        counts: Sequence[int],
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        wanted = self.images[list(chosen)].repeat_interleave(
+            torch.tensor(counts, device=self.images.device), dim=0
+        )
+        return (images - wanted.to(images)).square().flatten(1).mean(1)
+
+
+def attack(
+    oracle: GradientOracle,
+    shared: Gradients,
+    labels: Int[Tensor, " b"] | int,
+    *,
+    prior: Prior,
+    strategy: str = "cma-es",
+    defense: str | Defense = "none",
+    attacker: str = "adaptive",
+    distance: str = "cosine",
+    latents: str | None = None,
+    label_rule: str | None = None,
+    budget: int,
+    seed: int = 0,
+    restarts: int = 1,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search the prior for the batch whose gradient matches the one that was shared.
+
+    z* = argmin_z D(T(∇L(G(z), labels)), shared) + λ R(z), GGL (arXiv 2203.15696, eq. 5).
+
+    Args:
+        oracle: the victim, wrapped by the defense where that adds layers (`Defense.wrap`).
+        shared: the observed gradient, as the defense left it.
+        labels: (b,) of the private batch, or b alone where the attacker does not know them.
+        prior: whose latents are searched.
+        strategy: "name" or "name:option=value,...".
+        defense: what the attacker believes that the client did.
+        attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
+            some defenses are met by further ones (`Defense.attackers`).
+        distance: "cosine" or "l2".
+        latents: how searched coordinates become latents, as `ggl.latents.load_latents` reads it; by default
+            the prior's own rule.
+        label_rule: one of `LABEL_RULES`; by default "known" where `labels` are given, else "searched".
+        budget: objective evaluations, all restarts together.
+        seed: of every random draw.
+        restarts: independent searches that share the budget; the lowest loss wins.
+        checkpoint: a file that lets a killed attack resume with an identical result.
+        progress: called after every generation.
+
+    Raises:
+        InputError: an unknown name, a budget below one generation, labels or shapes that do not fit, or
+            labels that cannot be inferred.
+        GradientError: `shared` is zero or not finite.
+        CheckpointError: `checkpoint` belongs to another attack.
+    """
+    return attack_many(
+        oracle,
+        [Target("attack", shared, labels)],
+        prior=prior,
+        strategy=strategy,
+        defense=defense,
+        attacker=attacker,
+        distance=distance,
+        latents=latents,
+        label_rule=label_rule,
+        budget=budget,
+        seed=seed,
+        restarts=restarts,
+        checkpoint=checkpoint,
+        progress=progress,
+    )[0]
+
+
+def attack_many(
+    oracle: GradientOracle,
+    targets: Sequence[Target],
+    *,
+    prior: Prior,
+    strategy: str = "cma-es",
+    defense: str | Defense = "none",
+    attacker: str = "adaptive",
+    distance: str = "cosine",
+    latents: str | None = None,
+    label_rule: str | None = None,
+    budget: int,
+    seed: int = 0,
+    restarts: int = 1,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Attack several targets side by side in shared batches; arguments and errors as in `attack`.
+
+    `budget` is per target. Targets of one name share their strategy's random stream.
+    """
+    if restarts < 1:
+        raise InputError(f"expected at least 1 restart, found {restarts}")
+    if len({target.batch_size for target in targets}) != 1:
+        raise InputError("expected at least one target, all of one batch size")
+    known = load_defense(defense)
+    rule = load_latents(prior.latents if latents is None else latents)
+    for target in targets:
+        check_gradient(target.shared, f"the shared gradient {target.name!r}")
+    given = all(isinstance(target.labels, Tensor) for target in targets)
+    rule_name = label_rule or ("known" if given else "searched")
+    labels = [labels_to_start_from(t.name, t.labels, t.shared, rule_name, oracle, prior) for t in targets]
+    views = [known.view(t.shared, attacker, oracle.model) for t in targets for _ in range(restarts)]
+    settings = {
+        "prior": prior.name,
+        "strategy": strategy,
+        "defense": known.name,
+        "attacker": attacker,
+        "distance": distance,
+        "latents": rule.name,
+        "label_rule": rule_name,
+        "budget": budget,
+        "seed": seed,
+        "restarts": restarts,
+        "precision": oracle.precision,
+        "local": oracle.local,
+        "training": [module.training for module in oracle.model.modules()],
+        "targets": [target.name for target in targets],
+    }
+    tensors = [t for target, given in zip(targets, labels, strict=True) for t in _tensors_of(target, given)]
+    tensors += [*oracle.model.state_dict().values(), *prior.state_dict().values()]
+    results = _search(
+        prior,
+        [given for given in labels for _ in range(restarts)],
+        GradientMatch(oracle, views, distance, known.trial(attacker)),
+        strategy,
+        [f"{target.name}/{r}" for target in targets for r in range(restarts)],
+        budget=budget // restarts,
+        latents=rule,
+        label_rule=load_label_rule(rule_name, oracle, prior),
+        seed=seed,
+        device=oracle.device,
+        checkpoint=checkpoint,
+        identity=fingerprint(settings, tensors),
+        progress=progress,
+    )
+    groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
+    return [_winner(group) for group in groups]
+
+
+def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
+    """Return the result of least loss, with the evaluations and backward passes of all."""
+    return replace(
+        min(restarts, key=lambda result: result.loss),
+        evaluations=sum(result.evaluations for result in restarts),
+        backward_passes=sum(result.backward_passes for result in restarts),
+    )
+
+
+def _tensors_of(target: Target, labels: Tensor) -> list[Tensor]:
+    """Return what a target is known by, whatever order its gradient's parameters came in."""
+    return [labels, *(target.shared[name] for name in sorted(target.shared))]
+
+
+def invert(
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    prior: Prior,
+    strategy: str = "adam",
+    budget: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
+    settings = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
+    return _search(
+        prior,
+        list(labels[:, None]),
+        ImageMatch(images[:, None]),
+        strategy,
+        [f"invert/{i}" for i in range(len(images))],
+        budget=budget,
+        latents=load_latents("free"),
+        label_rule=KNOWN,
+        seed=seed,
+        device=device or torch.device("cpu"),
+        checkpoint=checkpoint,
+        identity=fingerprint(settings, [images, labels, *prior.state_dict().values()]),
+        progress=progress,
+    )
+
+
+def _search(
+    prior: Prior,
+    labels: Sequence[Tensor],
+    objective: Objective,
+    strategy: str,
+    names: Sequence[str],
+    *,
+    budget: int,
+    latents: LatentRule,
+    label_rule: LabelRule,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    identity: str,
+    progress: Progress | None,
+) -> list[SearchResult]:
+    batch = len(labels[0])
+    size = batch * (prior.latent_dim + label_rule.size)
+    seeds = [stream_seed(seed, name) for name in names]
+    search = Search(
+        prior,
+        torch.stack(list(labels)),
+        objective,
+        load_group(strategy, latent_dim=size, budget=budget, seeds=seeds, device=device, blocks=batch),
+        budget=budget,
+        latents=latents,
+        label_rule=label_rule,
+        device=device,
+        checkpoint=checkpoint,
+        identity=identity,
+    )
+    return search.run(progress)

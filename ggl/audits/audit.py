@@ -1,0 +1,277 @@
+"""The audit: every defense, attacker and strategy on the same images, against the same controls."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ggl.attacks.analytic import find_first_linear
+from ggl.attacks.label_sources import check_label_rule, load_label_rule
+from ggl.attacks.latents import load_latents
+from ggl.attacks.search import check_budget
+from ggl.attacks.stages import Stage
+from ggl.audits.attackers import ANALYTIC, check_attackers
+from ggl.audits.cells import AuditSetting
+from ggl.audits.clients import Clients, rows_of
+from ggl.audits.controls import Decoys, choose_decoys
+from ggl.audits.report import Report
+from ggl.base.errors import InputError
+from ggl.datasets.loading import load_dataset
+from ggl.defenses import Defense, load_defense
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.convergence import warn_if_converged
+from ggl.gradients.distance import find_distance
+from ggl.gradients.oracle import check_gradient
+from ggl.measures.leakage import Measure, measures
+from ggl.measures.lpips import load_lpips
+from ggl.measures.metrics import feature_distance
+from ggl.optimizers import load_strategy
+
+__all__ = ["CEILING_BUDGET", "audit"]
+
+CEILING_BUDGET = 2000
+"""Evaluations that the inversion of each private image may spend: Adam, four starts."""
+
+
+def audit(
+    victim: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    prior: Prior,
+    defenses: Sequence[str | Defense] = ("none",),
+    strategies: Sequence[str] = ("cma-es",),
+    attackers: Sequence[str] = ("adaptive",),
+    budget: int = 2000,
+    ceiling_budget: int | None = None,
+    ceiling: Float[Tensor, "m c h w"] | None = None,
+    only: Sequence[int] | None = None,
+    seed: int = 0,
+    decoys: tuple[Float[Tensor, "k c h w"], Int[Tensor, " k"]] | None = None,
+    distance: str = "cosine",
+    latents: str | None = None,
+    batch_size: int = 1,
+    label_rule: str = "known",
+    local: LocalTraining | None = None,
+    captured: Sequence[Gradients] | None = None,
+    backend: str = "auto",
+    precision: str = "float32",
+    round: int = 0,  # noqa: A002
+    rounds: int = 10_000,
+    checkpoints: Path | None = None,
+    progress: Stage | None = None,
+) -> Report:
+    """Measure how much of private images their clients' gradients give away.
+
+    Every cell attacks the private batches, siblings of them (of every image another of its class) and noise
+    gradients of the same norm: same seed, same budget, same defense. Reconstructions of a batch, those of
+    the controls too, are matched to its images before they are scored; intervals and tests are over batches.
+
+    Args:
+        victim: the model, on the device and in the mode (train, eval) that the clients have.
+        images: private images in [0, 1], of the prior's shape.
+        labels: their classes.
+        prior: the attacker's generator.
+        defenses: names such as "none", "prune:0.9", "clip:4+noise:0.01".
+        strategies: names such as "cma-es", "adam:starts=2", or contrasts that search pixels instead of the
+            prior ("dlg", "idlg", "ig").
+        attackers: of "naive", "adaptive", "informed" and those that a defense adds; one that a defense
+            does not know is "adaptive" to it. "analytic" solves the gradient of a first linear layer for
+            the image; "all" is every one that applies. Those that would do the same are one, the first.
+        budget: objective evaluations of each search.
+        ceiling_budget: objective evaluations, with gradients, of each inversion of a private image itself;
+            `CEILING_BUDGET` by default. Fewer, for a slow prior, understate what could leak at most.
+        ceiling: those inversions' images, of the images to be attacked, where they are known already.
+        only: numbers of the clients to be attacked; the others' images are private too, and so no controls.
+        seed: of every random draw.
+        decoys: images and labels of the same domain, for ranks, siblings and class means; by default
+            the prior's own held-out images.
+        distance: "cosine" or "l2".
+        latents: how searched coordinates become latents, as in `attack`.
+        batch_size: images of each client, in a row.
+        label_rule: where the attacker has the labels from: "known", "inferred" from the shared gradient, or
+            "searched" with the latents.
+        local: the clients' local steps, known to the attacker; by default they share one gradient.
+        captured: what the clients to be attacked have shared, where it was captured and not to be computed
+            here; defended already, in units of gradients.
+        backend: of the gradient oracle.
+        precision: of the gradient oracle.
+        round: rounds of training before this one, for defenses that change over training.
+        rounds: of training in all.
+        checkpoints: a folder that lets a killed audit resume with an identical result.
+        progress: called after every generation.
+
+    Raises:
+        InputError: shapes, labels or names that do not fit.
+        GradientError: a private image's gradient is zero or not finite.
+        CheckpointError: `checkpoints` holds those of another audit.
+    """
+    images, labels = images.cpu(), labels.cpu()
+    known = [load_defense(defense) for defense in defenses]
+    check_attackers(attackers, known)
+    find_distance(distance)
+    rule = load_latents(prior.latents if latents is None else latents)
+    check_label_rule(label_rule)
+    _check(images, labels, prior, batch_size)
+    if local is not None:
+        local.check(batch_size)
+    pool, pool_labels = decoys or _heldout(prior)
+    oracle = GradientOracle(victim, backend=backend, precision=precision, local=local)
+    numbers = list(range(len(images) // batch_size) if only is None else only)
+    rows = rows_of(numbers, batch_size)
+    chosen = choose_decoys(images, labels, pool, pool_labels, seed, batch_size)
+    clients = Clients(
+        images=images[rows],
+        siblings=chosen.siblings[rows],
+        labels=labels[rows],
+        numbers=numbers,
+        batch_size=batch_size,
+        seed=seed,
+        round=round,
+        rounds=rounds,
+        captured=captured,
+    )
+    setting = AuditSetting(
+        oracle=oracle,
+        victim=victim,
+        prior=prior,
+        clients=clients,
+        every_label=labels,
+        decoys=Decoys([chosen.images[i] for i in rows], chosen.siblings[rows]),
+        errors=measures(_features(victim, oracle.device), load_lpips()),
+        budget=budget,
+        ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
+        seed=seed,
+        distance=distance,
+        latents=rule.name,
+        label_rule=label_rule,
+        checkpoints=checkpoints,
+        progress=progress,
+        backend=backend,
+        known_ceiling=ceiling,
+    )
+    for strategy in strategies:
+        _check_strategy(setting, strategy)
+    return _run(setting, known, strategies, attackers)
+
+
+def _check_strategy(audit: AuditSetting, strategy: str) -> None:
+    """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
+    method = audit.method(strategy)
+    batch = audit.clients.batch_size
+    labels = load_label_rule(method.label_rule, audit.oracle, method.prior)
+    size = batch * (method.prior.latent_dim + labels.size)
+    trial = load_strategy(
+        method.strategy, latent_dim=size, budget=audit.budget, seed=audit.seed, blocks=batch
+    )
+    check_budget(audit.budget, trial.batch_size)
+
+
+def _run(
+    audit: AuditSetting, defenses: Sequence[Defense], strategies: Sequence[str], attackers: Sequence[str]
+) -> Report:
+    started = time.monotonic()
+    for defense in defenses:
+        oracle = audit.wrapped(defense)
+        if ANALYTIC in attackers and find_first_linear(oracle.model, audit.prior.image_shape) is None:
+            raise InputError(
+                "expected a victim whose first layer is linear with a bias, such as mlp, for the analytic "
+                f"attacker; {type(audit.victim).__name__} has none: leave that attacker out"
+            )
+        if ANALYTIC in attackers and not audit.solvable:
+            raise InputError(
+                "the analytic attacker solves the gradient of one image: expected batches of 1 and one local "
+                "step; leave that attacker out"
+            )
+        for g in audit.clients.shared(defense, oracle, "private"):
+            check_gradient(g, f"a gradient under {defense.name}")
+    # In eval mode: an image alone has no batch statistics.
+    single = GradientOracle(copy.deepcopy(audit.victim).eval(), backend="sequential")
+    warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
+    ceiling = audit.ceiling()
+    passive = audit.passive_controls()
+    return Report(
+        settings=_settings(audit),
+        images=audit.clients.images,
+        labels=audit.clients.labels,
+        siblings=audit.clients.siblings,
+        ceiling_images=ceiling,
+        ceiling=audit.score(ceiling),
+        cells=[cell for defense in defenses for cell in audit.cells(defense, strategies, attackers, passive)],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _settings(audit: AuditSetting) -> dict[str, object]:
+    victim, local = audit.victim, audit.oracle.local
+    return {
+        "victim": type(victim).__name__,
+        "victim_mode": "train" if victim.training else "eval",
+        "victim_parameters": sum(p.numel() for p in victim.parameters()),
+        "prior": audit.prior.name,
+        "images": len(audit.clients.images),
+        "batch_size": audit.clients.batch_size,
+        "label_rule": audit.label_rule,
+        "local_training": None if local is None else asdict(local),
+        "captured": audit.clients.captured is not None,
+        "budget": audit.budget,
+        "ceiling_budget": audit.ceiling_budget,
+        "seed": audit.seed,
+        "distance": audit.distance,
+        "latents": audit.latents,
+        "backend": audit.oracle.backend,
+        "precision": audit.oracle.precision,
+        "round": audit.clients.round,
+        "rounds": audit.clients.rounds,
+        "device": str(audit.oracle.device),
+        "attacker_knows": _knowledge(audit),
+    }
+
+
+def _knowledge(audit: AuditSetting) -> str:
+    """Return what the attacker is taken to know, the defense apart."""
+    known = ["architecture", "weights", "mode"]
+    known += ["labels"] if audit.label_rule == "known" else []
+    known += [f"batch size {audit.clients.batch_size}", "data domain"]
+    return ", ".join([*known, "local training"] if audit.oracle.local else known)
+
+
+def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:
+    if tuple(images.shape[1:]) != tuple(prior.image_shape):
+        raise InputError(
+            f"expected images of the shape that prior {prior.name} gives, {tuple(prior.image_shape)}; "
+            f"found {tuple(images.shape[1:])}"
+        )
+    if len(images) == 0 or labels.shape != images.shape[:1]:
+        raise InputError(f"expected one label for each of {len(images)} images, found {tuple(labels.shape)}")
+    if batch_size < 1 or len(images) % batch_size:
+        raise InputError(
+            f"expected whole batches of {batch_size}, found {len(images)} images; give a multiple of it"
+        )
+    if not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise InputError("expected images in [0, 1]; divide by 255 first?")
+    prior.check_labels(labels)
+
+
+def _heldout(prior: Prior) -> tuple[Tensor, Tensor]:
+    if prior.heldout is None:
+        raise InputError(
+            f"prior {prior.name} brings no held-out images: give decoys=(images, labels) of its domain"
+        )
+    pool = load_dataset(prior.heldout)
+    return pool.images, pool.labels
+
+
+def _features(victim: nn.Module, device: torch.device) -> Measure | None:
+    """Return the distance between the victim's penultimate features, where it offers `features`."""
+    if not callable(getattr(victim, "features", None)):
+        return None
+    features: Any = copy.deepcopy(victim).eval().features
+    return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()

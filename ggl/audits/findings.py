@@ -1,0 +1,190 @@
+"""What an audit found: cells, figures, verdicts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ggl.attacks.search import SearchResult
+from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
+from ggl.measures.metrics import METRICS
+from ggl.measures.statistics import Interval, bootstrap_mean, finite_or_none, share, share_of_clusters
+
+__all__ = [
+    "Cell",
+    "FEWEST_IMAGES",
+    "HEADLINES",
+    "STRENGTH",
+    "Verdict",
+    "cell_rate",
+    "find_verdict",
+    "strength",
+    "worst_case",
+]
+
+Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
+"""Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
+decoys more often than by chance. Undecided: the leak score has no interval, or too few images."""
+
+
+STRENGTH = {"leaks": 2, "identifies": 1}
+"""Of what an attack shows; a higher leak score decides between equals."""
+
+
+HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
+"""What a defense's worst case says of its cell."""
+
+
+FEWEST_IMAGES = 6
+"""Or batches. Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense under one attacker and one strategy.
+
+    Attributes:
+        attack: the attack's scores; `controls` those of sibling, noise, prior and class mean.
+        images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
+        label_accuracy: of each client, the share of its labels that are read off its defended gradient, or
+            that a search for them found.
+        matches: distances (clients,) to the shared gradients as the attacker compares them, of the gradients
+            on the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
+        results: the searches behind `images`, one a client.
+        distance: what the losses are, where it is not the audit's own.
+        passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
+    """
+
+    defense: str
+    strategy: str
+    attacker: str
+    attack: Scores
+    controls: Mapping[str, Scores]
+    images: Mapping[str, Float[Tensor, "n c h w"]]
+    label_accuracy: Sequence[float]
+    matches: Mapping[str, NDArray[np.float64]]
+    results: Mapping[str, Sequence[SearchResult]]
+    seconds: float
+    passes: int = 1
+    distance: str | None = None
+
+    def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
+        """Return the leak score of the attack's or a control's scores, by one error metric."""
+        controls = {name: control.by_client(metric) for name, control in self.controls.items()}
+        return leak_score(scores.by_client(metric), ceiling.by_client(metric), controls)
+
+    def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return evaluations and the mean best loss of the attacks on the private images.
+
+        It begins where every attack has met a finite loss.
+        """
+        histories = np.array([result.history for result in self.results["private"]])
+        mean = histories[:, :, 1].mean(axis=0)
+        finite = np.isfinite(mean)
+        return histories[0, finite, 0].astype(np.int64), mean[finite]
+
+    def label_recovery(self) -> Interval:
+        """Return the share of labels that are recovered."""
+        if self.attack.batch == 1:
+            return share(round(sum(self.label_accuracy)), len(self.label_accuracy))
+        return share_of_clusters(self.label_accuracy)
+
+    def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
+        """Return every figure of the cell."""
+        errors = [name for name in self.attack.values if METRICS[name].lower_is_better]
+        leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
+        evaluations, losses = self.curve()
+        return {
+            "defense": self.defense,
+            "strategy": self.strategy,
+            "attacker": self.attacker,
+            "verdict": find_verdict(leaks[HEADLINE], self.attack),
+            "leaks": leaks[HEADLINE].leaks,
+            "identifies": identifies(self.attack),
+            "leak_score_metric": HEADLINE,
+            "leak_score": leaks[HEADLINE].to_dict(),
+            "leak_scores": {name: leak.to_dict() for name, leak in leaks.items()},
+            **_figures(self.attack),
+            "controls": {
+                name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
+                for name, scores in self.controls.items()
+            },
+            "label_recovery": self.label_recovery().to_dict(),
+            "evaluations": self.results["private"][0].evaluations,
+            "passes_per_evaluation": self.passes,
+            "backward_passes": self.results["private"][0].backward_passes,
+            "images": _per_image(self.attack, self.results["private"], self.matches, labels),
+            "curve": {"evaluations": evaluations.tolist(), "loss": losses.tolist()},
+        }
+
+
+def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the headline of every defense, in the order audited: its strongest cell.
+
+    That is, of the cells that leak, if any, then of those that identify, then of the others, the one with
+    the highest leak score.
+
+    Args:
+        results: cells as of `Cell.to_dict`; those of one defense have one name.
+    """
+    strongest: dict[str, Mapping[str, Any]] = {}
+    for cell in results:
+        known = strongest.setdefault(cell["defense"], cell)
+        if _strength(cell) > _strength(known):
+            strongest[cell["defense"]] = cell
+    return [{key: cell[key] for key in HEADLINES} for cell in strongest.values()]
+
+
+def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
+    return strength(cell["verdict"], cell["leak_score"]["mean"])
+
+
+def strength(verdict: str, mean: float | None) -> tuple[int, float]:
+    """Return what orders attacks on one defense: those that leak, those that identify, the score."""
+    return STRENGTH.get(verdict, 0), -math.inf if mean is None else mean
+
+
+def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
+    """Return what the figures allow to be said, the strongest statement first."""
+    if leak.leaks:
+        return "leaks"
+    if identifies(scores):
+        return "identifies"
+    few = scores.clients < FEWEST_IMAGES
+    return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
+
+
+def cell_rate(cell: Cell) -> float:
+    """Return objective evaluations per second, controls included."""
+    done = sum(result.evaluations for results in cell.results.values() for result in results)
+    return done / max(cell.seconds, 1e-9)
+
+
+def _figures(scores: Scores) -> dict[str, object]:
+    found = {name: interval.to_dict() for name, interval in identification(scores).items()}
+    return {**found, **{name: bootstrap_mean(scores.by_client(name)).to_dict() for name in scores.values}}
+
+
+def _per_image(
+    scores: Scores,
+    results: Sequence[SearchResult],
+    matches: Mapping[str, NDArray[np.float64]],
+    labels: Sequence[int],
+) -> list[dict[str, float | int | None]]:
+    owners = [k for k in range(len(results)) for _ in range(scores.batch)]
+    return [
+        {
+            "label": labels[i],
+            "loss": results[k].loss,
+            **{f"match_of_{kind}": finite_or_none(match[k]) for kind, match in matches.items()},
+            "rank": int(scores.ranks[i]),
+            "decoys": int(scores.decoys[i]),
+            **{name: float(values[i]) for name, values in scores.values.items()},
+        }
+        for i, k in enumerate(owners)
+    ]

@@ -1,0 +1,18 @@
+"""The versions that a figure depends on."""
+
+import platform
+import sys
+from importlib.metadata import version
+
+__all__ = ["PACKAGES", "versions"]
+
+PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    return {
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        **{p: version(p) for p in PACKAGES},
+    }

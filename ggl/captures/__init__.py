@@ -1,0 +1,1 @@
+"""Captured updates: read from files, attacked where nobody knows their images."""

@@ -1,0 +1,126 @@
+"""What an attack made of a captured update whose images nobody knows: figures, and a folder of files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from torchvision.utils import save_image
+
+from ggl.attacks.search import SearchResult
+from ggl.base.versions import versions
+from ggl.base.weights import write_atomically
+from ggl.measures.statistics import Interval, bootstrap_mean
+from ggl.pages.templates import DISPLAY_SIDE, check_page, data_uri, fill
+
+__all__ = ["Reconstruction"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack makes of a captured update, beside what it makes of others' updates and of noise.
+
+    The first update is the captured one, then come m controls', then m of noise; k = 1 + 2 m.
+
+    Attributes:
+        results: (k,), the searches.
+        matches: (k, k), the distance of reconstruction i's gradient to update u, as the attacker compares.
+    """
+
+    settings: Mapping[str, object]
+    results: Sequence[SearchResult]
+    matches: Float64[NDArray[np.float64], "k k"]
+    seconds: float
+
+    @property
+    def match(self) -> float:
+        """The distance of the reconstruction's gradient to the captured update."""
+        return float(self.matches[0, 0])
+
+    @property
+    def controls(self) -> slice:
+        """Where the controls stand."""
+        return slice(1, 1 + len(self.results) // 2)
+
+    @property
+    def gap(self) -> Interval:
+        """By how much it matches better than the controls' reconstructions, with an interval over these."""
+        return bootstrap_mean(self.matches[self.controls, 0] - self.match)
+
+    def gaps(self) -> Float64[NDArray[np.float64], " k"]:
+        """Return each update's gap: the mean match of controls made of other updates, less its own."""
+        others = self.matches.copy()
+        np.fill_diagonal(others, np.nan)
+        means: NDArray[np.float64] = np.nanmean(others[self.controls], axis=0)
+        return means - np.diag(self.matches)
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether it matches better than every control, by more than an attack gains on any noise."""
+        beyond = self.matches[self.controls, 0] > self.match
+        return bool(beyond.all() and self.gap.mean > self.gaps()[self.controls.stop :].max())
+
+    @property
+    def settings_doubtful(self) -> bool:
+        """Whether every control is matched better by its own attack: the settings may not be the client's."""
+        return bool((np.diag(self.matches)[self.controls] < self.match).all())
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of `result.json`: the same for the same seed, `timing` apart."""
+        return {
+            "settings": dict(self.settings),
+            "versions": versions(),
+            "labels": self.results[0].labels.tolist(),
+            "match": self.match,
+            "control_gap": self.gap.to_dict(),
+            "updates": [
+                {"update": title, "match_to_captured": to_captured, "match_to_own": own, "gap": gap}
+                for title, to_captured, own, gap in zip(
+                    self.titles(),
+                    self.matches[:, 0].tolist(),
+                    np.diag(self.matches).tolist(),
+                    self.gaps().tolist(),
+                    strict=True,
+                )
+            ],
+            "stands_out": self.stands_out,
+            "settings_doubtful": self.settings_doubtful,
+            "loss": self.results[0].loss,
+            "evaluations": self.results[0].evaluations,
+            "backward_passes": self.results[0].backward_passes,
+            "timing": {"seconds": round(self.seconds, 2)},
+        }
+
+    def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
+        """Write the images, `report.html` and, last, `result.json` into a folder; return the last.
+
+        Raises:
+            InputError: `html` without the packages of the extra `report`; nothing is written.
+        """
+        if html:
+            check_page()
+        folder, result = Path(folder), self.to_dict()
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for title, result_of in zip(self.titles(), self.results, strict=True):
+            for i, image in enumerate(result_of.images):
+                save_image(image, folder / "images" / f"{title.replace(' ', '')}-{i:03d}.png")
+        if html:
+            write_atomically(folder / "report.html", self._page(result).encode())
+        write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+        return result
+
+    def titles(self) -> list[str]:
+        """Return what each update is called."""
+        numbers = range(1, 1 + len(self.results) // 2)
+        return ["captured", *(f"control {k}" for k in numbers), *(f"noise {k}" for k in numbers)]
+
+    def _page(self, result: Mapping[str, object]) -> str:
+        """Return the page; the same bytes for the same content."""
+        pictures = [[data_uri(image) for image in found.images] for found in self.results]
+        labels = [found.labels.tolist() for found in self.results]
+        pixelated = self.results[0].images.shape[-1] < DISPLAY_SIDE
+        shown = {"pictures": pictures, "classes": labels, "side": DISPLAY_SIDE, "pixelated": pixelated}
+        return fill("reconstruction.html.jinja", {**result, **shown})

@@ -1,0 +1,226 @@
+"""Influence runs as the command line does them: inputs checked first, progress shown, three files."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor, nn
+
+from ggl.base.devices import find_device
+from ggl.base.errors import InputError
+from ggl.base.weights import sha256, write_atomically
+from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
+from ggl.commands.folders import check_folder
+from ggl.datasets.loading import Dataset, load_dataset
+from ggl.datasets.picking import pick_private
+from ggl.defenses import load_defense
+from ggl.i2f.influence import Stage, influences
+from ggl.i2f.linearity import linearity_power, nonlinearity_note
+from ggl.i2f.measured import PixelAttack, measured_errors
+from ggl.i2f.page import render
+from ggl.i2f.report import Measured, check_measured, read_measured, rows_as_csv, to_dict
+from ggl.pages.templates import check_page
+from ggl.victims import load_victim
+
+__all__ = ["I2FPlan", "run_i2f"]
+
+RESULT, TABLE, PAGE = "i2f.json", "i2f.csv", "i2f.html"
+
+HEADINGS = ("defense", "predicted RMSE", "lower bound", "least safe class", "safest class", "converged")
+LEGEND = """\
+predicted RMSE: of a perfect attacker, over pixels in [0, 1], to first order; 95 % intervals over images
+classes: their mean prediction over that of all images; far from 1 is unequal protection"""
+
+
+@dataclass(frozen=True)
+class I2FPlan:
+    """Everything that `ggl i2f` was asked for; names as on the command line.
+
+    Attributes:
+        exact: whether the exact influence is solved for; the bound alone costs far less.
+        measured: a CSV of an attack's errors with the columns defense, image, draw and rmse, images
+            numbered as here; None for none.
+        attack: on pixels, which measures errors too; None for none.
+    """
+
+    victim: str
+    data: str
+    defenses: tuple[str, ...]
+    out: Path
+    victim_weights: Path | None = None
+    split: str = "test"
+    images: int = 20
+    draws: int = 1
+    damping: float | None = None
+    exact: bool = True
+    seed: int = 0
+    device: str = "auto"
+    measured: Path | None = None
+    attack: PixelAttack | None = None
+    attack_evaluations: int = 200
+    round: int = 0
+    rounds: int = 10_000
+
+
+def run_i2f(plan: I2FPlan) -> dict[str, Any]:
+    """Predict errors under every defense, save them in the plan's folder, and print a table.
+
+    Other results may lie in that folder already; an earlier i2f.json is not replaced.
+
+    Args:
+        plan: what to predict.
+
+    Returns:
+        The content of i2f.json.
+
+    Raises:
+        InputError: anything that does not fit, before anything is written.
+        GradientError: a gradient that is zero, not finite, or does not depend on the image.
+    """
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    check_folder(plan.out)
+    if (plan.out / RESULT).exists():
+        raise InputError(f"{plan.out}: holds {RESULT} already; choose another folder")
+    check_page()
+    names = [load_defense(defense).name for defense in plan.defenses]
+    if len(set(names)) < len(names) or not names:
+        raise InputError(f"expected one defense or more, each once; found {', '.join(names) or 'none'}")
+    measured = {} if plan.measured is None else read_measured(plan.measured)
+    check_measured(measured, names, plan.images, plan.draws)
+    result = _predict(plan, measured, console)
+    page = render(result)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(plan.out / TABLE, rows_as_csv(result).encode())
+    write_atomically(plan.out / PAGE, page.encode())
+    write_atomically(plan.out / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+    _print(result, plan, console)
+    return result
+
+
+def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, Any]:
+    device = find_device(plan.device)
+    data = load_dataset(plan.data, split=plan.split)
+    victim = _victim(plan, data).to(device)
+    chosen = pick_private(data.labels, plan.images, plan.seed)
+    images, labels = data.images[chosen], data.labels[chosen]
+    power = linearity_power(victim, images, labels)
+    with count_bars(console) as stage:
+        found = influences(
+            victim,
+            images,
+            labels,
+            plan.defenses,
+            draws=plan.draws,
+            damping=plan.damping,
+            seed=plan.seed,
+            exact=plan.exact,
+            round=plan.round,
+            rounds=plan.rounds,
+            progress=stage,
+        )
+    if plan.attack is not None:
+        with count_bars(console) as stage:
+            for one in found:
+                errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
+                measured = {**measured, **errors}
+    return to_dict(found, measured, _settings(plan, device, found[0].damping) | {"linearity_power": power})
+
+
+def _attack(
+    plan: I2FPlan,
+    attack: PixelAttack,
+    victim: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    defense: str,
+    stage: Stage,
+) -> Measured:
+    """Return an attack's errors on what one defense leaves of the same gradients."""
+    return measured_errors(
+        victim,
+        images,
+        labels,
+        defense,
+        attack=attack,
+        evaluations=plan.attack_evaluations,
+        draws=plan.draws,
+        seed=plan.seed,
+        round=plan.round,
+        rounds=plan.rounds,
+        progress=lambda done, planned: stage(f"attack, {defense}", done, planned),
+    )
+
+
+def _victim(plan: I2FPlan, data: Dataset) -> nn.Module:
+    channels, height, width = data.images.shape[1:]
+    if height != width:
+        raise InputError(f"{plan.data}: expected square images, found {height} x {width}")
+    return load_victim(
+        plan.victim,
+        in_channels=channels,
+        num_classes=data.num_classes,
+        image_size=height,
+        seed=plan.seed,
+        weights=plan.victim_weights,
+    )
+
+
+def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object]:
+    weights = plan.victim_weights
+    return {
+        "victim": plan.victim,
+        "victim_mode": "eval",
+        "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
+        "data": plan.data,
+        "split": plan.split,
+        "images": plan.images,
+        "draws": plan.draws,
+        "damping": damping,
+        "exact": plan.exact,
+        "attack": plan.attack,
+        "attack_evaluations": None if plan.attack is None else plan.attack_evaluations,
+        "seed": plan.seed,
+        "round": plan.round,
+        "rounds": plan.rounds,
+        "device": str(device),
+    }
+
+
+def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:
+    title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {result['settings']['damping']:g}"
+    console.print(summary_table(title, HEADINGS, [_row(entry) for entry in result["results"]]))
+    console.print(LEGEND)
+    doubt = nonlinearity_note(result["settings"]["linearity_power"])
+    if doubt is not None:
+        console.print(f"beware: {doubt}")
+    for prediction, by_defense in result["correlation"].items():
+        for name, rho in by_defense.items():
+            what = f"{prediction.removesuffix('_rmse')}, {name}"
+            console.print(f"rank correlation with measured errors, {what}: {_interval(rho, '.2f')}")
+    console.print(f"report: {plan.out / PAGE}", soft_wrap=True)
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    classes = sorted((c for c in entry["classes"] if c["ratio"] is not None), key=lambda c: c["ratio"])
+    ends = [f"{c['label']} ({c['ratio']:.2f})" for c in (classes[0], classes[-1])] if classes else ["", ""]
+    exact = entry["exact_rmse"]
+    return [
+        entry["defense"],
+        "not solved for" if exact is None else _interval(exact["mean"], ".3g"),
+        _interval(entry["bound_rmse"]["mean"], ".3g"),
+        *ends,
+        f"{entry['converged']} of {entry['points']}",
+    ]
+
+
+def _interval(values: Mapping[str, float | None], form: str) -> str:
+    """Return a figure with its interval; the figure alone where one image gives none."""
+    if values["mean"] is None:
+        return "undefined"
+    if values["low"] is None or values["high"] is None:
+        return f"{values['mean']:{form}}"
+    return f"{values['mean']:{form}} [{values['low']:{form}}, {values['high']:{form}}]"

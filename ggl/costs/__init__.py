@@ -1,0 +1,1 @@
+"""What defenses cost: federated training under them, accuracy, bytes, epsilon."""

@@ -1,0 +1,1 @@
+"""The inversion influence function: a perfect attacker's error, from Jacobian products."""

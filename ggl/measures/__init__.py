@@ -1,0 +1,1 @@
+"""What reconstructions are worth: metrics, leak scores, intervals and tests."""

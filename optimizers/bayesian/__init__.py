@@ -1,0 +1,1 @@
+"""Bayesian optimization over BoTorch: a Gaussian process, and TuRBO's trust regions."""

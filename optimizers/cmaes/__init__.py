@@ -1,0 +1,1 @@
+"""CMA-ES for many searches at once, as tensors on the device."""

@@ -1,0 +1,1 @@
+"""Contrasts that are told gradients: Adam, L-BFGS, BasinCMA."""

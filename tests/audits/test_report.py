@@ -1,0 +1,198 @@
+"""A report's headline, each defense's worst case, and what it says of the defenses' costs."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from test_page import N, cell, entry, report, utility
+
+from ggl.audits.findings import HEADLINES, worst_case
+from ggl.base.errors import InputError
+
+
+def found(defense, verdict, mean, attacker="naive", strategy="cma-es"):
+    return {
+        "defense": defense,
+        "attacker": attacker,
+        "strategy": strategy,
+        "verdict": verdict,
+        "leak_score": {"mean": mean},
+        "identification": {"mean": 0.5},
+        "psnr": {"mean": 12.0},
+        "curve": "left out",
+    }
+
+
+def refusal(source, victim="LeNet"):
+    made = report(cell("none", 0.02))
+    made = dataclasses.replace(made, settings={**made.settings, "victim": victim})
+    with pytest.raises(InputError) as error:
+        made.with_utility(source)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# The worst case
+
+
+def test_a_leak_comes_before_identification_and_that_before_a_higher_score():
+    ordered = [
+        found("a", "leaks", 0.5),
+        found("a", "leaks", 0.2),
+        found("a", "identifies", 0.9),
+        found("a", "identifies", None),
+        found("a", "no leak shown", 0.8),
+        found("a", "undecided", 0.7),
+        found("a", "no leak shown", -0.2),
+        found("a", "undecided", None),
+    ]
+    for stronger, weaker in itertools.combinations(ordered, 2):
+        for pair in ([stronger, weaker], [weaker, stronger]):
+            assert worst_case(pair) == [{key: stronger[key] for key in HEADLINES}]
+
+
+def test_of_equals_the_first_is_named_and_defenses_keep_their_order():
+    cells = [
+        found("b", "no leak shown", 0.0),
+        found("a", "leaks", 0.3, attacker="naive"),
+        found("a", "leaks", 0.3, attacker="adaptive"),
+        found("b", "no leak shown", 0.1, strategy="adam"),
+    ]
+    worst = worst_case(cells)
+    assert [(c["defense"], c["attacker"], c["strategy"]) for c in worst] == [
+        ("b", "naive", "adam"),
+        ("a", "naive", "cma-es"),
+    ]
+    assert worst_case([]) == []
+
+
+def test_the_result_holds_the_worst_case_of_real_cells():
+    """By hand: a leak score is (0.09 - mse) / (0.09 - 0.01), the class mean being the strongest control."""
+    cells = [
+        cell("prune:0.9", 0.05, attacker="adaptive"),
+        cell("none", 0.02, attacker="naive"),
+        cell("prune:0.9", 0.03, attacker="naive", strategy="adam"),
+    ]
+    identified = dataclasses.replace(cells[0].attack, ranks=np.ones(N, dtype=int))
+    cells[0] = dataclasses.replace(cells[0], attack=identified)
+    result = report(*cells).to_dict()
+    prune, none = result["worst_case"]
+    assert (prune["defense"], prune["attacker"], prune["strategy"]) == ("prune:0.9", "naive", "adam")
+    assert prune["leak_score"]["mean"] == pytest.approx(0.75)
+    assert prune == {key: result["results"][2][key] for key in HEADLINES}
+    assert (none["defense"], none["verdict"]) == ("none", "leaks")
+    assert none["leak_score"]["mean"] == pytest.approx(0.875)
+    assert result["utility"] is None
+
+
+# Utility
+
+
+def test_defenses_are_matched_by_their_full_names_with_the_figures_as_they_were_read():
+    cells = [cell(name, 0.05) for name in ("none", "noise:0.5", "sign", "my.module:thing")]
+    read = utility(entry("none", 0.8), entry("noise:0.50", 0.7), entry("my.module:thing", 0.6), entry("x", 0))
+    result = report(*cells).with_utility(read).to_dict()["utility"]
+    assert result["settings"] == read["settings"]
+    assert result["undefended_accuracy"]["mean"] == 0.8
+    assert result["undefended_client_bytes"] == 60_000
+    assert [e["defense"] for e in result["results"]] == ["none", "noise:0.5", "my.module:thing"]
+    assert result["results"][1] == {
+        "defense": "noise:0.5",
+        **{key: read["results"][1][key] for key in ("accuracy", "accuracy_kept", "client_bytes")},
+    }
+    assert result["not_trained"] == ["sign"]
+
+
+def test_nothing_is_imported_because_a_utility_file_names_it():
+    read = utility(
+        entry("none", 0.8), entry("os:abort", 0.7), entry("noise", 0.7), entry("noise:1+os:abort", 0)
+    )
+    result = report(cell("none", 0.02)).with_utility(read).to_dict()["utility"]
+    assert [e["defense"] for e in result["results"]] == ["none"]
+
+
+def test_a_report_keeps_a_copy_and_the_first_report_stays_as_it_was():
+    read, made = utility(entry("none", 0.8)), report(cell("none", 0.02))
+    beside = made.with_utility(read)
+    read["results"].clear()
+    assert made.utility is None
+    assert beside.to_dict()["utility"]["results"][0]["accuracy"]["mean"] == 0.8
+
+
+def test_a_saved_result_holds_what_a_file_says(tmp_path):
+    path = tmp_path / "utility.json"
+    path.write_text(json.dumps(utility(entry("none", 0.8))))
+    for source in (path, str(path)):
+        report(cell("none", 0.02)).with_utility(source).save(tmp_path / "out", html=False)
+        saved = json.loads((tmp_path / "out" / "result.json").read_text())
+        assert saved["utility"]["results"][0]["accuracy"] == entry("none", 0.8)["accuracy"]
+        assert saved["worst_case"][0]["defense"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("accuracy: 0.8", "expected JSON as `ggl utility` writes it, found none: Expecting value"),
+        ('{"settings": {"a": NaN}}', "found none: Out of range float values are not JSON"),
+        ('{"settings": {"a": 1e999}}', "found none: Out of range float values are not JSON"),
+        ("[]", 'expected "settings" and "results" as `ggl utility` writes them, found list'),
+        ("{}", 'expected "settings" and "results" as `ggl utility` writes them, found nothing'),
+        ('{"settings": {}, "ceiling": {}}', "as `ggl utility` writes them, found settings, ceiling"),
+        ('{"settings": {}, "results": []}', "as `ggl utility` writes them, found settings, results"),
+        ('{"settings": {}, "results": [{"name": "a"}]}', 'expected "defense" in every result as'),
+    ],
+)
+def test_files_of_something_else_are_refused(tmp_path, text, message):
+    path = tmp_path / "utility.json"
+    path.write_text(text)
+    said = refusal(path)
+    assert said.startswith(f"{path}: expected ")
+    assert message in said
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    expected = "expected utility.json of `ggl utility`, but it cannot be read: "
+    assert refusal(tmp_path / "none.json") == (
+        f"{tmp_path / 'none.json'}: {expected}No such file or directory"
+    )
+    assert refusal(str(tmp_path)) == f"{tmp_path}: {expected}Is a directory"
+    (tmp_path / "utility.json").write_bytes(b"\xff\xfe\x00")
+    assert "found none: 'utf-8' codec can't decode" in refusal(tmp_path / "utility.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"accuracy": {"mean": 81.0, "low": None, "high": None}},
+            "utility: expected \"accuracy\" of a to be mean, low and high in [-1, 1], found {'mean': 81.0",
+        ),
+        ({"accuracy": {"mean": None, "low": 0, "high": 0}}, 'expected "accuracy" of a to be mean, low'),
+        ({"accuracy_kept": {"mean": 0.1}}, 'expected "accuracy_kept" of a to be mean, low and high'),
+        ({"accuracy_kept": True}, "in [-1, 1], found True"),
+        ({"undefended_accuracy": None}, 'expected "undefended_accuracy" of a to be mean, low and high'),
+        ({"client_bytes": "53 kB"}, 'expected "client_bytes" of a to be at least 0, or null, found 53 kB'),
+        (
+            {"undefended_client_bytes": -1},
+            'expected "undefended_client_bytes" of a to be at least 0, or null',
+        ),
+        (
+            {"client_bytes": {1, 2}},
+            "utility: expected JSON as `ggl utility` writes it, found none: Object of",
+        ),
+    ],
+)
+def test_figures_that_mean_nothing_are_refused(changes, message):
+    assert message in refusal(utility(entry("none", 0.8), {**entry("a", 0.8), **changes}))
+
+
+def test_trainings_of_another_victim_are_refused():
+    read = utility(entry("none", 0.8))
+    assert refusal(read, victim="ResNet18") == (
+        "utility: expected trainings of the audit's victim 'ResNet18', found 'lenet'; "
+        "audit that victim, or run `ggl utility` with the audit's"
+    )
+    del read["settings"]["victim"]
+    assert "found None" in refusal(read)

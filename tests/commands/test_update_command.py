@@ -1,0 +1,240 @@
+"""`ggl audit` on a captured update, with the images that made it and without, and on simulated clients."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ggl.datasets.loading import load_dataset
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "plain_capture.py"
+RATE = 0.1
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """Capture two local steps of one image each, as the example does."""
+    spec = importlib.util.spec_from_file_location("plain_capture", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    folder = tmp_path_factory.mktemp("capture")
+    example.main(folder, steps=2)
+    data = load_dataset("fashion-mnist-heldout")
+    truth = {"images": (data.images[:2, 0].numpy() * 255).astype(np.uint8), "labels": np.arange(2)}
+    np.savez(folder / "truth.npz", **truth)
+    return folder
+
+
+def files(folder):
+    return ["--update", folder / "before.safetensors", folder / "after.safetensors"]
+
+
+STEPS = ["--local-steps", 2, "--local-batch-size", 1, "--strategy", "random", "--budget", 32]
+SHORT = ["--ceiling-budget", 40, "--device", "cpu"]
+
+
+def test_with_the_images_an_update_is_scored(ggl, captured, tmp_path):
+    out = tmp_path / "out"
+    truth = ["--truth", captured / "truth.npz", "--lr", RATE]
+    code, output, errors = ggl("audit", "--out", out, *files(captured), *truth, *STEPS, *SHORT)
+    assert (code, errors) == (0, "")
+    result = json.loads((out / "result.json").read_text())
+    (cell,) = result["results"]
+    assert cell["images"][0]["match_of_private"] == pytest.approx(0, abs=1e-4)
+    assert cell["verdict"] == "undecided"
+    assert [image["label"] for image in cell["images"]] == [0, 1]
+    settings = result["settings"]
+    assert settings["captured"]
+    assert settings["batch_size"] == 2
+    assert settings["local_training"]["learning_rate"] == RATE
+    assert [name.split(",")[0] for name in settings["update"]] == ["before.safetensors", "after.safetensors"]
+    assert "2 images" in output
+
+
+def test_without_the_images_nothing_is_scored(ggl, captured, tmp_path):
+    out = tmp_path / "out"
+    options = ["--lr", RATE, "--private-labels", "0,1"]
+    code, output, errors = ggl("audit", "--out", out, *files(captured), *options, *STEPS, *SHORT)
+    assert (code, errors) == (0, "")
+    result = json.loads((out / "result.json").read_text())
+    assert "leak_score" not in json.dumps(result)
+    assert result["labels"] == [0, 1]
+    assert "match to the captured update" in output
+    assert "gap" in output
+    assert (out / "report.html").exists()
+
+
+def test_a_learning_rate_that_nobody_says_is_estimated(ggl, captured, tmp_path):
+    out = tmp_path / "out"
+    options = ["--lr", "estimate", "--private-labels", "0,1"]
+    code, output, _ = ggl("audit", "--out", out, *files(captured), *options, *STEPS, *SHORT)
+    assert code == 0
+    assert "learning rate, estimated: 0." in output
+    found = json.loads((out / "result.json").read_text())["settings"]["estimated_learning_rate"]
+    assert found["low"] < found["mean"] < found["high"]
+    assert found["mean"] == pytest.approx(RATE, rel=0.3)
+
+
+def other_victim(folder, into):
+    return ["--victim", "mlp", "--lr", RATE], r"before\.safetensors: '\S+': expected"
+
+
+def wrong_shape(folder, into):
+    tensors = load_file(folder / "after.safetensors")
+    tensors["fc.bias"] = torch.zeros(3)
+    save_file(tensors, into / "after.safetensors")
+    return ["--lr", RATE], r"'fc\.bias': expected float \[10\], found float \[3\]"
+
+
+def missing_key(folder, into):
+    tensors = load_file(folder / "after.safetensors")
+    del tensors["fc.bias"]
+    save_file(tensors, into / "after.safetensors")
+    return ["--lr", RATE], r"'fc\.bias': expected float \[10\], found no such tensor"
+
+
+def an_integer(folder, into):
+    tensors = load_file(folder / "after.safetensors")
+    tensors["fc.bias"] = tensors["fc.bias"].round().long()
+    save_file(tensors, into / "after.safetensors")
+    return ["--lr", RATE], r"'fc\.bias': expected float \[10\], found int64 \[10\]"
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def code_in_a_pickle(folder, into):
+    torch.save({"fc.bias": Code()}, into / "after.pt")
+    return ["--update", folder / "before.safetensors", into / "after.pt", "--lr", RATE], r"after\.pt"
+
+
+def small_rate(folder, into):
+    return ["--lr", 0.001], "learning rate 0.001: expected 'fc.bias' to change by at most"
+
+
+def no_rate(folder, into):
+    return [], "expected the client's learning rate, give --lr a number, or estimate"
+
+
+def no_number(folder, into):
+    return ["--lr", "fast"], "--lr: expected a number or 'estimate', found 'fast'"
+
+
+def two_defenses(folder, into):
+    return ["--lr", RATE, "--defense", "none", "--defense", "sign"], "expected the one defense that made it"
+
+
+def weights_twice(folder, into):
+    return ["--lr", RATE, "--victim-weights", folder / "before.safetensors"], "leave --victim-weights out"
+
+
+def labels_twice(folder, into):
+    return ["--lr", RATE, "--truth", folder / "truth.npz", "--private-labels", "0,1"], "holds the labels"
+
+
+def two_strategies(folder, into):
+    return ["--lr", RATE, "--strategy", "cma-es"], "expected one --strategy, found random, cma-es"
+
+
+def rate_of_an_unknown_batch(folder, into):
+    return ["--lr", "estimate", "--batch-size", 2], "expected the labels of a batch"
+
+
+def no_labels(folder, into):
+    return ["--lr", RATE, "--private-labels", "0,x"], "--private-labels: expected integers such as 0,3,7"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        other_victim,
+        wrong_shape,
+        missing_key,
+        an_integer,
+        code_in_a_pickle,
+        small_rate,
+        no_rate,
+        no_number,
+        two_defenses,
+        weights_twice,
+        labels_twice,
+        two_strategies,
+        rate_of_an_unknown_batch,
+        no_labels,
+    ],
+)
+def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
+    options, message = case(captured, tmp_path)
+    after = tmp_path / "after.safetensors"
+    given = ["--update", captured / "before.safetensors", after] if after.exists() else files(captured)
+    out = tmp_path / "out"
+    code, output, errors = ggl("audit", "--out", out, *given, *STEPS, *SHORT, *options)
+    assert code == 2
+    assert "executed" not in output
+    assert errors.startswith("ggl: ")
+    assert errors.count("\n") == 1
+    assert re.search(message, errors)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--truth", "x.npz"], "say what is in a captured update: give --update too"),
+        (["--lr", "estimate"], "reads a captured update: give --update too, or a number"),
+        (["--local-steps", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--local-batch-size", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--momentum", 1.5], "--momentum: expected a number from 0 to below 1, found 1.5"),
+        (["--batch-size", 3, "--images", 10], "expected whole batches of 3, found 10 images"),
+    ],
+)
+def test_options_of_simulated_clients_that_do_not_fit(options, message, ggl, tmp_path):
+    code, _, errors = ggl("audit", "--out", tmp_path / "out", *options)
+    assert code == 2
+    assert message in errors
+
+
+def test_simulated_clients_of_batches_and_steps(ggl, tmp_path):
+    out = tmp_path / "out"
+    clients = ["--batch-size", 2, "--images", 4, "--lr", RATE, "--momentum", 0.5, "--victim-mode", "train"]
+    code, output, _ = ggl("audit", "--out", out, *clients, *STEPS, *SHORT, "--label-rule", "inferred")
+    assert code == 0
+    settings = json.loads((out / "result.json").read_text())["settings"]
+    expected = {"steps": 2, "learning_rate": RATE, "momentum": 0.5, "batch_size": 1}
+    assert settings["local_training"] == expected
+    assert (settings["label_rule"], settings["victim_mode"]) == ("inferred", "train")
+    assert "4 images" in output
+
+
+def test_victims_are_trained_to_states(ggl, tmp_path):
+    random = np.random.default_rng(0)
+    images = {f"{s}_images": random.integers(0, 255, (40, 8, 8), dtype=np.uint8) for s in ("train", "test")}
+    labels = {f"{s}_labels": np.arange(40) % 2 for s in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **images, **labels)
+    options = ["--data", tmp_path / "data.npz", "--victim", "mlp", "--batch-size", 8]
+    assert ggl("train-victim", "--out", tmp_path / "states", *options, "--marks", "0,3")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "states").glob("*.safetensors")) == [
+        "step-000000.safetensors",
+        "step-000003.safetensors",
+    ]
+    code, _, errors = ggl("train-victim", "--out", tmp_path / "new", *options, "--marks", "0,x")
+    assert code == 2
+    assert "--marks: expected integers such as 0,3,7, found '0,x'" in errors
+
+
+def test_the_influence_function_from_the_command_line(ggl, tmp_path):
+    options = ["--victim", "mlp", "--images", 2, "--defense", "noise:0.01", "--bound-only"]
+    attack = ["--attack", "private", "--attack-evaluations", 3]
+    code, output, _ = ggl("i2f", "--out", tmp_path / "i2f", *options, *attack)
+    assert code == 0
+    result = json.loads((tmp_path / "i2f" / "i2f.json").read_text())
+    assert result["settings"]["attack"] == "private"
+    assert all(row["measured_rmse"] > 0 for row in result["results"][0]["rows"])
+    assert "lower bound" in output
