@@ -5,7 +5,7 @@ from collections import Counter
 
 from ggl.audits.findings import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import Record, figure_name
 from ggl.measures.leakage import HEADLINE, SIGNIFICANCE
 
@@ -18,7 +18,7 @@ MATCHED = 1e-4
 """Cosine distance, far above what float32 leaves between two computations of one gradient."""
 
 
-def objective_zero(group: Group) -> Flag | None:
+def objective_zero(group: CellGroup) -> Flag | None:
     """Doubt cells whose search had nothing to follow, or whose error is undefined.
 
     The loss is exactly 0, or the match 0 or, by rounding, less (or, by cosine, exactly 1, as of a zero
@@ -37,7 +37,7 @@ def objective_zero(group: Group) -> Flag | None:
     return Flag("objective-zero", "doubt", group.cell, message, empty + broken)
 
 
-def shared_image(group: Group) -> Flag | None:
+def shared_image(group: CellGroup) -> Flag | None:
     """Doubt cells whose sibling is their own private image, or another cell's."""
     private = {record.private_image for record in group.records} - {""}
     shared = sum(record.sibling_image in private for record in group.records)
@@ -50,7 +50,7 @@ def shared_image(group: Group) -> Flag | None:
     return Flag("shared-image", "doubt", group.cell, message, shared)
 
 
-def failed_cells(group: Group) -> Flag | None:
+def failed_cells(group: CellGroup) -> Flag | None:
     """Doubt a figure that leaves out cells because they failed."""
     failed = [record for record in group.records if record.status == "failed"]
     if not failed:
@@ -63,7 +63,7 @@ def failed_cells(group: Group) -> Flag | None:
     return Flag("failed-cells", "doubt", group.cell, message, len(failed))
 
 
-def private_not_matched(group: Group) -> Flag | None:
+def private_not_matched(group: CellGroup) -> Flag | None:
     """Doubt an objective whose optimum is not the private image.
 
     For most images its own gradient is no nearer to the observed one than that of a picture that is not
@@ -85,7 +85,7 @@ def private_not_matched(group: Group) -> Flag | None:
     return Flag("private-not-matched", severity, group.cell, f"{message}{more}.", concerned)
 
 
-def few_images(group: Group) -> Flag | None:
+def few_images(group: CellGroup) -> Flag | None:
     """Say that no leak could be shown, whatever came out: the test has too few images."""
     if not 0 < group.n < FEWEST_IMAGES:
         return None
@@ -97,7 +97,7 @@ def few_images(group: Group) -> Flag | None:
     return Flag("few-images", "note", group.cell, message, group.count("ok"))
 
 
-def _ok(group: Group) -> list[Record]:
+def _ok(group: CellGroup) -> list[Record]:
     return [record for record in group.records if record.status == "ok"]
 
 

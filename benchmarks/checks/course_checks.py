@@ -7,7 +7,7 @@ from statistics import fmean
 from ggl.benchmarks.checks.courses import Course, courses_of, slowing
 from ggl.benchmarks.checks.error_checks import Errors, is_lower, mean_of, p_value
 from ggl.benchmarks.checks.flag import Flag, Severity
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import CurvePoint
 from ggl.measures.leakage import HEADLINE
 
@@ -29,7 +29,7 @@ The loss alone does not tell: most of its fall is the latents' penalty and the f
 """
 
 
-def loss_without_error(group: Group) -> Flag | None:
+def loss_without_error(group: CellGroup) -> Flag | None:
     """Say that what the search minimizes is not what the figure measures.
 
     From the first milestone to the last, most cells' loss fell, and the mean error is not shown to have. A
@@ -51,7 +51,7 @@ def loss_without_error(group: Group) -> Flag | None:
     return Flag("loss-without-error", severity, group.cell, message, fallen)
 
 
-def still_improving(group: Group) -> Flag | None:
+def still_improving(group: CellGroup) -> Flag | None:
     """Say that a larger budget would have found a lower loss.
 
     The last doubling of the evaluations brought more than `SLOWED` of what doublings brought on average, or
@@ -72,7 +72,7 @@ def still_improving(group: Group) -> Flag | None:
     return Flag("still-improving", "doubt" if gained > GAINED else "note", group.cell, message, len(long))
 
 
-def is_random(group: Group) -> bool:
+def is_random(group: CellGroup) -> bool:
     """Say whether a group is the baseline."""
     return group.cell.strategy.split(":")[0] == "random"
 
@@ -82,7 +82,7 @@ def _errors(courses: Mapping[int, Sequence[Course]], point: Callable[[Course], C
     return {image: fmean(point(course).mse for course in each) for image, each in courses.items()}
 
 
-def _gained(group: Group, courses: Mapping[int, Sequence[Course]]) -> float:
+def _gained(group: CellGroup, courses: Mapping[int, Sequence[Course]]) -> float:
     """Return the leak score that the last doubling brought; 0 where it is not shown to have."""
     half, last = _errors(courses, lambda course: course.half), _errors(courses, lambda course: course.last)
     if not is_lower(last, half) or group.leak is None or math.isnan(group.leak.interval.mean):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import CurvePoint, Record
 
 __all__ = ["Course", "courses_of", "slowing"]
@@ -40,7 +40,7 @@ class Course:
         return math.log2(self.last.evaluations / since.evaluations)
 
 
-def courses_of(group: Group) -> dict[int, list[Course]]:
+def courses_of(group: CellGroup) -> dict[int, list[Course]]:
     """Return the courses of every image's cells, of the images that count, where they have one each."""
     found = {image: [_course(cell) for cell in cells] for image, cells in group.by_image.items()}
     known = {image: [course for course in each if course is not None] for image, each in found.items()}

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.findings import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.measures.leakage import HEADLINE, SIGNIFICANCE, identifies
 from ggl.measures.statistics import paired_test
 
@@ -34,7 +34,7 @@ EMPTY: tuple[Severity, str] = (
 )
 
 
-def ceiling_below_attack(group: Group) -> Flag | None:
+def ceiling_below_attack(group: CellGroup) -> Flag | None:
     """Doubt a leak score above 1: the attack's mean error is below the ceiling's.
 
     A closed-form attack is not bound to the prior and may be nearer: a note.
@@ -53,7 +53,7 @@ def ceiling_below_attack(group: Group) -> Flag | None:
     return Flag("ceiling-below-attack", severity, group.cell, message, nearer)
 
 
-def noise_ties(group: Group) -> Flag | None:
+def noise_ties(group: CellGroup) -> Flag | None:
     """Say that no leak may be claimed: the attack on noise of the gradient's norm comes as near.
 
     A doubt where a leak is claimed all the same, or where even the noise's pictures identify; else a note.
@@ -73,7 +73,7 @@ def noise_ties(group: Group) -> Flag | None:
     return Flag("noise-ties", severity, group.cell, message, group.count("ok"))
 
 
-def random_ties(group: Group, baseline: Group) -> Flag | None:
+def random_ties(group: CellGroup, baseline: CellGroup) -> Flag | None:
     """Doubt a strategy that finds no more than random draws with the same budget.
 
     A note where its mean is lower, but not significantly, or where the attack is not shown to be better
@@ -94,7 +94,7 @@ def random_ties(group: Group, baseline: Group) -> Flag | None:
     return Flag("random-ties", severity, group.cell, message, group.count("ok"))
 
 
-def adaptive_worse(group: Group, lesser: Group) -> Flag | None:
+def adaptive_worse(group: CellGroup, lesser: CellGroup) -> Flag | None:
     """Doubt an attacker who does worse than one who knows less: such a defense looks better than it is.
 
     The difference has to be significant: where the knowledge is of no use, half of all means are higher.
@@ -125,7 +125,7 @@ def is_lower(a: Errors, b: Errors) -> bool:
     return mean_of(a) < mean_of(b) and (len(a) < FEWEST_IMAGES or p_value(a, b) < SIGNIFICANCE)
 
 
-def _pair(group: Group, other: Group) -> tuple[Errors, Errors] | None:
+def _pair(group: CellGroup, other: CellGroup) -> tuple[Errors, Errors] | None:
     """Return two groups' headline errors of the images that both have, if any."""
     if not (group.has(HEADLINE) and other.has(HEADLINE)):
         return None

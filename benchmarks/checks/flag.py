@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 
 __all__ = ["CHECKS", "Flag", "Severity"]
 
@@ -39,6 +39,6 @@ class Flag:
 
     name: str
     severity: Severity
-    group: Cell
+    group: SweepCell
     message: str
     cells: int

@@ -97,7 +97,7 @@ def _page(
         "specs": [{"hash": key, "name": name, "text": text} for key, name, text in specs],
         "command": command,
     }
-    return fill("bench_report.html.jinja", content, packages=("ggl.benchmarks", "ggl"))
+    return fill("bench_report.html.jinja", content, packages=("ggl.benchmarks", "ggl.pages"))
 
 
 def _tables(rows: Sequence[Row], found: Sequence[Flag]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from ggl.audits.findings import strength
-from ggl.benchmarks.sweeps.aggregate import Group, groups_of
-from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.aggregate import CellGroup, groups_of
+from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs.utility_file import costs_of
 from ggl.measures.statistics import Interval
@@ -45,7 +45,7 @@ class Setting:
     """
 
     index: int
-    cell: Cell
+    cell: SweepCell
     label: str
 
 
@@ -60,7 +60,7 @@ class Row:
 
     key: str
     setting: Setting
-    group: Group
+    group: CellGroup
     cost: Json | None
 
     @property
@@ -122,7 +122,7 @@ def rows_of(records: Sequence[Record], utility: Json | None) -> list[Row]:
     ]
 
 
-def settings_of(groups: Iterable[Group]) -> list[Setting]:
+def settings_of(groups: Iterable[CellGroup]) -> list[Setting]:
     """Return the settings of groups, each named by what differs between them."""
     cells = list(dict.fromkeys(_outer(group.cell) for group in groups))
     varies = [name for name in CELL_FIELDS if len({getattr(cell, name) for cell in cells}) > 1]
@@ -146,11 +146,11 @@ def _strength(row: Row) -> tuple[bool, int, float]:
     return row.group.n > 0, *strength(row.group.verdict, row.leak["mean"])
 
 
-def _outer(cell: Cell) -> Cell:
+def _outer(cell: SweepCell) -> SweepCell:
     return replace(cell, defense="", strategy="", image=0, seed=0)
 
 
-def _label(cell: Cell, varies: Sequence[str]) -> str:
+def _label(cell: SweepCell, varies: Sequence[str]) -> str:
     values = ((name.replace("_", " "), getattr(cell, name)) for name in varies)
     return ", ".join(f"{name} {_shown(value)}" for name, value in values)
 
@@ -159,7 +159,7 @@ def _shown(value: object) -> str:
     return "own" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _costs(groups: Sequence[Group], utility: Json | None) -> dict[tuple[str, str], Json]:
+def _costs(groups: Sequence[CellGroup], utility: Json | None) -> dict[tuple[str, str], Json]:
     """Return the costs by victim and defense; of the victim that was trained alone."""
     if utility is None:
         return {}

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from ggl.benchmarks.report.figures import mean_curve
 from ggl.benchmarks.report.heat import cost_of
 from ggl.benchmarks.report.rows import GROUP_AXES, Bounds, Row
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 
 __all__ = ["axes_of", "convergence_table", "images_table", "leak_table", "table"]
 
@@ -33,7 +33,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[Value]]) -> str:
     return content.getvalue()
 
 
-def axes_of(cell: Cell) -> list[Value]:
+def axes_of(cell: SweepCell) -> list[Value]:
     """Return a cell's axes but for its seed."""
     return [getattr(cell, axis) for axis in GROUP_AXES]
 

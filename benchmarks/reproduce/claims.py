@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ggl.audits.findings import FEWEST_IMAGES
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import METRICS as RECORDED
 from ggl.benchmarks.sweeps.records import SOURCES
 from ggl.measures.metrics import METRICS
@@ -21,9 +21,9 @@ from ggl.measures.statistics import Interval, bootstrap_mean, paired_test
 __all__ = [
     "RULES",
     "Check",
+    "ClaimOutcome",
+    "ClaimVerdict",
     "Finding",
-    "Outcome",
-    "Verdict",
     "check_values",
     "judge",
     "side_of",
@@ -31,8 +31,8 @@ __all__ = [
     "verdict_of",
 ]
 
-Outcome: TypeAlias = Literal["holds", "fails", "undecided", "not testable"]
-Verdict: TypeAlias = Literal["reproduced", "partly", "not", "undecided", "not testable here"]
+ClaimOutcome: TypeAlias = Literal["holds", "fails", "undecided", "not testable"]
+ClaimVerdict: TypeAlias = Literal["reproduced", "partly", "not", "undecided", "not testable here"]
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ class Finding:
         n: how many these are.
     """
 
-    outcome: Outcome
+    outcome: ClaimOutcome
     why: str
     a: Interval | None = None
     b: Interval | None = None
@@ -133,7 +133,7 @@ def side_of(name: str) -> tuple[str, str]:
     return group, source or "attack"
 
 
-def values_of(group: Group, source: str, metric: str) -> dict[int, float] | None:
+def values_of(group: CellGroup, source: str, metric: str) -> dict[int, float] | None:
     """Return a figure by image, the mean over seeds; None where it is not at hand for every ok cell."""
     found: dict[int, float] = {}
     for image, records in group.by_image.items():
@@ -145,7 +145,7 @@ def values_of(group: Group, source: str, metric: str) -> dict[int, float] | None
     return found
 
 
-def judge(check: Check, groups: Mapping[str, Group]) -> Finding:
+def judge(check: Check, groups: Mapping[str, CellGroup]) -> Finding:
     """Return what the groups' figures say of a check."""
     sides = [side_of(name) for name in (check.a, check.b) if name is not None]
     missing = [name for name, _ in sides if name not in groups or not groups[name].n]
@@ -164,21 +164,21 @@ def judge(check: Check, groups: Mapping[str, Group]) -> Finding:
     return _compare(check, columns[0], columns[1]) if images else Finding("undecided", "no image in common")
 
 
-def _leaks(group: Group) -> Finding:
+def _leaks(group: CellGroup) -> Finding:
     leak = group.leak
     if leak is None or group.n < FEWEST_IMAGES:
         return Finding("undecided", _few(group.n), n=group.n)
     if math.isnan(leak.interval.low):
         why = "the leak score has no interval: the ceiling is no clear distance from the control"
         return Finding("undecided", why, leak.interval, p_value=leak.p_value, n=group.n)
-    outcome: Outcome = "holds" if leak.leaks else "fails"
+    outcome: ClaimOutcome = "holds" if leak.leaks else "fails"
     why = f"leak score against {leak.control.replace('_', ' ')}"
     return Finding(outcome, why, leak.interval, p_value=leak.p_value, n=group.n)
 
 
 def _compare(check: Check, a: Values, b: Values) -> Finding:
     difference, p_value, n = bootstrap_mean(a - b), paired_test(a, b), len(a)
-    outcome: Outcome = "undecided"
+    outcome: ClaimOutcome = "undecided"
     why = _few(n)
     if n >= FEWEST_IMAGES:
         outcome, why = _decide(check, difference, p_value, b)
@@ -187,7 +187,7 @@ def _compare(check: Check, a: Values, b: Values) -> Finding:
     return Finding(outcome, why, bootstrap_mean(a), other, difference, None if reported else p_value, n)
 
 
-def _decide(check: Check, difference: Interval, p_value: float, b: Values) -> tuple[Outcome, str]:
+def _decide(check: Check, difference: Interval, p_value: float, b: Values) -> tuple[ClaimOutcome, str]:
     """Return the outcome of a rule that compares, and its reason."""
     lead, low, high = _lead(check.metric, difference)
     ahead, behind = lead > 0 and p_value < SIGNIFICANCE, lead < 0 and p_value < SIGNIFICANCE
@@ -224,7 +224,7 @@ def _few(n: int) -> str:
     return f"{n} images, and fewer than {FEWEST_IMAGES} show nothing"
 
 
-def verdict_of(findings: Sequence[Finding]) -> Verdict:
+def verdict_of(findings: Sequence[Finding]) -> ClaimVerdict:
     """Return what a claim's checks come to.
 
     What is not testable is left out, unless nothing else is there; one undecided check leaves the claim

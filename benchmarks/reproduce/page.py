@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ggl.benchmarks.reproduce.claims import RULES, Check, Finding, verdict_of
 from ggl.benchmarks.reproduce.file import Claim, Reported
-from ggl.benchmarks.reproduce.plan import Plan
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.reproduce.plan import ReproductionPlan
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.execute import SEARCHES
 from ggl.benchmarks.sweeps.records import Record
 from ggl.measures.metrics import METRICS
@@ -31,11 +31,13 @@ The paper scores images in [-1, 1] with a peak of 1: its PSNR is 6.02 dB below, 
 images in [0, 1]. Figures below are in the paper's convention; PSNR of [0, 1] is in brackets."""
 
 
-def page_of(plan: Plan, records: Sequence[Record], findings: Mapping[str, Sequence[Finding]]) -> str:
+def page_of(
+    plan: ReproductionPlan, records: Sequence[Record], findings: Mapping[str, Sequence[Finding]]
+) -> str:
     """Return the page of a run; the same records give the same text."""
     known = {record.cell: record for record in records}
     groups = {
-        name: Group(cells[0], tuple(known[cell] for cell in cells if cell in known))
+        name: CellGroup(cells[0], tuple(known[cell] for cell in cells if cell in known))
         for name, cells in plan.groups.items()
     }
     parts = [
@@ -49,7 +51,7 @@ def page_of(plan: Plan, records: Sequence[Record], findings: Mapping[str, Sequen
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(plan: Plan, records: Sequence[Record]) -> str:
+def _head(plan: ReproductionPlan, records: Sequence[Record]) -> str:
     known = plan.reproduction
     counts = {status: sum(r.status == status for r in records) for status in ("ok", "failed", "skipped")}
     planned = len({cell for spec in plan.specs.values() for cell in spec.cells()})
@@ -73,7 +75,7 @@ def _head(plan: Plan, records: Sequence[Record]) -> str:
     return text + (f"\n\n**Shortened: {_short(plan)}. No verdict is claimed.**" if plan.shortened else "")
 
 
-def _short(plan: Plan) -> str:
+def _short(plan: ReproductionPlan) -> str:
     cells = [cell for spec in plan.specs.values() for cell in spec.cells()]
     budgets = ", ".join(f"{budget:,}" for budget in sorted({cell.budget for cell in cells}))
     return f"{cells[0].images} images, {budgets} evaluations, {cells[0].ceiling_budget} for the ceiling"
@@ -89,13 +91,13 @@ def _every(values: Iterator[str]) -> str:
     return "; ".join(sorted({value for value in values if value})) or "unknown"
 
 
-def _verdict(claim: Claim, plan: Plan, findings: Mapping[str, Sequence[Finding]]) -> str:
+def _verdict(claim: Claim, plan: ReproductionPlan, findings: Mapping[str, Sequence[Finding]]) -> str:
     if claim.at(plan.scale).not_testable is not None:
         return "not testable here"
     return SHORTENED if plan.shortened else verdict_of(findings[claim.id])
 
 
-def _verdicts(plan: Plan, findings: Mapping[str, Sequence[Finding]]) -> str:
+def _verdicts(plan: ReproductionPlan, findings: Mapping[str, Sequence[Finding]]) -> str:
     rows = [
         (f"[{claim.place}](#{claim.id})", claim.statement, f"**{_verdict(claim, plan, findings)}**")
         for claim in plan.reproduction.claims
@@ -104,7 +106,10 @@ def _verdicts(plan: Plan, findings: Mapping[str, Sequence[Finding]]) -> str:
 
 
 def _claim(
-    claim: Claim, plan: Plan, groups: Mapping[str, Group], findings: Mapping[str, Sequence[Finding]]
+    claim: Claim,
+    plan: ReproductionPlan,
+    groups: Mapping[str, CellGroup],
+    findings: Mapping[str, Sequence[Finding]],
 ) -> str:
     judged = claim.at(plan.scale)
     parts = [f'<a id="{claim.id}"></a>\n\n## {claim.place}: {claim.id}', claim.statement, claim.note]
@@ -122,7 +127,7 @@ def _claim(
     return "\n\n".join(part for part in parts if part)
 
 
-def _reported(rows: Sequence[Reported], scale: str, groups: Mapping[str, Group]) -> str:
+def _reported(rows: Sequence[Reported], scale: str, groups: Mapping[str, CellGroup]) -> str:
     heads = (
         *("reported for", "MSE-I", "PSNR", "LPIPS (VGG)", "MSE-R"),
         *("ours", "MSE-I", "PSNR", "MSE-R", "leak score", "n"),
@@ -136,7 +141,7 @@ def _reported(rows: Sequence[Reported], scale: str, groups: Mapping[str, Group])
     return _table(heads, lines)
 
 
-def _ours(name: str | None, group: Group | None) -> tuple[str, ...]:
+def _ours(name: str | None, group: CellGroup | None) -> tuple[str, ...]:
     if name is None or group is None or not group.n:
         return (name or NOTHING, *[NOTHING] * 5)
     mse, psnr = group.mean("attack", "mse"), group.mean("attack", "psnr_signed")
@@ -172,14 +177,14 @@ def _tolerance(check: Check) -> str:
     return f"{tolerance:g} dB" if check.metric in DECIBELS else f"{100 * tolerance:g} %"
 
 
-def _settings(plan: Plan) -> str:
+def _settings(plan: ReproductionPlan) -> str:
     rows = [
         (s.what, s.theirs, s.small if plan.scale == "small" else s.paper) for s in plan.reproduction.settings
     ]
     return "## Settings, theirs and ours\n\n" + _table(("setting", "theirs", "here"), rows)
 
 
-def _cost(plan: Plan, records: Sequence[Record]) -> str:
+def _cost(plan: ReproductionPlan, records: Sequence[Record]) -> str:
     """Return what the whole reproduction costs, by the rate of this run."""
     rows, total = [], 0.0
     for name, spec in plan.specs.items():
@@ -204,7 +209,7 @@ def _cost(plan: Plan, records: Sequence[Record]) -> str:
     return f"## What the whole scale costs\n\n{words}\n\n{_table(heads, rows)}"
 
 
-def _files(plan: Plan) -> str:
+def _files(plan: ReproductionPlan) -> str:
     files = plan.reproduction.at("paper").files
     if not files:
         return ""

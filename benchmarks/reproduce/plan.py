@@ -9,10 +9,10 @@ from typing import Any
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.reproduce.file import SCALES, Reproduction, Scale
-from ggl.benchmarks.sweeps.cells import CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.cells import CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.spec import Spec, parse_spec
 
-__all__ = ["Overrides", "Plan", "plan_of"]
+__all__ = ["Overrides", "ReproductionPlan", "plan_of"]
 
 PLACE = "{files}"
 """Stands in a sweep for the folder of the files that were brought."""
@@ -33,7 +33,7 @@ class Overrides:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What a scale runs.
 
     Attributes:
@@ -45,13 +45,13 @@ class Plan:
     scale: str
     specs: Mapping[str, Spec]
     whole: Mapping[str, Spec]
-    groups: Mapping[str, tuple[Cell, ...]]
+    groups: Mapping[str, tuple[SweepCell, ...]]
     shortened: bool
 
 
 def plan_of(
     reproduction: Reproduction, scale: str, files: Path | None = None, overrides: Overrides | None = None
-) -> Plan:
+) -> ReproductionPlan:
     """Return what a scale runs.
 
     Args:
@@ -78,7 +78,7 @@ def plan_of(
         name: _cells(f"{reproduction.name}.toml: scales.{scale}.groups.{name}", where, specs, names)
         for name, where in wanted.groups.items()
     }
-    return Plan(reproduction, scale, specs, whole, groups, less.any)
+    return ReproductionPlan(reproduction, scale, specs, whole, groups, less.any)
 
 
 def _spec(reproduction: Reproduction, name: str, table: Mapping[str, Any], files: Path | None) -> Spec:
@@ -114,7 +114,7 @@ def _shortened(table: Mapping[str, Any], scale: Scale, less: Overrides) -> dict[
 
 def _cells(
     what: str, where: Mapping[str, str | int], specs: Mapping[str, Spec], names: Mapping[str, str]
-) -> tuple[Cell, ...]:
+) -> tuple[SweepCell, ...]:
     values = {key: names.get(str(value), value) for key, value in where.items()}
     sweep = str(values.pop("sweep", ""))
     if sweep not in specs:

@@ -8,8 +8,8 @@ from ggl.base.weights import write_atomically
 from ggl.benchmarks.reproduce.claims import Finding, judge
 from ggl.benchmarks.reproduce.file import Claim, Scale, load_reproduction
 from ggl.benchmarks.reproduce.page import page_of
-from ggl.benchmarks.reproduce.plan import Overrides, Plan, plan_of
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.reproduce.plan import Overrides, ReproductionPlan, plan_of
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.sweeps.spec import Spec
 from ggl.commands.folders import check_folder
@@ -80,16 +80,16 @@ def reproduce(
             _write_tables(records, folder)
 
 
-def groups_by_name(plan: Plan, records: Sequence[Record]) -> dict[str, Group]:
+def groups_by_name(plan: ReproductionPlan, records: Sequence[Record]) -> dict[str, CellGroup]:
     """Return the groups of which a record is there, by the names that claims use."""
     known = {record.cell: record for record in records}
     found = {
         name: tuple(known[cell] for cell in cells if cell in known) for name, cells in plan.groups.items()
     }
-    return {name: Group(members[0].cell, members) for name, members in found.items() if members}
+    return {name: CellGroup(members[0].cell, members) for name, members in found.items() if members}
 
 
-def judged(plan: Plan, records: Sequence[Record]) -> Mapping[str, Sequence[Finding]]:
+def judged(plan: ReproductionPlan, records: Sequence[Record]) -> Mapping[str, Sequence[Finding]]:
     """Return what every check found, by the claims' ids; nothing of a shortened run."""
     groups = groups_by_name(plan, records)
 

@@ -33,7 +33,7 @@ SIZES = (1, 4, 8)
 PLAN = {"none": ("cma-es", "block-cma-es", "adam", "ig"), "prune:0.9": ("block-cma-es", "adam")}
 """Strategies against each defense."""
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 CELLS, TABLE = RESULTS / "batches.json", RESULTS / "batches.md"
 KEPT = ("verdict", "leak_score", "identification", "psnr", "label_recovery")
 """Of an audit's cell."""

@@ -68,8 +68,8 @@ FEDERATION = Federation(clients=4, rounds=300, batch_size=8, learning_rate=0.02)
 LEARNING_RATES = {"sign": 0.0005}
 """Of signs, steps of one size in every coordinate; all other defenses train at no defense's rate."""
 
-LEAKS = Path(__file__).parent / "results" / "defenses.json"
-UTILITY = Path(__file__).parent / "results" / "defenses-utility.csv"
+LEAKS = Path(__file__).parents[1] / "results" / "defenses.json"
+UTILITY = Path(__file__).parents[1] / "results" / "defenses-utility.csv"
 KEPT = ("defense", "strategy", "attacker", "verdict", "leak_score", "identification", "psnr", "images")
 """Of an audit's cells: curves, controls and further metrics are left out."""
 

@@ -31,7 +31,7 @@ from ggl.benchmarks.studies.defenses import (
 from ggl.costs.utility import t_interval
 from ggl.measures.statistics import Interval, bootstrap_mean
 
-Cell: TypeAlias = Mapping[str, Any]
+DefenseCell: TypeAlias = Mapping[str, Any]
 
 HEADER = f"""\
 # Defenses, each with the attackers who know it
@@ -57,7 +57,7 @@ def _text(interval: Interval, form: str) -> str:
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: DefenseCell | None) -> str:
     if cell is None:
         return ""
     score = Interval(**{key: cell["leak_score"][key] for key in ("mean", "low", "high", "n")})
@@ -65,18 +65,18 @@ def _cell(cell: Cell | None) -> str:
     return f"{_text(score, '.2f')}, {first}, {LETTERS[cell['verdict']]}"
 
 
-def attackers_of(cells: Sequence[Cell]) -> list[str]:
+def attackers_of(cells: Sequence[DefenseCell]) -> list[str]:
     """Return the attackers of one defense, in the order in which they were run."""
     return list(dict.fromkeys(cell["attacker"] for cell in cells))
 
 
-def find(cells: Sequence[Cell], attacker: str, strategy: str) -> Cell | None:
+def find(cells: Sequence[DefenseCell], attacker: str, strategy: str) -> DefenseCell | None:
     """Return the cell of an attacker and strategy; the analytic one has no strategy."""
     wanted = (attacker, CLOSED_FORM if attacker == ANALYTIC else strategy)
     return next((cell for cell in cells if (cell["attacker"], cell["strategy"]) == wanted), None)
 
 
-def leak_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+def leak_table(leaks: Mapping[str, Sequence[DefenseCell]]) -> Iterator[str]:
     """Yield every defense's cells, a row an attacker."""
     yield "\n## What leaks\n"
     yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
@@ -87,7 +87,7 @@ def leak_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             yield f"| {name} | {attacker} | {row} |"
 
 
-def worst_table(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained]) -> Iterator[str]:
+def worst_table(leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]) -> Iterator[str]:
     """Yield each defense's worst case beside what it costs."""
     plain = {row.seed: row for row in utility if row.defense == "none"}
     yield "\n## The worst case, and what the defense costs\n"
@@ -113,7 +113,7 @@ def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> str:
     return f"{_text(accuracy, '.1f')}{notes} | {_text(kept, '+.1f')} | {size:.1f} | {time:.1f} |".rstrip(" |")
 
 
-def paired_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+def paired_table(leaks: Mapping[str, Sequence[DefenseCell]]) -> Iterator[str]:
     """Yield how much more the attackers who know a defense recover than the naive one, image by image."""
     yield "\n## What knowing the defense is worth: PSNR less the naive attacker's, dB, paired by image\n"
     yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
@@ -125,7 +125,7 @@ def paired_table(leaks: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
                 yield f"| {name} | {attacker} | {' | '.join(texts)} |"
 
 
-def _difference(cells: Sequence[Cell], attacker: str, strategy: str) -> str:
+def _difference(cells: Sequence[DefenseCell], attacker: str, strategy: str) -> str:
     pair = [find(cells, who, strategy) for who in (attacker, "naive")]
     if None in pair:
         return ""
@@ -133,7 +133,7 @@ def _difference(cells: Sequence[Cell], attacker: str, strategy: str) -> str:
     return _text(bootstrap_mean(np.array(one) - np.array(other)), "+.1f")
 
 
-def page(leaks: Mapping[str, Sequence[Cell]], utility: Sequence[Trained]) -> str:
+def page(leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]) -> str:
     """Return the Markdown page."""
     lines = [HEADER, *worst_table(leaks, utility), *leak_table(leaks), *paired_table(leaks)]
     return "\n".join(lines) + "\n"

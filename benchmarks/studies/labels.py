@@ -64,7 +64,7 @@ METHODS = {
 
 STEPS, STEP_BATCH, RATE = 500, 64, 0.1
 
-RESULTS = Path(__file__).parent / "results" / "labels.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "labels.csv"
 
 
 @dataclass(frozen=True)

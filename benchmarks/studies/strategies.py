@@ -98,7 +98,7 @@ The published pattern brings its own tanh and knows no penalty: `free` for it is
 EQUAL_TIME = 3_450
 """Evaluations of Adam that take the CPU time of the default's 10,000, from the seconds of earlier rows."""
 
-RESULTS = Path(__file__).parent / "results" / "strategies.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "strategies.csv"
 Key: TypeAlias = tuple[str, str, str, int]
 """Victim, defense, strategy with its latent rule, budget."""
 
@@ -125,7 +125,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One strategy against one victim and defense, scored at each of some budgets, the last the longest."""
 
     victim: str
@@ -145,7 +145,7 @@ class Cell:
         return [(self.victim, self.defense, self.label, budget) for budget in self.budgets]
 
 
-def plan(only: Sequence[str] = ()) -> list[Cell]:
+def plan(only: Sequence[str] = ()) -> list[StudyCell]:
     """Return every cell, in the order of running."""
     cells = [
         cell
@@ -159,14 +159,14 @@ def plan(only: Sequence[str] = ()) -> list[Cell]:
     return [cell for cell in longest if not only or cell.strategy in only]
 
 
-def _extra_cells() -> list[Cell]:
+def _extra_cells() -> list[StudyCell]:
     """Return the cells of other latent rules, and of Adam in the default's time."""
     rules = [
-        Cell("lenet", "none", DEFAULT, _up_to(longest, fine=rule in ("free", "tanh")), rule)
+        StudyCell("lenet", "none", DEFAULT, _up_to(longest, fine=rule in ("free", "tanh")), rule)
         for rule, longest in RULES.items()
     ]
-    free = Cell("lenet", "none", PATTERN, BUDGETS[-1:], "free")
-    return [*rules, free, Cell("lenet", "none", "adam", (EQUAL_TIME,))]
+    free = StudyCell("lenet", "none", PATTERN, BUDGETS[-1:], "free")
+    return [*rules, free, StudyCell("lenet", "none", "adam", (EQUAL_TIME,))]
 
 
 def labels() -> list[str]:
@@ -175,7 +175,7 @@ def labels() -> list[str]:
     return list(dict.fromkeys([DEFAULT, *(cell.label for cell in _extra_cells()), *planned]))
 
 
-def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[Cell]:
+def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[StudyCell]:
     """Yield one cell for all budgets that an anytime strategy passes on its way.
 
     Others need one a budget, and are run at the longest alone where there is a defense or another victim.
@@ -183,11 +183,11 @@ def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[C
     within = _up_to(longest, fine=strategy == DEFAULT and defense == "none")
     budgets = tuple(budget for budget in within if _is_possible(strategy, budget))
     if load_strategy(strategy, latent_dim=64, budget=longest, seed=0).anytime:
-        yield Cell(victim, defense, strategy, budgets)
+        yield StudyCell(victim, defense, strategy, budgets)
         return
     first = next(iter(DEFENSES))
     yield from (
-        Cell(victim, defense, strategy, (budget,))
+        StudyCell(victim, defense, strategy, (budget,))
         for budget in budgets
         if budget == budgets[-1] or (victim == first and defense == "none")
     )
@@ -247,7 +247,7 @@ class Bench:
         ]
         self.objective = GradientMatch(self.oracle, [known.view(g, ATTACKER) for g in shared], DISTANCE)
 
-    def search(self, cell: Cell) -> Search:
+    def search(self, cell: StudyCell) -> Search:
         """Return the searches of a cell, image by image and seed by seed."""
         prior = load_prior(PRIOR)
         seeds = [stream_seed(i % SEEDS, "image", i // SEEDS) for i in range(len(self.images))]
@@ -262,7 +262,7 @@ class Bench:
         )
 
 
-def run_cell(cell: Cell) -> list[Row]:
+def run_cell(cell: StudyCell) -> list[Row]:
     """Run one cell and return its rows."""
     torch.set_num_threads(1)
     bench = Bench(cell.victim, cell.defense)
@@ -278,7 +278,7 @@ def run_cell(cell: Cell) -> list[Row]:
 
 
 def _rows(
-    cell: Cell, budget: int, results: Sequence[SearchResult], bench: Bench, seconds: float
+    cell: StudyCell, budget: int, results: Sequence[SearchResult], bench: Bench, seconds: float
 ) -> Iterator[Row]:
     """Yield what each search had found within a budget."""
     scores = score(torch.cat([r.images for r in results]), bench.images, bench.decoys, {})

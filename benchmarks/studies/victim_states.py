@@ -47,7 +47,7 @@ IMAGES, BUDGET, CEILING_BUDGET, STRATEGY = 8, 500, 500, "cma-es"
 GRADIENT_IMAGES = 100
 SHARPEN, BINS = (1, 2, 4, 8), tuple(10.0**k for k in range(-9, 1))
 ROUNDING_IMAGES, NEAR, OTHERS = 60, 0.02, 6
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 WIDTH = 12
 
 

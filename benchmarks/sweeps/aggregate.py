@@ -9,18 +9,18 @@ from statistics import fmean
 import numpy as np
 
 from ggl.audits.findings import Verdict, find_verdict
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
 from ggl.measures.statistics import Interval, bootstrap_mean
 
-__all__ = ["CONTROLS", "Group", "groups_of"]
+__all__ = ["CONTROLS", "CellGroup", "groups_of"]
 
 CONTROLS = ("sibling", "noise", "prior", "class_mean")
 
 
 @dataclass(frozen=True)
-class Group:
+class CellGroup:
     """Cells that differ in image and seed alone.
 
     Figures are of the images with an ok cell for every seed; `count("failed")` says what is missing. A
@@ -33,7 +33,7 @@ class Group:
         records: all of them, ok or not.
     """
 
-    cell: Cell
+    cell: SweepCell
     records: tuple[Record, ...]
 
     def count(self, status: str) -> int:
@@ -125,12 +125,12 @@ class Group:
         return leak_score(errors[source], errors["ceiling"], {name: errors[name] for name in CONTROLS})
 
 
-def groups_of(records: Sequence[Record]) -> list[Group]:
+def groups_of(records: Sequence[Record]) -> list[CellGroup]:
     """Return groups of records, in the order of their first."""
-    found: dict[Cell, list[Record]] = {}
+    found: dict[SweepCell, list[Record]] = {}
     for record in records:
         found.setdefault(replace(record.cell, image=0, seed=0), []).append(record)
-    return [Group(cell, tuple(members)) for cell, members in found.items()]
+    return [CellGroup(cell, tuple(members)) for cell, members in found.items()]
 
 
 def _known(record: Record, name: str) -> float:

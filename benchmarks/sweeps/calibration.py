@@ -14,7 +14,7 @@ from ggl.attacks.search import Search
 from ggl.audits.audit import audit
 from ggl.audits.controls import choose_decoys, noise_gradient
 from ggl.base.random import stream, stream_seed
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.execute import SEARCHES
 from ggl.datasets.picking import pick_private
@@ -82,15 +82,15 @@ class Calibration:
         self.components, self.pack, self.device = components, pack, device
         self.clock = clock_of(device)
 
-    def passes(self, cell: Cell) -> int:
+    def passes(self, cell: SweepCell) -> int:
         """Return the passes through the victim that one evaluation of a cell takes."""
         return self.components.defense(cell).trial(cell.attacker).draws if self._samples(cell) else 1
 
-    def grows(self, cell: Cell) -> bool:
+    def grows(self, cell: SweepCell) -> bool:
         """Return whether a strategy's cost grows with what it was told, so that a rate is a least one."""
         return isinstance(self._strategy(cell), GaussianProcess | TuRBO)
 
-    def evaluation(self, cell: Cell, reference: Cell) -> float:
+    def evaluation(self, cell: SweepCell, reference: SweepCell) -> float:
         """Return the seconds of one evaluation of a cell, its strategy's time included.
 
         Args:
@@ -105,43 +105,43 @@ class Calibration:
         overhead = there - self._rate(_under(reference, cell, cheap))
         return plain + max(overhead, -plain / 2)
 
-    def fixed(self, cell: Cell, reference: Cell) -> tuple[float, float]:
+    def fixed(self, cell: SweepCell, reference: SweepCell) -> tuple[float, float]:
         """Return the seconds of a pack, and of each cell in it, beside the evaluations."""
         least = _under(reference, reference, TINY)
         pack, each = self.components.once(("fixed", place_of(least)), lambda: self._fixed(least))
         more = self._setting(cell).seconds - self._setting(reference).seconds
         return pack, max(each + SHARES * more, 0.0)
 
-    def ceiling(self, cell: Cell) -> float:
+    def ceiling(self, cell: SweepCell) -> float:
         """Return the seconds of one evaluation of a private image's own inversion."""
         return self.components.once(("ceiling", cell.prior, cell.data), lambda: self._ceiling(cell))
 
-    def _strategy(self, cell: Cell) -> Strategy:
+    def _strategy(self, cell: SweepCell) -> Strategy:
         dimension = self.components.prior(cell).latent_dim
         key = ("strategy", cell.strategy, dimension, cell.budget)
         return self.components.once(
             key, lambda: load_strategy(cell.strategy, latent_dim=dimension, budget=cell.budget, seed=0)
         )
 
-    def _samples(self, cell: Cell) -> bool:
+    def _samples(self, cell: SweepCell) -> bool:
         key = ("samples", *place_of(cell), cell.defense)
         return self.components.once(key, lambda: bool(sampled_layers(self._wrapped(cell))))
 
-    def _wrapped(self, cell: Cell) -> nn.Module:
+    def _wrapped(self, cell: SweepCell) -> nn.Module:
         victim = self.components.victim(cell)
         return self.components.defense(cell).wrap(victim, cell.victim_seed)
 
-    def _image(self, cell: Cell) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _image(self, cell: SweepCell) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the private images, their labels, and those of the data."""
         data = self.components.data(cell)
         rows = pick_private(data.labels, cell.images, cell.image_seed)
         return data.images[rows], data.labels[rows], data.images, data.labels
 
-    def _setting(self, cell: Cell) -> _Setting:
+    def _setting(self, cell: SweepCell) -> _Setting:
         key = ("setting", *place_of(cell), cell.defense, cell.round)
         return self.components.once(key, lambda: self._share(cell))
 
-    def _share(self, cell: Cell) -> _Setting:
+    def _share(self, cell: SweepCell) -> _Setting:
         images, labels, pool, pool_labels = self._image(cell)
         image, label = images[:1], labels[:1]
         sibling = choose_decoys(image, label, pool, pool_labels, 0).siblings
@@ -159,12 +159,12 @@ class Calibration:
         shared = [defense.share(client, stream(0, "calibration", i)) for i, client in enumerate(clients)]
         return _Setting(oracle, label, shared, (self.clock() - started) / len(clients))
 
-    def _rate(self, cell: Cell) -> float:
+    def _rate(self, cell: SweepCell) -> float:
         """Return the seconds of one evaluation, of as many searches side by side as can be afforded."""
         key = ("rate", *place_of(cell), cell.defense, cell.attacker, cell.strategy, cell.budget)
         return self.components.once(key, lambda: self._measured(cell))
 
-    def _measured(self, cell: Cell) -> float:
+    def _measured(self, cell: SweepCell) -> float:
         strategy = self._strategy(cell)
         if isinstance(strategy, GaussianProcess | TuRBO):
             return self._modeled(cell, strategy.initial, strategy.batch_size)
@@ -173,7 +173,7 @@ class Calibration:
         width = SEARCHES * min(affordable, cell.images, self.pack)
         return _timed(self._search(cell, width), GENERATIONS) if width > SEARCHES else narrow
 
-    def _modeled(self, cell: Cell, initial: int, size: int) -> float:
+    def _modeled(self, cell: SweepCell, initial: int, size: int) -> float:
         """Return the mean over the budget, where all after the initial design costs what its start does."""
         plain = self._rate(_under(cell, cell, PLAIN))
         search = self._search(cell, 1)
@@ -184,7 +184,7 @@ class Calibration:
         share = initial / cell.budget
         return share * plain + (1 - share) * modeled
 
-    def _search(self, cell: Cell, width: int) -> Search:
+    def _search(self, cell: SweepCell, width: int) -> Search:
         """Return searches, `width` of them, of three gradients in turn."""
         prior, defense, setting = (
             self.components.prior(cell),
@@ -214,7 +214,7 @@ class Calibration:
             device=self.device,
         )
 
-    def _fixed(self, cell: Cell) -> tuple[float, float]:
+    def _fixed(self, cell: SweepCell) -> tuple[float, float]:
         """Return the seconds of an audit, and of each of its cells, from audits of one and of more images."""
         images, labels, pool, pool_labels = self._image(cell)
         counts = sorted({1, min(len(images), 4)})
@@ -226,7 +226,7 @@ class Calibration:
         return max(seconds[0] - each, 0.0), each
 
     def _audited(
-        self, cell: Cell, images: Tensor, labels: Tensor, pool: Tensor, pool_labels: Tensor
+        self, cell: SweepCell, images: Tensor, labels: Tensor, pool: Tensor, pool_labels: Tensor
     ) -> float:
         started = self.clock()
         audit(
@@ -247,7 +247,7 @@ class Calibration:
         )
         return self.clock() - started
 
-    def _ceiling(self, cell: Cell) -> float:
+    def _ceiling(self, cell: SweepCell) -> float:
         images, labels, *_ = self._image(cell)
 
         def inverted(n: int, budget: int) -> float:
@@ -261,13 +261,13 @@ class Calibration:
         return narrow if affordable < 2 else inverted(min(affordable, len(images)), 16)
 
 
-def _under(place: Cell, cell: Cell, strategy: str) -> Cell:
+def _under(place: SweepCell, cell: SweepCell, strategy: str) -> SweepCell:
     """Return `place` with a strategy and a cell's budget; what does not matter to its time is the same."""
     budget = FEW if strategy in (PLAIN, WITH_GRADIENT, TINY) else cell.budget
     return replace(place, strategy=strategy, budget=budget, image=0, seed=0, latents=None)
 
 
-def place_of(cell: Cell) -> tuple[object, ...]:
+def place_of(cell: SweepCell) -> tuple[object, ...]:
     """Return what cells share among whom defenses and strategies are compared."""
     return cell.prior, cell.victim, cell.victim_weights, cell.data
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeAlias
 
-__all__ = ["AXES", "CELL_FIELDS", "Cell", "Pack", "packs_of", "together"]
+__all__ = ["AXES", "CELL_FIELDS", "Pack", "SweepCell", "packs_of", "together"]
 
 AXES = (
     *("prior", "victim", "victim_weights", "data", "defense", "attacker", "strategy"),
@@ -16,7 +16,7 @@ AXES = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """Everything that the figures of a cell follow from, code and files apart.
 
     Attributes:
@@ -60,26 +60,26 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-Pack: TypeAlias = tuple[Cell, ...]
+Pack: TypeAlias = tuple[SweepCell, ...]
 """Cells that differ in their image alone and are searched side by side. Which cells share a pack follows
 from the spec and not from what is done already, so that figures do not depend on where a run was killed."""
 
 
-def together(cell: Cell) -> Cell:
+def together(cell: SweepCell) -> SweepCell:
     """Return what the cells of one pack share."""
     return replace(cell, image=0)
 
 
-def packs_of(cells: Iterable[Cell], most: int) -> list[Pack]:
+def packs_of(cells: Iterable[SweepCell], most: int) -> list[Pack]:
     """Return packs of at most `most` cells, in the order in which cells come."""
-    groups: dict[Cell, list[Cell]] = {}
+    groups: dict[SweepCell, list[SweepCell]] = {}
     for cell in cells:
         groups.setdefault(together(cell), []).append(cell)
     return [part for group in groups.values() for part in _cut(group, most)]
 
 
-def _cut(cells: Sequence[Cell], most: int) -> list[Pack]:
+def _cut(cells: Sequence[SweepCell], most: int) -> list[Pack]:
     return [tuple(cells[start : start + most]) for start in range(0, len(cells), most)]
 
 
-CELL_FIELDS = tuple(field.name for field in fields(Cell))
+CELL_FIELDS = tuple(field.name for field in fields(SweepCell))

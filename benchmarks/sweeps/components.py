@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior, load_prior
@@ -29,15 +29,15 @@ class Components:
         found: T = self._kept[key]  # type: ignore[assignment]
         return found
 
-    def prior(self, cell: Cell) -> Prior:
+    def prior(self, cell: SweepCell) -> Prior:
         """Return a cell's prior."""
         return self.once(("prior", cell.prior), lambda: load_prior(cell.prior))
 
-    def defense(self, cell: Cell) -> Defense:
+    def defense(self, cell: SweepCell) -> Defense:
         """Return a cell's defense."""
         return self.once(("defense", cell.defense), lambda: load_defense(cell.defense))
 
-    def data(self, cell: Cell) -> Dataset:
+    def data(self, cell: SweepCell) -> Dataset:
         """Return a cell's data in the shape that its prior gives."""
         shape = self.prior(cell).image_shape
         key = ("data", cell.data, shape, cell.fit, cell.split)
@@ -45,7 +45,7 @@ class Components:
             key, lambda: load_dataset(cell.data, image_shape=shape, fit=cell.fit, split=cell.split)
         )
 
-    def victim(self, cell: Cell) -> nn.Module:
+    def victim(self, cell: SweepCell) -> nn.Module:
         """Return the victim that a cell's clients train, without what its defense adds."""
         channels, size, _ = self.prior(cell).image_shape
         classes = self.prior(cell).num_classes or self.data(cell).num_classes

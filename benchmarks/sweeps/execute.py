@@ -23,12 +23,12 @@ from ggl.attacks.inversion import invert
 from ggl.attacks.search import SearchResult
 from ggl.audits.audit import audit
 from ggl.audits.clients import KINDS
-from ggl.audits.findings import Cell as AuditedCell
+from ggl.audits.findings import AuditCell
 from ggl.audits.report import Report
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.versions import versions
-from ggl.benchmarks.sweeps.cells import Cell, Pack
+from ggl.benchmarks.sweeps.cells import Pack, SweepCell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 from ggl.datasets.loading import Dataset
@@ -40,7 +40,7 @@ from ggl.measures.statistics import finite_or_none
 __all__ = [
     "SEARCHES",
     "Ceiling",
-    "Outcome",
+    "PackOutcome",
     "ceiling_of",
     "ceilings_of",
     "find_commit",
@@ -77,7 +77,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PackOutcome:
     """The records of a pack, and its pictures by a cell's id and a name."""
 
     records: tuple[Record, ...]
@@ -95,19 +95,19 @@ class _Setting:
     device: torch.device
 
 
-def ceiling_of(cell: Cell) -> Ceiling:
+def ceiling_of(cell: SweepCell) -> Ceiling:
     """Return the inversion that a cell is measured by."""
     return Ceiling(
         cell.prior, cell.data, cell.split, cell.fit, cell.images, cell.image_seed, cell.ceiling_budget
     )
 
 
-def ceilings_of(packs: Iterable[Pack]) -> dict[Ceiling, Cell]:
+def ceilings_of(packs: Iterable[Pack]) -> dict[Ceiling, SweepCell]:
     """Return the inversions that packs are measured by, each with a cell that needs it."""
     return {ceiling_of(pack[0]): pack[0] for pack in packs}
 
 
-def invert_images(cell: Cell, device: str) -> NDArray[np.float32]:
+def invert_images(cell: SweepCell, device: str) -> NDArray[np.float32]:
     """Return the prior's best images (n, c, h, w) of a cell's private ones."""
     setting = _load(cell, device)
     results = invert(
@@ -121,7 +121,7 @@ def invert_images(cell: Cell, device: str) -> NDArray[np.float32]:
     return torch.cat([result.images for result in results]).numpy()
 
 
-def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> Outcome:
+def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> PackOutcome:
     """Attack a pack's images side by side, with their controls, and measure what came out.
 
     Args:
@@ -157,23 +157,23 @@ def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> Outcome:
     )
     timed = {"seconds": (time.monotonic() - started) / len(pack), "peak_memory": memory.read()}
     records = tuple(_record(member, i, report, setting, timed) for i, member in enumerate(pack))
-    return Outcome(records, _pictures(pack, report))
+    return PackOutcome(records, _pictures(pack, report))
 
 
-def _load(cell: Cell, device: str) -> _Setting:
+def _load(cell: SweepCell, device: str) -> _Setting:
     blank = replace(cell, defense="", attacker="", strategy="", distance="", latents=None)
     return _load_place(replace(blank, budget=0, round=0, seed=0, image=0), device)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_place(place: Cell, device: str) -> _Setting:
+def _load_place(place: SweepCell, device: str) -> _Setting:
     components, where = Components(), find_device(device)
     prior, data = components.prior(place).to(where), components.data(place)
     private = pick_private(data.labels, place.images, place.image_seed)
     return _Setting(prior, data, private, components.victim(place).to(where), where)
 
 
-def _record(cell: Cell, i: int, report: Report, setting: _Setting, timed: Mapping[str, float]) -> Record:
+def _record(cell: SweepCell, i: int, report: Report, setting: _Setting, timed: Mapping[str, float]) -> Record:
     """Return what became of the i-th cell of a pack."""
     found = _only(report)
     result = found.results["private"][i]
@@ -210,7 +210,7 @@ def _record(cell: Cell, i: int, report: Report, setting: _Setting, timed: Mappin
     )
 
 
-def _only(report: Report) -> AuditedCell:
+def _only(report: Report) -> AuditCell:
     """Return the one cell of a pack's report."""
     if len(report.cells) != 1:
         raise InputError(

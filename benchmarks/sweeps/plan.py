@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from ggl.benchmarks.sweeps.calibration import Calibration, one_thread, place_of
-from ggl.benchmarks.sweeps.cells import AXES, Cell, Pack, packs_of
+from ggl.benchmarks.sweeps.cells import AXES, Pack, SweepCell, packs_of
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.execute import SEARCHES, ceilings_of
 from ggl.benchmarks.sweeps.spec import Spec
 from ggl.benchmarks.sweeps.spec_axes import UNNAMED
 
-__all__ = ["Estimate", "Piece", "Plan", "plan", "plan_lines"]
+__all__ = ["Estimate", "Piece", "SweepPlan", "plan", "plan_lines"]
 
 CEILING, FIXED = "ceilings", "sharing and scoring"
 """Pieces of the time that belong to no strategy."""
@@ -50,7 +50,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep consists of.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
     """
 
     spec: Spec
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
     packs: tuple[Pack, ...]
     skipped: Mapping[str, int]
     refused: Mapping[str, int]
@@ -81,7 +81,7 @@ def plan(
     device: torch.device | None = None,
     calibrate: bool = True,
     progress: Callable[[str], None] | None = None,
-) -> Plan:
+) -> SweepPlan:
     """Return what a spec asks for.
 
     Args:
@@ -102,7 +102,7 @@ def plan(
     calibration = Calibration(components, spec.pack, device or torch.device("cpu"))
     with one_thread():
         estimate = _estimate(packs, calibration, workers, progress) if calibrate else None
-    return Plan(
+    return SweepPlan(
         spec=spec,
         cells=cells,
         packs=packs,
@@ -174,7 +174,7 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     )
 
 
-def plan_lines(found: Plan) -> list[str]:
+def plan_lines(found: SweepPlan) -> list[str]:
     """Return a plan as lines of text."""
     spec = found.spec
     left_out = sum(found.skipped.values()) + sum(found.refused.values())
@@ -190,7 +190,7 @@ def plan_lines(found: Plan) -> list[str]:
     ]
 
 
-def _axis_lines(cells: Sequence[Cell]) -> list[str]:
+def _axis_lines(cells: Sequence[SweepCell]) -> list[str]:
     counts = {axis: Counter(getattr(cell, axis) for cell in cells) for axis in AXES}
     return [
         f"  {axis}: " + " · ".join(f"{_value(axis, value)} ({n:,})" for value, n in count.items())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 
 __all__ = [
     "CIRCUMSTANCES",
@@ -83,7 +83,7 @@ class Record:
             JSON; `finished` in UTC.
     """
 
-    cell: Cell
+    cell: SweepCell
     status: Status
     reason: str = ""
     figures: Mapping[str, float | int | None] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from ggl.attacks.search import check_budget
 from ggl.audits.attackers import ALL, ANALYTIC, check_attackers
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.commands.audit_inputs import check_class_folders
 from ggl.datasets.fit import FITS
@@ -27,7 +27,7 @@ USUAL_BUDGET = 5_000
 """A strategy that refuses this as well is wrong by itself, and not for the cell's budget."""
 
 
-def refusals(rows: Sequence[Cell], components: Components) -> dict[Cell, str]:
+def refusals(rows: Sequence[SweepCell], components: Components) -> dict[SweepCell, str]:
     """Return the cells that a component refuses, each with the component's reason.
 
     Args:
@@ -40,7 +40,7 @@ def refusals(rows: Sequence[Cell], components: Components) -> dict[Cell, str]:
         WeightsError: a prior's weights are missing or damaged.
     """
     _check_names(rows, components)
-    reasons: dict[Cell, str] = {}
+    reasons: dict[SweepCell, str] = {}
     for row in rows:
         for reason_of in (_data, _victim, _wrapped, _attacker, _strategy):
             reason = reason_of(row, components)
@@ -52,7 +52,7 @@ def refusals(rows: Sequence[Cell], components: Components) -> dict[Cell, str]:
     return reasons
 
 
-def _check_names(rows: Sequence[Cell], components: Components) -> None:
+def _check_names(rows: Sequence[SweepCell], components: Components) -> None:
     """Raise for what does not depend on what else is in a cell."""
     defenses = {row.defense: components.defense(row) for row in rows}
     attackers = list(dict.fromkeys(row.attacker for row in rows))
@@ -72,25 +72,25 @@ def _check_names(rows: Sequence[Cell], components: Components) -> None:
             raise InputError(f"axes.victim_weights: expected a weight file, found none at {weights}")
 
 
-def _data(cell: Cell, components: Components) -> str:
+def _data(cell: SweepCell, components: Components) -> str:
     prior = components.prior(cell)
     key = ("check data", cell.data, cell.prior)
     return components.once(key, lambda: _reason(lambda: _check_data(cell, components, prior)))
 
 
-def _check_data(cell: Cell, components: Components, prior: Prior) -> None:
+def _check_data(cell: SweepCell, components: Components, prior: Prior) -> None:
     check_class_folders(cell.data, prior)
     data = components.data(cell)
     prior.check_labels(data.labels)
     pick_private(data.labels, cell.images, cell.image_seed)
 
 
-def _victim(cell: Cell, components: Components) -> str:
+def _victim(cell: SweepCell, components: Components) -> str:
     key = ("check victim", cell.victim, cell.victim_weights, cell.prior, cell.data)
     return components.once(key, lambda: _reason(lambda: components.victim(cell)))
 
 
-def _wrapped(cell: Cell, components: Components) -> str:
+def _wrapped(cell: SweepCell, components: Components) -> str:
     """Return why a defense can't be put around a victim: a layer that it names may be another victim's."""
     wrap = components.defense(cell).wrap
     key = ("check defense", cell.victim, cell.victim_weights, cell.prior, cell.data, cell.defense)
@@ -104,7 +104,7 @@ def _wrapped(cell: Cell, components: Components) -> str:
     return components.once(key, lambda: _reason(attempt))
 
 
-def _attacker(cell: Cell, components: Components) -> str:
+def _attacker(cell: SweepCell, components: Components) -> str:
     known = components.defense(cell).attackers
     if cell.attacker == ANALYTIC:
         key = ("check analytic", cell.victim, cell.prior, cell.data, cell.defense)
@@ -114,14 +114,14 @@ def _attacker(cell: Cell, components: Components) -> str:
     return f"defense {cell.defense} does not know the attacker {cell.attacker!r}; it knows {', '.join(known)}"
 
 
-def _solvable(cell: Cell, components: Components) -> str:
+def _solvable(cell: SweepCell, components: Components) -> str:
     model = components.defense(cell).wrap(components.victim(cell), cell.victim_seed)
     if find_first_linear(model, components.prior(cell).image_shape) is not None:
         return ""
     return f"victim {cell.victim} has no first linear layer with a bias for the analytic attacker"
 
 
-def _strategy(cell: Cell, components: Components) -> str:
+def _strategy(cell: SweepCell, components: Components) -> str:
     prior = components.prior(cell)
 
     def check(budget: int) -> None:

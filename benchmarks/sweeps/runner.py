@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from ggl.base.weights import load_tensors, save_tensors
-from ggl.benchmarks.sweeps.cells import Cell, Pack, packs_of
+from ggl.benchmarks.sweeps.cells import Pack, SweepCell, packs_of
 from ggl.benchmarks.sweeps.engines import Engine, Failure
 from ggl.benchmarks.sweeps.execute import (
     Ceiling,
-    Outcome,
+    PackOutcome,
     ceiling_of,
     ceilings_of,
     find_commit,
@@ -61,7 +61,7 @@ class _Unit:
 
     pack: Pack
     parts: int = 1
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[PackOutcome] = field(default_factory=list)
 
 
 _Part: TypeAlias = tuple[_Unit, Pack, NDArray[np.float32]]
@@ -118,7 +118,7 @@ class _Run:
                 missing.append((ceiling, cell))
         self._make_ceilings(missing)
 
-    def _make_ceilings(self, missing: Sequence[tuple[Ceiling, Cell]]) -> None:
+    def _make_ceilings(self, missing: Sequence[tuple[Ceiling, SweepCell]]) -> None:
         waiting, left = dict(enumerate(missing)), 0
         for task, (_, cell) in waiting.items():
             if left == self.engine.slots:
@@ -128,7 +128,7 @@ class _Run:
         while left:
             left -= self._keep_ceilings(waiting)
 
-    def _keep_ceilings(self, waiting: Mapping[int, tuple[Ceiling, Cell]]) -> int:
+    def _keep_ceilings(self, waiting: Mapping[int, tuple[Ceiling, SweepCell]]) -> int:
         """Store ceilings that have been made, and return how many."""
         ended = self.engine.wait()
         for task, images in ended:
@@ -184,15 +184,15 @@ class _Run:
         self.store.finish(name_of(unit.pack), records)
         self.watch(records)
 
-    def _failed(self, pack: Pack, reason: str) -> Outcome:
-        return Outcome(tuple(self._record(cell, "failed", reason) for cell in pack), {})
+    def _failed(self, pack: Pack, reason: str) -> PackOutcome:
+        return PackOutcome(tuple(self._record(cell, "failed", reason) for cell in pack), {})
 
-    def _record(self, cell: Cell, status: Literal["failed", "skipped"], reason: str) -> Record:
+    def _record(self, cell: SweepCell, status: Literal["failed", "skipped"], reason: str) -> Record:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         return Record(cell, status, reason, spec=self.spec.hash, commit=find_commit(), finished=finished)
 
 
-def _pictures(outcomes: Sequence[Outcome]) -> Iterator[tuple[tuple[str, str], NDArray[np.float32]]]:
+def _pictures(outcomes: Sequence[PackOutcome]) -> Iterator[tuple[tuple[str, str], NDArray[np.float32]]]:
     for outcome in outcomes:
         yield from outcome.pictures.items()
 

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from pydantic import model_validator as validator
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.sweeps.cells import AXES, Cell
+from ggl.benchmarks.sweeps.cells import AXES, SweepCell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.refusals import refusals
 from ggl.benchmarks.sweeps.spec_axes import Axes, Count, Exclusions, Natural, Strict, Text, Zips
@@ -76,9 +76,9 @@ class Spec(Strict):
     excludes: Exclusions = Field(default=(), alias="exclude")
 
     _text: str = PrivateAttr(default="")
-    _rows: tuple[Cell, ...] = PrivateAttr(default=())
-    _reasons: dict[Cell, str] = PrivateAttr(default_factory=dict)
-    _refused: dict[Cell, str] | None = PrivateAttr(default=None)
+    _rows: tuple[SweepCell, ...] = PrivateAttr(default=())
+    _reasons: dict[SweepCell, str] = PrivateAttr(default_factory=dict)
+    _refused: dict[SweepCell, str] | None = PrivateAttr(default=None)
 
     @validator(mode="after")
     def _expand(self) -> "Spec":
@@ -88,7 +88,7 @@ class Spec(Strict):
         total = self.images * sum(math.prod(map(len, factors)) for factors in blocks)
         if total > MOST_CELLS:
             raise InputError(f"expected at most {MOST_CELLS:,} cells, found {total:,}; make several specs")
-        rows: dict[Cell, None] = {}
+        rows: dict[SweepCell, None] = {}
         for number, factors in enumerate(blocks):
             before = len(rows)
             rows |= dict.fromkeys(map(self._row, itertools.product(*factors)))
@@ -110,19 +110,19 @@ class Spec(Strict):
         content = json.dumps([self.pack, sorted(rows.items())])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[SweepCell]:
         """Return the cells to be run, axes in the order of `AXES`, values as they are written.
 
         Those that a component refuses are among them: only loading it can tell (`refused`).
         """
         return self._with_images(row for row in self._rows if row not in self._reasons)
 
-    def skipped(self) -> list[tuple[Cell, str]]:
+    def skipped(self) -> list[tuple[SweepCell, str]]:
         """Return the excluded cells, each with its reason."""
         cells = self._with_images(row for row in self._rows if row in self._reasons)
         return [(cell, self._reasons[replace(cell, image=0)]) for cell in cells]
 
-    def refused(self, components: Components | None = None) -> list[tuple[Cell, str]]:
+    def refused(self, components: Components | None = None) -> list[tuple[SweepCell, str]]:
         """Return those of `cells()` that a component refuses, each with the component's reason.
 
         Loads every component once, into `components` if given, and remembers what came of it. Errors are
@@ -177,14 +177,14 @@ class Spec(Strict):
             factors += [[dict(zip(kept, step, strict=True)) for step in steps]] if kept else []
         return sorted(factors, key=lambda factor: AXES.index(next(iter(factor[0]))))
 
-    def _row(self, chosen: Iterable[dict[str, Any]]) -> Cell:
+    def _row(self, chosen: Iterable[dict[str, Any]]) -> SweepCell:
         axes = {axis: value for part in chosen for axis, value in part.items()}
         if axes["round"] >= self.rounds:
             raise InputError(f"axes.round: expected rounds below {self.rounds}, found {axes['round']}")
-        return Cell(**axes, image=0, **{name: getattr(self, name) for name in SHARED})
+        return SweepCell(**axes, image=0, **{name: getattr(self, name) for name in SHARED})
 
-    def _excluded(self) -> dict[Cell, str]:
-        reasons: dict[Cell, str] = {}
+    def _excluded(self) -> dict[SweepCell, str]:
+        reasons: dict[SweepCell, str] = {}
         for number, exclusion in enumerate(self.excludes):
             where, given = f"exclude[{number}]", exclusion.given()
             if not given:
@@ -199,7 +199,7 @@ class Spec(Strict):
             raise InputError("exclude: it leaves no cell to run")
         return reasons
 
-    def _with_images(self, rows: Iterable[Cell]) -> list[Cell]:
+    def _with_images(self, rows: Iterable[SweepCell]) -> list[SweepCell]:
         return [replace(row, image=image) for row in rows for image in range(self.images)]
 
 

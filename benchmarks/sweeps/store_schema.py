@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any, TypeAlias, get_args
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.sweeps.cells import CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.cells import CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.records import FIGURES, CurvePoint, Record, Status
 
 __all__ = [
@@ -24,13 +24,13 @@ PROVENANCE = ("private_image", "sibling_image", "spec", "device", "commit", "ver
 
 COLUMNS: dict[str, type[str] | type[int] | type[float]] = {
     **{"id": str, "status": str, "reason": str},
-    **{field.name: int if field.type is int else str for field in fields(Cell)},
+    **{field.name: int if field.type is int else str for field in fields(SweepCell)},
     **FIGURES,
     **{"curve": str, **dict.fromkeys(PROVENANCE, str)},
 }
 """Every column of a record, and its kind."""
 
-OPTIONAL = {*FIGURES, *(field.name for field in fields(Cell) if type(None) in get_args(field.type))}
+OPTIONAL = {*FIGURES, *(field.name for field in fields(SweepCell) if type(None) in get_args(field.type))}
 """The columns that may hold nothing."""
 
 FIRST_FIGURES = " ".join(
@@ -142,7 +142,7 @@ def record_of(row: Row) -> Record:
     Raises:
         InputError: the row is of no record: its id is not its cell's, its status or its curve is none.
     """
-    cell = Cell(**{name: row[name] for name in CELL_FIELDS})
+    cell = SweepCell(**{name: row[name] for name in CELL_FIELDS})
     if cell.id != row["id"]:
         raise InputError(
             f"cell {row['id']}: expected the id {cell.id} for its fields; one of them was altered"

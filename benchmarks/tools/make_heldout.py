@@ -17,7 +17,7 @@ from ggl.base.weights import write_atomically
 
 __all__ = ["choose_rows", "write_heldout"]
 
-OUT = Path(__file__).resolve().parents[1] / "ggl" / "assets" / "fashion-mnist-heldout.npz"
+OUT = Path(__file__).resolve().parents[2] / "ggl" / "datasets" / "assets" / "fashion-mnist-heldout.npz"
 PER_CLASS = 100
 SEED = 0
 

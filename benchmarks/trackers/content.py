@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.records import Record
 
 __all__ = ["STEPS", "Point", "group_name", "points_of", "settings_of", "sweep_points", "text_of"]
@@ -53,13 +53,13 @@ def sweep_points(done: int, failed: int) -> list[Point]:
     return [Point("sweep/done", done, float(done)), Point("sweep/failed", done, float(failed))]
 
 
-def settings_of(cells: Sequence[Cell]) -> dict[str, tuple[object, ...]]:
+def settings_of(cells: Sequence[SweepCell]) -> dict[str, tuple[object, ...]]:
     """Return what a sweep's cells are made of: of every field but the image its values, in their order."""
     names = [name for name in CELL_FIELDS if name != "image"]
     return {name: tuple(dict.fromkeys(getattr(cell, name) for cell in cells)) for name in names}
 
 
-def group_name(cell: Cell, settings: Mapping[str, object]) -> tuple[str, ...]:
+def group_name(cell: SweepCell, settings: Mapping[str, object]) -> tuple[str, ...]:
     """Return the parts of the name of the cells that differ from this one in their image alone.
 
     Defense, attacker and strategy always; of the other axes those which `settings` has with several

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from uuid import uuid4
 
 from ggl.base.weights import write_atomically
-from ggl.benchmarks.sweeps.cells import Cell, together
+from ggl.benchmarks.sweeps.cells import SweepCell, together
 from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.trackers.content import Point, group_name, points_of, sweep_points
 
@@ -33,7 +33,7 @@ class GroupedTracker(ABC, Generic[Run]):
     def start(self, name: str, settings: Mapping[str, object], total: int) -> None:
         """Open the sweep's own run."""
         self.name, self._settings = name, settings
-        self._groups: dict[Cell, Run] = {}
+        self._groups: dict[SweepCell, Run] = {}
         key = f"sweep-{sha256(name.encode()).hexdigest()[:8]}"
         self._sweep = self._open((), key, {**settings, "cells": total})
 
@@ -49,7 +49,7 @@ class GroupedTracker(ABC, Generic[Run]):
         for run in [*self._groups.values(), self._sweep]:
             self._finish(run)
 
-    def _group(self, cell: Cell) -> Run:
+    def _group(self, cell: SweepCell) -> Run:
         if cell not in self._groups:
             settings = {key: value for key, value in asdict(cell).items() if key != "image"}
             self._groups[cell] = self._open(group_name(cell, self._settings), cell.id, settings)

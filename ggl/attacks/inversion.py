@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ggl.attacks.label_rules import KNOWN, LabelRule
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
-from ggl.attacks.latents import LatentRule, load_latents
+from ggl.attacks.latents import load_latents
 from ggl.attacks.search import Objective, Progress, Search, SearchResult, fingerprint
+from ggl.attacks.settings import AttackSettings
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
@@ -20,7 +21,7 @@ from ggl.gradients import GradientOracle, Gradients, Trial, View
 from ggl.gradients.oracle import check_gradient
 from ggl.optimizers import load_group
 
-__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert"]
+__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert", "search_targets"]
 
 
 @dataclass(frozen=True)
@@ -164,29 +165,56 @@ def attack_many(
 
     `budget` is per target. Targets of one name share their strategy's random stream.
     """
-    if restarts < 1:
-        raise InputError(f"expected at least 1 restart, found {restarts}")
+    given = all(isinstance(target.labels, Tensor) for target in targets)
+    settings = AttackSettings(
+        prior=prior,
+        budget=budget,
+        strategy=strategy,
+        defense=load_defense(defense),
+        attacker=attacker,
+        distance=distance,
+        latents=prior.latents if latents is None else latents,
+        label_rule=label_rule or ("known" if given else "searched"),
+        seed=seed,
+        restarts=restarts,
+    )
+    return search_targets(oracle, targets, settings, checkpoint=checkpoint, progress=progress)
+
+
+def search_targets(
+    oracle: GradientOracle,
+    targets: Sequence[Target],
+    settings: AttackSettings,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Attack several targets side by side as settings say; arguments and errors as in `attack`."""
+    if settings.restarts < 1:
+        raise InputError(f"expected at least 1 restart, found {settings.restarts}")
     if len({target.batch_size for target in targets}) != 1:
         raise InputError("expected at least one target, all of one batch size")
-    known = load_defense(defense)
-    rule = load_latents(prior.latents if latents is None else latents)
+    prior, defense, attacker = settings.prior, settings.defense, settings.attacker
+    rule = load_latents(settings.latents)
     for target in targets:
         check_gradient(target.shared, f"the shared gradient {target.name!r}")
-    given = all(isinstance(target.labels, Tensor) for target in targets)
-    rule_name = label_rule or ("known" if given else "searched")
-    labels = [labels_to_start_from(t.name, t.labels, t.shared, rule_name, oracle, prior) for t in targets]
-    views = [known.view(t.shared, attacker, oracle.model) for t in targets for _ in range(restarts)]
-    settings = {
+    labels = [
+        labels_to_start_from(t.name, t.labels, t.shared, settings.label_rule, oracle, prior) for t in targets
+    ]
+    views = [
+        defense.view(t.shared, attacker, oracle.model) for t in targets for _ in range(settings.restarts)
+    ]
+    identity = {
         "prior": prior.name,
-        "strategy": strategy,
-        "defense": known.name,
+        "strategy": settings.strategy,
+        "defense": defense.name,
         "attacker": attacker,
-        "distance": distance,
+        "distance": settings.distance,
         "latents": rule.name,
-        "label_rule": rule_name,
-        "budget": budget,
-        "seed": seed,
-        "restarts": restarts,
+        "label_rule": settings.label_rule,
+        "budget": settings.budget,
+        "seed": settings.seed,
+        "restarts": settings.restarts,
         "precision": oracle.precision,
         "local": oracle.local,
         "training": [module.training for module in oracle.model.modules()],
@@ -195,21 +223,17 @@ def attack_many(
     tensors = [t for target, given in zip(targets, labels, strict=True) for t in _tensors_of(target, given)]
     tensors += [*oracle.model.state_dict().values(), *prior.state_dict().values()]
     results = _search(
-        prior,
-        [given for given in labels for _ in range(restarts)],
-        GradientMatch(oracle, views, distance, known.trial(attacker)),
-        strategy,
-        [f"{target.name}/{r}" for target in targets for r in range(restarts)],
-        budget=budget // restarts,
-        latents=rule,
-        label_rule=load_label_rule(rule_name, oracle, prior),
-        seed=seed,
+        settings,
+        [given for given in labels for _ in range(settings.restarts)],
+        GradientMatch(oracle, views, settings.distance, defense.trial(attacker)),
+        [f"{target.name}/{r}" for target in targets for r in range(settings.restarts)],
+        label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(settings, tensors),
+        identity=fingerprint(identity, tensors),
         progress=progress,
     )
-    groups = [results[k * restarts : (k + 1) * restarts] for k in range(len(targets))]
+    groups = [results[k * settings.restarts : (k + 1) * settings.restarts] for k in range(len(targets))]
     return [_winner(group) for group in groups]
 
 
@@ -240,50 +264,49 @@ def invert(
     progress: Progress | None = None,
 ) -> list[SearchResult]:
     """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
-    settings = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
+    identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
     return _search(
-        prior,
+        AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
         list(labels[:, None]),
         ImageMatch(images[:, None]),
-        strategy,
         [f"invert/{i}" for i in range(len(images))],
-        budget=budget,
-        latents=load_latents("free"),
         label_rule=KNOWN,
-        seed=seed,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
-        identity=fingerprint(settings, [images, labels, *prior.state_dict().values()]),
+        identity=fingerprint(identity, [images, labels, *prior.state_dict().values()]),
         progress=progress,
     )
 
 
 def _search(
-    prior: Prior,
+    settings: AttackSettings,
     labels: Sequence[Tensor],
     objective: Objective,
-    strategy: str,
     names: Sequence[str],
     *,
-    budget: int,
-    latents: LatentRule,
     label_rule: LabelRule,
-    seed: int,
     device: torch.device,
     checkpoint: Path | None,
     identity: str,
     progress: Progress | None,
 ) -> list[SearchResult]:
-    batch = len(labels[0])
-    size = batch * (prior.latent_dim + label_rule.size)
-    seeds = [stream_seed(seed, name) for name in names]
+    """Run a search of each name, with one share of the budget among restarts."""
+    batch, budget = len(labels[0]), settings.budget // settings.restarts
+    group = load_group(
+        settings.strategy,
+        latent_dim=batch * (settings.prior.latent_dim + label_rule.size),
+        budget=budget,
+        seeds=[stream_seed(settings.seed, name) for name in names],
+        device=device,
+        blocks=batch,
+    )
     search = Search(
-        prior,
+        settings.prior,
         torch.stack(list(labels)),
         objective,
-        load_group(strategy, latent_dim=size, budget=budget, seeds=seeds, device=device, blocks=batch),
+        group,
         budget=budget,
-        latents=latents,
+        latents=load_latents(settings.latents),
         label_rule=label_rule,
         device=device,
         checkpoint=checkpoint,

@@ -15,12 +15,15 @@ from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.label_sources import check_label_rule, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import check_budget
+from ggl.attacks.settings import AttackSettings
 from ggl.attacks.stages import Stage
 from ggl.audits.attackers import ANALYTIC, check_attackers
-from ggl.audits.cells import AuditSetting
+from ggl.audits.cells import cells_of, invert_private
 from ggl.audits.clients import Clients, rows_of
 from ggl.audits.controls import Decoys, choose_decoys
 from ggl.audits.report import Report
+from ggl.audits.scoring import passive_controls, scored
+from ggl.audits.setting import AuditSetting
 from ggl.base.errors import InputError
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
@@ -141,17 +144,19 @@ def audit(
     setting = AuditSetting(
         oracle=oracle,
         victim=victim,
-        prior=prior,
+        attack=AttackSettings(
+            prior=prior,
+            budget=budget,
+            distance=distance,
+            latents=rule.name,
+            label_rule=label_rule,
+            seed=seed,
+        ),
         clients=clients,
         every_label=labels,
         decoys=Decoys([chosen.images[i] for i in rows], chosen.siblings[rows]),
         errors=measures(_features(victim, oracle.device), load_lpips()),
-        budget=budget,
         ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
-        seed=seed,
-        distance=distance,
-        latents=rule.name,
-        label_rule=label_rule,
         checkpoints=checkpoints,
         progress=progress,
         backend=backend,
@@ -164,14 +169,16 @@ def audit(
 
 def _check_strategy(audit: AuditSetting, strategy: str) -> None:
     """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
-    method = audit.method(strategy)
-    batch = audit.clients.batch_size
-    labels = load_label_rule(method.label_rule, audit.oracle, method.prior)
-    size = batch * (method.prior.latent_dim + labels.size)
+    settings, batch = audit.searching(strategy), audit.clients.batch_size
+    labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
     trial = load_strategy(
-        method.strategy, latent_dim=size, budget=audit.budget, seed=audit.seed, blocks=batch
+        settings.strategy,
+        latent_dim=batch * (settings.prior.latent_dim + labels.size),
+        budget=settings.budget,
+        seed=settings.seed,
+        blocks=batch,
     )
-    check_budget(audit.budget, trial.batch_size)
+    check_budget(settings.budget, trial.batch_size)
 
 
 def _run(
@@ -180,7 +187,7 @@ def _run(
     started = time.monotonic()
     for defense in defenses:
         oracle = audit.wrapped(defense)
-        if ANALYTIC in attackers and find_first_linear(oracle.model, audit.prior.image_shape) is None:
+        if ANALYTIC in attackers and find_first_linear(oracle.model, audit.attack.prior.image_shape) is None:
             raise InputError(
                 "expected a victim whose first layer is linear with a bias, such as mlp, for the analytic "
                 f"attacker; {type(audit.victim).__name__} has none: leave that attacker out"
@@ -195,16 +202,18 @@ def _run(
     # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
-    ceiling = audit.ceiling()
-    passive = audit.passive_controls()
+    ceiling = invert_private(audit)
+    passive = passive_controls(audit)
     return Report(
         settings=_settings(audit),
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,
         ceiling_images=ceiling,
-        ceiling=audit.score(ceiling),
-        cells=[cell for defense in defenses for cell in audit.cells(defense, strategies, attackers, passive)],
+        ceiling=scored(audit, ceiling),
+        cells=[
+            cell for defense in defenses for cell in cells_of(audit, defense, strategies, attackers, passive)
+        ],
         seconds=time.monotonic() - started,
     )
 
@@ -215,17 +224,17 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "victim": type(victim).__name__,
         "victim_mode": "train" if victim.training else "eval",
         "victim_parameters": sum(p.numel() for p in victim.parameters()),
-        "prior": audit.prior.name,
+        "prior": audit.attack.prior.name,
         "images": len(audit.clients.images),
         "batch_size": audit.clients.batch_size,
-        "label_rule": audit.label_rule,
+        "label_rule": audit.attack.label_rule,
         "local_training": None if local is None else asdict(local),
         "captured": audit.clients.captured is not None,
-        "budget": audit.budget,
+        "budget": audit.attack.budget,
         "ceiling_budget": audit.ceiling_budget,
-        "seed": audit.seed,
-        "distance": audit.distance,
-        "latents": audit.latents,
+        "seed": audit.attack.seed,
+        "distance": audit.attack.distance,
+        "latents": audit.attack.latents,
         "backend": audit.oracle.backend,
         "precision": audit.oracle.precision,
         "round": audit.clients.round,
@@ -238,7 +247,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
 def _knowledge(audit: AuditSetting) -> str:
     """Return what the attacker is taken to know, the defense apart."""
     known = ["architecture", "weights", "mode"]
-    known += ["labels"] if audit.label_rule == "known" else []
+    known += ["labels"] if audit.attack.label_rule == "known" else []
     known += [f"batch size {audit.clients.batch_size}", "data domain"]
     return ", ".join([*known, "local training"] if audit.oracle.local else known)
 

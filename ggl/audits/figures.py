@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ggl.pages.style import COLORS, INK, LINES, MARKERS, to_svg
+from ggl.audits.findings import AuditCell
+from ggl.pages.style import COLORS, INK, LINES, MARKERS, STYLE, to_svg
 
 __all__ = ["draw_convergence"]
 
 
-def draw_convergence(cells: Sequence["Cell"], distance: str) -> object:
+def draw_convergence(cells: Sequence[AuditCell], distance: str) -> object:
     """Return the mean best loss of every cell against evaluations."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def draw_convergence(cells: Sequence["Cell"], distance: str) -> object:
         return to_svg(figure, "convergence")
 
 
-def _draw_curves(figure: Any, cells: Sequence["Cell"], distance: str) -> None:
+def _draw_curves(figure: Any, cells: Sequence[AuditCell], distance: str) -> None:
     """Draw one curve a cell, told apart by line and marker as well as by color."""
     axes = figure.add_subplot(facecolor="none")
     for k, cell in enumerate(cells):

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.search import SearchResult
+from ggl.base.versions import versions
+from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
 from ggl.measures.metrics import METRICS
 from ggl.measures.statistics import Interval, bootstrap_mean, finite_or_none, share, share_of_clusters
 
 __all__ = [
-    "Cell",
     "FEWEST_IMAGES",
     "HEADLINES",
     "STRENGTH",
+    "AuditCell",
+    "Findings",
     "Verdict",
     "cell_rate",
     "find_verdict",
@@ -45,7 +48,7 @@ FEWEST_IMAGES = 6
 
 
 @dataclass(frozen=True)
-class Cell:
+class AuditCell:
     """One defense under one attacker and one strategy.
 
     Attributes:
@@ -123,6 +126,56 @@ class Cell:
         }
 
 
+@dataclass(frozen=True)
+class Findings:
+    """An audit's cells, with the private images (n, c, h, w), their labels (n,) and the ceiling.
+
+    Attributes:
+        siblings: (n, c, h, w), the other images of their classes that the sibling control attacks.
+        utility: what utility.json of `ggl utility` holds; see `Report.with_utility`.
+    """
+
+    settings: Mapping[str, object]
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    siblings: Float[Tensor, "n c h w"]
+    ceiling_images: Float[Tensor, "n c h w"]
+    ceiling: Scores
+    cells: Sequence[AuditCell]
+    seconds: float
+    utility: Mapping[str, object] | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of `result.json`: the same for the same seed, `timing` apart."""
+        labels = self.labels.tolist()
+        results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
+        worst = worst_case(results)
+        audited = [str(entry["defense"]) for entry in worst]
+        return {
+            "settings": dict(self.settings),
+            "versions": versions(),
+            "ceiling": _figures(self.ceiling),
+            "worst_case": worst,
+            "utility": None if self.utility is None else costs_of(self.utility, audited),
+            "results": results,
+            "timing": {
+                "seconds": round(self.seconds, 2),
+                "cells": [round(cell.seconds, 2) for cell in self.cells],
+                "evaluations_per_second": [round(cell_rate(cell), 1) for cell in self.cells],
+            },
+        }
+
+    def image_sets(self) -> dict[str, Tensor]:
+        """Return every picture by the name that its files begin with."""
+        sets = {"private": self.images, "ceiling": self.ceiling_images}
+        for k, cell in enumerate(self.cells):
+            sets |= {
+                f"cell{k:02d}-{'attack' if kind == 'private' else kind}": images
+                for kind, images in cell.images.items()
+            }
+        return sets
+
+
 def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the headline of every defense, in the order audited: its strongest cell.
 
@@ -130,7 +183,7 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     the highest leak score.
 
     Args:
-        results: cells as of `Cell.to_dict`; those of one defense have one name.
+        results: cells as of `AuditCell.to_dict`; those of one defense have one name.
     """
     strongest: dict[str, Mapping[str, Any]] = {}
     for cell in results:
@@ -159,7 +212,7 @@ def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
     return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
 
 
-def cell_rate(cell: Cell) -> float:
+def cell_rate(cell: AuditCell) -> float:
     """Return objective evaluations per second, controls included."""
     done = sum(result.evaluations for results in cell.results.values() for result in results)
     return done / max(cell.seconds, 1e-9)

@@ -1,20 +1,17 @@
 """The report as one self-contained HTML page."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ggl.audits.figures import draw_convergence
+from ggl.audits.findings import AuditCell, Findings
 from ggl.measures.leakage import Scores
 from ggl.measures.lpips import LPIPS_HINT
 from ggl.measures.metrics import METRICS
 from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
 from ggl.pages.trade_off import draw_trade_off
-
-if TYPE_CHECKING:
-    from ggl.audits.findings import Cell
-    from ggl.audits.report import Report
 
 __all__ = ["render"]
 
@@ -33,7 +30,7 @@ SENTENCES = {
 """How the summary begins each verdict's list of defenses."""
 
 
-def render(report: "Report", result: Mapping[str, object]) -> str:
+def render(report: Findings, result: Mapping[str, object]) -> str:
     """Return the page of a report and its `to_dict()`; the same bytes for the same content.
 
     Raises:
@@ -43,7 +40,7 @@ def render(report: "Report", result: Mapping[str, object]) -> str:
     return fill("report.html.jinja", _content(report, result))
 
 
-def _content(report: "Report", result: Json) -> dict[str, object]:
+def _content(report: Findings, result: Json) -> dict[str, object]:
     """Return what the template shows."""
     axis = _Axis([cell["leak_score"] for cell in result["results"]])
     cells = [_cell(report, k, found, axis) for k, found in enumerate(result["results"])]
@@ -65,7 +62,7 @@ def _content(report: "Report", result: Json) -> dict[str, object]:
     }
 
 
-def _convergence(report: "Report") -> object:
+def _convergence(report: Findings) -> object:
     """Return the chart of the cells whose losses are of the audit's own distance, of all where none is."""
     own = [cell for cell in report.cells if cell.distance is None]
     distance = str(report.settings.get("distance", "")) if own else str(report.cells[0].distance)
@@ -118,7 +115,7 @@ def _trade_off(result: Json, worst: Sequence[Json]) -> dict[str, object] | None:
     }
 
 
-def _cell(report: "Report", k: int, found: Json, axis: "_Axis") -> dict[str, object]:
+def _cell(report: Findings, k: int, found: Json, axis: "_Axis") -> dict[str, object]:
     """Return a cell's figures with what the page adds to them."""
     return {
         **found,
@@ -157,7 +154,7 @@ class _Axis:
         }
 
 
-def _pictures(report: "Report", cell: "Cell") -> list[dict[str, object]]:
+def _pictures(report: Findings, cell: AuditCell) -> list[dict[str, object]]:
     """Return the rows of a cell's image grid: a title, and each image's source and alternative text."""
     rows: list[tuple[str, Tensor, Scores | None]] = [
         ("private image", report.images, None),

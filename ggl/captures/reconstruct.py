@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.attacks.inversion import Target, attack_many
+from ggl.attacks.inversion import Target, search_targets
 from ggl.attacks.label_sources import check_label_rule
 from ggl.attacks.search import SearchResult
+from ggl.attacks.settings import AttackSettings
 from ggl.attacks.stages import Stage, checkpoint_of, progress_of
 from ggl.audits.clients import noise_client
 from ggl.base.errors import InputError
@@ -40,32 +41,16 @@ class _Attack:
     """How the captured update and the controls are attacked alike."""
 
     oracle: GradientOracle
-    prior: Prior
-    defense: Defense
-    attacker: str
-    strategy: str
-    distance: str
-    latents: str | None
-    label_rule: str
-    budget: int
-    seed: int
+    settings: AttackSettings
     checkpoints: Path | None
     progress: Stage | None
 
     def run(self, title: str, targets: Sequence[Target]) -> list[SearchResult]:
         """Return what comes of targets that are attacked side by side."""
-        return attack_many(
+        return search_targets(
             self.oracle,
             targets,
-            prior=self.prior,
-            strategy=self.strategy,
-            defense=self.defense,
-            attacker=self.attacker,
-            distance=self.distance,
-            latents=self.latents,
-            label_rule=self.label_rule,
-            budget=self.budget,
-            seed=self.seed,
+            self.settings,
             checkpoint=checkpoint_of(self.checkpoints, title),
             progress=progress_of(self.progress, title),
         )
@@ -73,9 +58,10 @@ class _Attack:
     @torch.no_grad()
     def match(self, result: SearchResult, shared: Gradients) -> float:
         """Return the distance of a reconstruction's gradient to a shared one, as the attacker compares."""
-        view = self.defense.view(shared, self.attacker, self.oracle.model)
-        trial = self.defense.trial(self.attacker)
-        return float(self.oracle.score(result.images[None], result.labels, view, self.distance, trial))
+        settings = self.settings
+        view = settings.defense.view(shared, settings.attacker, self.oracle.model)
+        trial = settings.defense.trial(settings.attacker)
+        return float(self.oracle.score(result.images[None], result.labels, view, settings.distance, trial))
 
 
 def reconstruct(
@@ -149,25 +135,23 @@ def reconstruct(
         copy.deepcopy(model).to(device), backend=backend, precision=precision, local=local
     )
     check_gradient(shared, "the captured update")
-    attack = _Attack(
-        oracle,
-        prior,
-        known,
-        attacker,
-        strategy,
-        distance,
-        latents,
-        rule,
-        budget,
-        seed,
-        checkpoints,
-        progress,
+    settings = AttackSettings(
+        prior=prior,
+        budget=budget,
+        strategy=strategy,
+        defense=known,
+        attacker=attacker,
+        distance=distance,
+        latents=prior.latents if latents is None else latents,
+        label_rule=rule,
+        seed=seed,
     )
+    attack = _Attack(oracle, settings, checkpoints, progress)
     target = Target("captured", shared, batch_size if labels is None else labels)
     (result,) = attack.run("captured update", [target])
     updates = [shared, *_control_updates(attack, result.labels, pool, controls, round, rounds, shared)]
     names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
-    told = replace(attack, label_rule="known")
+    told = replace(attack, settings=replace(settings, label_rule="known"))
     others = told.run(
         "controls", [Target(n, u, result.labels) for n, u in zip(names, updates[1:], strict=True)]
     )
@@ -190,24 +174,24 @@ def _control_updates(
     captured: Gradients,
 ) -> list[Gradients]:
     """Return the defended updates of other images with these labels, then those of noise."""
-    batches = _control_batches(labels, pool, count, attack.seed)
+    batches = _control_batches(labels, pool, count, attack.settings.seed)
     clients = [
         Client(
             attack.oracle,
             images,
             labels,
-            seed=stream_seed(attack.seed, "client noise", "control", k),
+            seed=stream_seed(attack.settings.seed, "client noise", "control", k),
             round=round,
             rounds=rounds,
         )
         for k, images in enumerate(batches)
     ]
     noises = [
-        noise_client(client, client, captured, stream(attack.seed, "noise control", k))
+        noise_client(client, client, captured, stream(attack.settings.seed, "noise control", k))
         for k, client in enumerate(clients)
     ]
     return [
-        attack.defense.share(client, stream(attack.seed, "client", kind, k))
+        attack.settings.defense.share(client, stream(attack.settings.seed, "client", kind, k))
         for kind, group in (("control", clients), ("noise", noises))
         for k, client in enumerate(group)
     ]
@@ -242,21 +226,22 @@ def _control_batches(
 def _settings(
     attack: _Attack, victim: nn.Module, result: SearchResult, local: LocalTraining | None, controls: int
 ) -> dict[str, object]:
+    settings = attack.settings
     return {
         "victim": type(victim).__name__,
         "victim_mode": "train" if victim.training else "eval",
-        "prior": attack.prior.name,
+        "prior": settings.prior.name,
         "batch_size": len(result.labels),
-        "label_rule": attack.label_rule,
-        "defense": attack.defense.name,
-        "attacker": attack.attacker,
-        "strategy": attack.strategy,
-        "distance": attack.distance,
-        "latents": attack.latents or attack.prior.latents,
+        "label_rule": settings.label_rule,
+        "defense": settings.defense.name,
+        "attacker": settings.attacker,
+        "strategy": settings.strategy,
+        "distance": settings.distance,
+        "latents": settings.latents,
         "local_training": None if local is None else asdict(local),
         "controls": controls,
-        "budget": attack.budget,
-        "seed": attack.seed,
+        "budget": settings.budget,
+        "seed": settings.seed,
         "backend": attack.oracle.backend,
         "precision": attack.oracle.precision,
         "device": str(attack.oracle.device),

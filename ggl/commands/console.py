@@ -1,6 +1,6 @@
 """Bars and tables on the terminal."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ggl.attacks.stages import Stage
+from ggl.base.counting import Count
 
 __all__ = ["INTERVALS", "LOG_WIDTH", "count_bars", "progress_bars", "summary_table"]
 
@@ -40,7 +41,7 @@ def progress_bars(console: Console) -> Iterator[Stage]:
 
 
 @contextmanager
-def count_bars(console: Console, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+def count_bars(console: Console, unit: str = "") -> Iterator[Count]:
     """Show a bar for each stage, its title called with what is done and what there is to do."""
     columns = (
         TextColumn("{task.description}"),

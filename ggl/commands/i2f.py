@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor, nn
 
+from ggl.base.counting import Count
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.weights import sha256, write_atomically
@@ -18,7 +19,7 @@ from ggl.commands.folders import check_folder
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
-from ggl.i2f.influence import Stage, influences
+from ggl.i2f.influence import influences
 from ggl.i2f.linearity import linearity_power, nonlinearity_note
 from ggl.i2f.measured import PixelAttack, measured_errors
 from ggl.i2f.page import render
@@ -137,7 +138,7 @@ def _attack(
     images: Tensor,
     labels: Tensor,
     defense: str,
-    stage: Stage,
+    stage: Count,
 ) -> Measured:
     """Return an attack's errors on what one defense leaves of the same gradients."""
     return measured_errors(

@@ -19,7 +19,8 @@ from ggl.datasets.loading import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
 from ggl.measures.lpips import LPIPS_HINT, load_lpips
 from ggl.pages.templates import check_page
-from ggl.prior_reports.findings import RESULT, PriorReport
+from ggl.prior_reports.findings import PriorReport
+from ggl.prior_reports.page import RESULT, save
 from ggl.prior_reports.report import prior_report
 
 __all__ = ["PriorPlan", "run_prior_report"]
@@ -80,7 +81,7 @@ def run_prior_report(plan: PriorPlan, resume: bool = False) -> None:
         if checkpoints.is_dir():
             console.print("interrupted; the same command with --resume goes on")
         raise
-    result = report.save(plan.out)
+    result = save(report, plan.out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     _print(result, plan, console)
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 import ggl.generators
-import ggl.lpips  # noqa: F401  # both put their entries into the catalog
+import ggl.measures.lpips  # noqa: F401  # both put their entries into the catalog
 from ggl.base.errors import InputError
 from ggl.base.weight_files import WeightFiles, weight_catalog
 from ggl.generators import load_prior

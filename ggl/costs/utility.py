@@ -3,22 +3,19 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from scipy.stats import t as student  # type: ignore[attr-defined]
 from torch import nn
 
+from ggl.base.counting import Count
 from ggl.base.errors import InputError
 from ggl.costs.federated import Federation, Training, accuracy, rehearse, train
 from ggl.datasets.loading import Dataset
 from ggl.defenses import Defense, NoDefense, load_defense
 from ggl.measures.statistics import CONFIDENCE, Interval
 
-__all__ = ["Stage", "Utility", "measure_utility", "t_interval"]
-
-Stage: TypeAlias = Callable[[str, int, int], None]
-"""Called with a training's title, the rounds done and those planned."""
+__all__ = ["Utility", "measure_utility", "t_interval"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def measure_utility(
     defenses: Sequence[str | Defense] = ("none",),
     federation: Federation,
     seeds: Sequence[int] = (0, 1, 2),
-    progress: Stage | None = None,
+    progress: Count | None = None,
 ) -> list[Utility]:
     """Train under every defense and every seed; no defense comes first, asked for or not.
 
@@ -181,5 +178,5 @@ def _known(figure: float) -> float | None:
     return None if math.isnan(figure) else figure
 
 
-def _reporter(progress: Stage | None, title: str, rounds: int) -> Callable[[int], None] | None:
+def _reporter(progress: Count | None, title: str, rounds: int) -> Callable[[int], None] | None:
     return None if progress is None else lambda done: progress(title, done, rounds)

@@ -64,7 +64,7 @@ def read_heldout(split: str) -> RawImages:
     """Read the 1,000 embedded Fashion-MNIST test images, 100 a class, zero-padded from 28 to 32 px."""
     if split != "test":
         raise InputError(f"{HELDOUT}: expected the split 'test', the only one it has, found {split!r}")
-    with as_file(files("ggl") / "assets" / f"{HELDOUT}.npz") as path:
+    with as_file(files("ggl.datasets") / "assets" / f"{HELDOUT}.npz") as path:
         images, labels, _ = read_npz(path, split)
     return RawImages(np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, 10)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ggl.gradients import Gradients, Step
 
-__all__ = ["LinearInput", "TINY", "linear_input"]
+__all__ = ["TINY", "LinearInput", "linear_input"]
 
 TINY = 1e-30
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ggl.base.counting import Count
 from ggl.base.errors import GradientError, InputError
 from ggl.base.random import stream
 from ggl.defenses import Defense, load_defense
@@ -31,7 +32,6 @@ __all__ = [
     "DAMPING",
     "ITERATIVE_DAMPING",
     "Influence",
-    "Stage",
     "influence",
     "influences",
     "rank_correlation",
@@ -51,9 +51,6 @@ GROUP = 64
 """Images, or images times draws, that are solved for side by side."""
 
 Array: TypeAlias = NDArray[np.float64]
-
-Stage: TypeAlias = Callable[[str, int, int], None]
-"""Called with a stage's title, what is done of it, and what there is to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ def influence(
     exact: bool = True,
     round: int = 0,  # noqa: A002
     rounds: int = 10_000,
-    progress: Stage | None = None,
+    progress: Count | None = None,
 ) -> Influence:
     """Predict the error of a perfect attacker on every image under a defense.
 
@@ -168,7 +165,7 @@ def influences(
     exact: bool = True,
     round: int = 0,  # noqa: A002
     rounds: int = 10_000,
-    progress: Stage | None = None,
+    progress: Count | None = None,
 ) -> list[Influence]:
     """Return the `influence` of several defenses; λ_max, which is the victim's, is computed once."""
     if damping is not None and not (damping > 0 and np.isfinite(damping)):
@@ -205,7 +202,7 @@ class _Problem:
         labels: Tensor,
         damping: float | None,
         exact: bool,
-        report: Stage,
+        report: Count,
     ) -> None:
         self.model, self.exact, self.report = model, exact, report
         whole = exact and fit_in_memory(len(images), images[0].numel())

@@ -5,10 +5,7 @@ matplotlib, of the extra `report`, is imported when a figure is drawn and not be
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 __all__ = ["COLORS", "INK", "LINES", "MARKERS", "PAPER", "STYLE", "to_svg"]
 

@@ -33,7 +33,7 @@ def check_page() -> None:
         raise InputError(EXTRA_HINT) from error
 
 
-def fill(template: str, content: Mapping[str, object], packages: Sequence[str] = ("ggl",)) -> str:
+def fill(template: str, content: Mapping[str, object], packages: Sequence[str] = ("ggl.pages",)) -> str:
     """Return the page of a template; the same bytes for the same content.
 
     The template and what it includes lie in the folders `assets` of `packages`, the first of which that has

@@ -179,7 +179,7 @@ class Inverter:
             "random sample": self.mean_values(draws, images),
             "mean sample": self.values(draws.mean(0), images),
         }
-        means = class_means(images, labels, data)
+        means = means_of_others(images, labels, data)
         if means is not None:
             values["class mean"] = self.values(means, images)
         return Inversion(
@@ -230,7 +230,7 @@ class Inverter:
         return None if report is None else lambda done, planned, loss: report(name, done, planned, loss)
 
 
-def class_means(
+def means_of_others(
     images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], data: Dataset
 ) -> Float[Tensor, "n c h w"] | None:
     """Return the mean of the other images of each one's class, or None where one has no other."""

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -12,18 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
+from ggl.base.weights import write_atomically
 from ggl.measures.lpips import LPIPS_HINT
 from ggl.measures.metrics import METRICS
 from ggl.pages.style import COLORS, INK, LINES, MARKERS, STYLE, to_svg
 from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
+from ggl.prior_reports.findings import PriorReport
+from ggl.prior_reports.inversion import Inversion
 
-if TYPE_CHECKING:
-    from ggl.prior_reports.findings import PriorReport
-    from ggl.prior_reports.inversion import Inversion
-
-__all__ = ["pictures", "render"]
+__all__ = ["RESULT", "pictures", "render", "save"]
 
 Json: TypeAlias = Mapping[str, Any]
+
+RESULT = "prior.json"
 
 FILE_SIDE, PAGE_SIDE = 256, 128
 """Larger images are reduced to this many pixels in the grids' files and on the page."""
@@ -31,7 +34,24 @@ FILE_SIDE, PAGE_SIDE = 256, 128
 SHOWN_METRICS = ("psnr", "ssim", "lpips")
 
 
-def pictures(report: "PriorReport") -> dict[str, bytes]:
+def save(report: PriorReport, folder: str | Path, *, html: bool = True) -> dict[str, object]:
+    """Write a report's pictures, `prior.html` and, last, `prior.json` into a folder; return the last.
+
+    Raises:
+        InputError: `html` without the packages of the extra `report`; nothing is written.
+    """
+    folder, result = Path(folder), report.to_dict()
+    page = render(report, result) if html else None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures(report).items():
+        write_atomically(folder / name, content)
+    if page is not None:
+        write_atomically(folder / "prior.html", page.encode())
+    write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+    return result
+
+
+def pictures(report: PriorReport) -> dict[str, bytes]:
     """Return the PNG files of a report by their names."""
     found = {
         "samples.png": grid(report.samples, FILE_SIDE),
@@ -59,7 +79,7 @@ def grid(images: Float[Tensor, "rows columns c h w"], side: int) -> bytes:
     return content.getvalue()
 
 
-def render(report: "PriorReport", result: Mapping[str, object]) -> str:
+def render(report: PriorReport, result: Mapping[str, object]) -> str:
     """Return the page of a report and its `to_dict()`; the same bytes for the same content.
 
     Raises:
@@ -69,7 +89,7 @@ def render(report: "PriorReport", result: Mapping[str, object]) -> str:
     return fill("prior_report.html.jinja", _content(report, result))
 
 
-def _content(report: "PriorReport", result: Json) -> dict[str, object]:
+def _content(report: PriorReport, result: Json) -> dict[str, object]:
     """Return what the template shows."""
     any_figures = next(iter(result["sets"].values()))["figures"]["inversion"]
     return {
@@ -93,7 +113,7 @@ def _grid(images: Tensor) -> dict[str, object]:
     return {"source": source, "width": images.shape[1] * DISPLAY_SIDE}
 
 
-def _rows(inversion: "Inversion") -> list[dict[str, object]]:
+def _rows(inversion: Inversion) -> list[dict[str, object]]:
     """Return the rows of a set's pictures: a title, and each image's source, text and caption."""
     rows = [
         ("image", inversion.images, None),
@@ -113,7 +133,7 @@ def _first(images: Tensor) -> range:
     return range(min(len(images), COLUMNS_SHOWN))
 
 
-def _picture(inversion: "Inversion", title: str, i: int, image: Tensor, key: str | None) -> dict[str, str]:
+def _picture(inversion: Inversion, title: str, i: int, image: Tensor, key: str | None) -> dict[str, str]:
     caption = "" if key is None else f"{fixed(inversion.values[key]['psnr'][i], 1)} dB"
     alt = f"image {int(inversion.rows[i])}, class {int(inversion.labels[i])}: {title}"
     return {

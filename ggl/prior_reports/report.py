@@ -1,10 +1,8 @@
 """How good a prior is for auditing: what it draws, and how near it comes to images that it is given."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +15,14 @@ from ggl.attacks.stages import Stage
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.base.registry import unknown_name
-from ggl.base.versions import versions
-from ggl.base.weights import write_atomically
 from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
 from ggl.optimizers import load_strategy
-from ggl.prior_reports.inversion import DRAWS, Inversion, Inverter
-from ggl.prior_reports.page import pictures, render
+from ggl.prior_reports.findings import PriorReport
+from ggl.prior_reports.inversion import DRAWS, Inverter
 
-__all__ = ["LABEL_RULES", "RESULT", "PriorReport", "prior_report", "slerp"]
-
-RESULT = "prior.json"
+__all__ = ["CLASS_RULES", "prior_report", "slerp"]
 
 ROWS, COLUMNS = 8, 8
 """Of the sample grid; a class-conditional prior has a row for each class shown."""
@@ -39,59 +33,8 @@ MOST_CLASSES = 10
 PATHS, STEPS = 4, 9
 """Interpolations shown, and images of each, both ends among them."""
 
-LABEL_RULES = ("auto", "own", "nearest")
+CLASS_RULES = ("auto", "own", "nearest")
 """Where a class-conditional prior gets its classes from: see `prior_report`."""
-
-
-@dataclass(frozen=True)
-class PriorReport:
-    """A prior's samples, interpolations and inversions.
-
-    Attributes:
-        samples: (rows, columns, c, h, w); a row is of one class for a class-conditional prior.
-        sample_classes: the rows' classes, None for an unconditional prior.
-        interpolation: (paths, steps, c, h, w) between pairs of latents on the sphere.
-        path_classes: the paths' classes, None for an unconditional prior.
-        sets: the inversions by the name that the caller gave the data set.
-    """
-
-    settings: Mapping[str, object]
-    samples: Float[Tensor, "rows columns c h w"]
-    sample_classes: Sequence[int] | None
-    interpolation: Float[Tensor, "paths steps c h w"]
-    path_classes: Sequence[int] | None
-    sets: Mapping[str, Inversion]
-    seconds: float
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the content of `prior.json`: the same for the same seed, `timing` apart."""
-        return {
-            "settings": dict(self.settings),
-            "versions": versions(),
-            "samples": {"classes": _listed(self.sample_classes), "columns": self.samples.shape[1]},
-            "interpolation": {"classes": _listed(self.path_classes), "steps": self.interpolation.shape[1]},
-            "sets": {name: inversion.to_dict() for name, inversion in self.sets.items()},
-            "timing": {
-                "seconds": round(self.seconds, 2),
-                "sets": {name: round(inversion.seconds, 2) for name, inversion in self.sets.items()},
-            },
-        }
-
-    def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
-        """Write the pictures, `prior.html` and, last, `prior.json` into a folder; return the last.
-
-        Raises:
-            InputError: `html` without the packages of the extra `report`; nothing is written.
-        """
-        folder, result = Path(folder), self.to_dict()
-        page = render(self, result) if html else None
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in pictures(self).items():
-            write_atomically(folder / name, content)
-        if page is not None:
-            write_atomically(folder / "prior.html", page.encode())
-        write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
-        return result
 
 
 def prior_report(
@@ -131,8 +74,8 @@ def prior_report(
         CheckpointError: `checkpoints` holds those of another report.
     """
     place, started = device or torch.device("cpu"), time.monotonic()
-    if labels not in LABEL_RULES:
-        raise unknown_name("label rule", labels, list(LABEL_RULES))
+    if labels not in CLASS_RULES:
+        raise unknown_name("label rule", labels, list(CLASS_RULES))
     _check_sets(prior, sets)
     rules = {name: _label_rule(prior, data, labels) for name, data in sets.items()}
     chosen = {name: _pick(name, data, images, seed) for name, data in sets.items()}
@@ -231,10 +174,6 @@ def _shown_classes(prior: Prior, most: int) -> list[int] | None:
         return None
     count = min(prior.num_classes, most)
     return [int(label) for label in np.linspace(0, prior.num_classes - 1, count).round()]
-
-
-def _listed(classes: Sequence[int] | None) -> list[int] | None:
-    return None if classes is None else list(classes)
 
 
 def _settings(work: Inverter, images: int, labels: str) -> dict[str, object]:

@@ -128,7 +128,7 @@ def test_trained_batch_norm_victims_and_two_strategies(data, prior):
 @pytest.fixture
 def audited(data, prior, monkeypatch):
     """A short audit of three images, its ceiling too."""
-    monkeypatch.setattr(sys.modules["ggl.audit"], "CEILING_BUDGET", 32)
+    monkeypatch.setattr(sys.modules["ggl.audits.audit"], "CEILING_BUDGET", 32)
     rows = pick_private(data.labels, 3, seed=0)
 
     def run(victim, **changes):
@@ -163,7 +163,7 @@ def test_an_image_is_attacked_alike_whichever_others_are(audited, victim):
 
 def test_a_known_ceiling_is_taken_as_it_is(audited, victim, monkeypatch):
     first = audited(victim)
-    monkeypatch.setattr(sys.modules["ggl.audit_cells"], "invert", None)
+    monkeypatch.setattr(sys.modules["ggl.audits.cells"], "invert", None)
     again = audited(victim, ceiling=first.ceiling_images)
     assert again.to_dict()["results"] == first.to_dict()["results"]
 
@@ -368,7 +368,7 @@ def test_a_dead_victim_is_refused(data, prior):
 PROGRAM = """
 import sys, ggl.audit, ggl.search
 ggl.search.CHECKPOINT_SECONDS = 0.0
-sys.modules["ggl.audit"].CEILING_BUDGET = 200
+sys.modules["ggl.audits.audit"].CEILING_BUDGET = 200
 sys.argv = ["ggl", "audit", "--images", "2", "--budget", "96", "--defense", "none", "--defense", "noise:0.1"]
 sys.argv += ["--strategy", "cma-es", "--strategy", "adam", "--device", "cpu", *EXTRA]
 from ggl.cli import main

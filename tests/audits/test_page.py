@@ -12,7 +12,7 @@ import torch
 
 from ggl.attacks.search import SearchResult
 from ggl.audits import page
-from ggl.audits.findings import Cell
+from ggl.audits.findings import AuditCell
 from ggl.audits.page import render
 from ggl.audits.report import Report
 from ggl.base.errors import InputError
@@ -96,7 +96,7 @@ def cell(defense, mse, *, strategy="cma-es", attacker="adaptive", n=N, images=No
     ]
     kinds = ("private", "sibling", "noise")
     controls = {"sibling": 0.10, "noise": 0.12, "prior": 0.11, "class mean": 0.09}
-    return Cell(
+    return AuditCell(
         defense=defense,
         strategy=strategy,
         attacker=attacker,

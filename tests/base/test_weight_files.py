@@ -4,10 +4,10 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 
-import ggl.lpips  # noqa: F401
 import pytest
 from test_archives import write_zip
 
+import ggl.measures.lpips  # noqa: F401
 from ggl.base import weight_files
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.weight_files import KeptFile, PypiFile, Url, WeightFiles, locate, weight_catalog

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 
-CELL = Cell(
+CELL = SweepCell(
     prior="bundled",
     victim="lenet",
     victim_weights=None,
@@ -45,7 +45,7 @@ CLASS_MEAN = 0.05
 DECOYS = 99
 
 
-def usual_attack(cell: Cell) -> float:
+def usual_attack(cell: SweepCell) -> float:
     """Return a mean squared error: a defense costs the attacker something, and random search finds less."""
     error = {"none": 0.018, "prune:0.9": 0.022}.get(cell.defense, 0.026)
     error *= 1.4 if cell.strategy == "random" else 1.0
@@ -59,10 +59,10 @@ def made_records(
     seeds: int = 1,
     *,
     attackers: Sequence[str] = ("adaptive",),
-    attack: Callable[[Cell], float] = usual_attack,
+    attack: Callable[[SweepCell], float] = usual_attack,
     ceiling: float = 0.01,
     lpips: bool = False,
-    base: Cell = CELL,
+    base: SweepCell = CELL,
 ) -> list[Record]:
     """Return an ok record for every cell, image the fastest.
 
@@ -83,7 +83,7 @@ def made_records(
     return [made_record(cell, attack(cell), ceiling, lpips=lpips) for cell in cells]
 
 
-def made_record(cell: Cell, attack: float, ceiling: float = 0.01, *, lpips: bool = False) -> Record:
+def made_record(cell: SweepCell, attack: float, ceiling: float = 0.01, *, lpips: bool = False) -> Record:
     """Return an ok record of a cell, its errors scattered about those given."""
     image = 1 + 0.1 * _normal("image", cell.image)
     own = 1 + 0.02 * _normal(cell.id)

@@ -9,7 +9,7 @@ import pytest
 from made_records import CELL, failed, made_records, skipped, with_figures
 
 import ggl
-from ggl.benchmarks.sweeps.aggregate import CONTROLS, Group, groups_of
+from ggl.benchmarks.sweeps.aggregate import CONTROLS, CellGroup, groups_of
 from ggl.benchmarks.sweeps.records import METRICS, Record, figure_name
 from ggl.datasets.picking import pick_private
 from ggl.measures.statistics import bootstrap_ratio, paired_test
@@ -50,7 +50,7 @@ def records_of(report):
     return records
 
 
-def one_group(records) -> Group:
+def one_group(records) -> CellGroup:
     (group,) = groups_of(records)
     return group
 

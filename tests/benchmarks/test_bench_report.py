@@ -415,7 +415,7 @@ def test_shades(score, expected):
 
 def test_a_template_lacks_nothing_silently():
     with pytest.raises(jinja2.UndefinedError):
-        fill("bench_report.html.jinja", {}, packages=("ggl.benchmarks", "ggl"))
+        fill("bench_report.html.jinja", {}, packages=("ggl.benchmarks", "ggl.pages"))
     with pytest.raises(jinja2.TemplateNotFound):
         fill("bench_report.html.jinja", {})
 

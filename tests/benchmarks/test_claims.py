@@ -8,7 +8,7 @@ from made_records import CELL, CLASS_MEAN, failed, made_record, made_records, wi
 
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.benchmarks.reproduce.claims import RULES, Check, Finding, check_values, judge, verdict_of
-from ggl.benchmarks.sweeps.aggregate import Group
+from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.measures.leakage import HEADLINE
 
 SPREAD = (0.3, -0.2, 0.1, -0.1, 0.25, -0.3, 0.05, 0.15, -0.25, 0.0)
@@ -22,7 +22,7 @@ def group(values, source="attack", metric="psnr_signed", missing=()):
         record = made_record(replace(CELL, image=image, images=len(values)), 0.02)
         record = with_figures(record, {metric if metric == "loss" else f"{source}_{metric}": value})
         records.append(failed(record) if image in missing else record)
-    return Group(replace(CELL, image=0, seed=0), tuple(records))
+    return CellGroup(replace(CELL, image=0, seed=0), tuple(records))
 
 
 def shifted(by, factor=1.0):
@@ -98,13 +98,13 @@ def test_leaks_follows_the_leak_score():
     leaking = made_records(("none",), ("cma-es",), images=10)
     level = made_records(("none",), ("cma-es",), images=10, attack=lambda _: CLASS_MEAN * 1.2)
     for records, expected in ((leaking, "holds"), (level, "fails")):
-        found = judge(Check("leaks", "a"), {"a": Group(records[0].cell, tuple(records))})
+        found = judge(Check("leaks", "a"), {"a": CellGroup(records[0].cell, tuple(records))})
         assert (found.outcome, found.why) == (expected, "leak score against class mean")
 
 
 def test_leaks_is_undecided_where_the_ceiling_is_no_better_than_the_control():
     records = made_records(("none",), ("cma-es",), images=10, ceiling=CLASS_MEAN * 2)
-    found = judge(Check("leaks", "a"), {"a": Group(records[0].cell, tuple(records))})
+    found = judge(Check("leaks", "a"), {"a": CellGroup(records[0].cell, tuple(records))})
     assert found.outcome == "undecided"
 
 
@@ -139,7 +139,7 @@ def test_only_images_of_both_sides_are_compared():
 
 def test_controls_of_the_same_cells_are_a_side():
     records = made_records(("none",), ("cma-es",), images=10)
-    groups = {"a": Group(records[0].cell, tuple(records))}
+    groups = {"a": CellGroup(records[0].cell, tuple(records))}
     found = judge(Check("no_better", "a", "a/noise", metric=HEADLINE, tolerance=0.1), groups)
     assert found.outcome == "fails"
     assert found.b.mean == pytest.approx(sum(r.figures["noise_mse"] for r in records) / 10)
@@ -147,7 +147,7 @@ def test_controls_of_the_same_cells_are_a_side():
 
 def test_a_seed_is_no_further_image():
     records = made_records(("none",), ("cma-es",), images=7, seeds=3)
-    groups = {"a": Group(records[0].cell, tuple(records))}
+    groups = {"a": CellGroup(records[0].cell, tuple(records))}
     found = judge(Check("near", "a", metric="mse", value=0.018, tolerance=0.5), groups)
     assert found.n == 7
     assert found.a.mean == pytest.approx(sum(r.figures["attack_mse"] for r in records) / 21)

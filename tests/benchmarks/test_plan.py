@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ggl.benchmarks.sweeps.calibration import Calibration, one_thread
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.plan import plan, plan_lines
 from ggl.benchmarks.sweeps.spec import Spec, parse_spec
 
@@ -85,11 +85,11 @@ def test_lines_say_what_will_run_and_what_not(spec: Spec) -> None:
 def costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for what is timed: seconds that can be added up by hand."""
 
-    def evaluation(self: Calibration, cell: Cell, reference: Cell) -> float:
+    def evaluation(self: Calibration, cell: SweepCell, reference: SweepCell) -> float:
         assert reference.defense == "none"
         return 0.002 if cell.strategy == "adam" else 0.001
 
-    def fixed(self: Calibration, cell: Cell, reference: Cell) -> tuple[float, float]:
+    def fixed(self: Calibration, cell: SweepCell, reference: SweepCell) -> tuple[float, float]:
         return (1.0, 0.5) if cell.defense == "precode" else (1.0, 0.25)
 
     monkeypatch.setattr(Calibration, "evaluation", evaluation)

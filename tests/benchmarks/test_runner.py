@@ -17,7 +17,7 @@ import pytest
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps import runner
 from ggl.benchmarks.sweeps.engines import Failure, LocalEngine
-from ggl.benchmarks.sweeps.execute import Outcome, run_pack
+from ggl.benchmarks.sweeps.execute import PackOutcome, run_pack
 from ggl.benchmarks.sweeps.records import CIRCUMSTANCES, Record
 from ggl.benchmarks.sweeps.runner import missing_packs, run
 from ggl.benchmarks.sweeps.spec import parse_spec
@@ -78,7 +78,7 @@ class Here:
 
 def made(pack, *_):
     """Stand in for a pack's searches: figures that follow from the cell."""
-    return Outcome(
+    return PackOutcome(
         tuple(Record(cell, "ok", figures={"loss": cell.image / 2, "packed": len(pack)}) for cell in pack),
         {(cell.id, "attack"): np.full((1, 4, 4), 0.5, np.float32) for cell in pack},
     )

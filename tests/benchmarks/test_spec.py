@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ggl.benchmarks
 from ggl.base.errors import InputError, UnknownNameError
-from ggl.benchmarks.sweeps.cells import Cell, packs_of
+from ggl.benchmarks.sweeps.cells import SweepCell, packs_of
 from ggl.benchmarks.sweeps.spec import Spec, load_spec, parse_spec
 from ggl.optimizers.catalog import strategies
 
@@ -54,7 +54,7 @@ def test_cells_are_the_product_in_the_order_of_writing() -> None:
 
 def test_a_cell_has_the_specs_fields_and_the_defaults() -> None:
     spec = parse('image_seed = 5\nrounds = 7\nfit = "pad"\nceiling_budget = 9\n' + SMALL)
-    assert spec.cells()[0] == Cell(
+    assert spec.cells()[0] == SweepCell(
         prior="fashion-dcgan32",
         victim="lenet",
         victim_weights=None,

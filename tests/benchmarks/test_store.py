@@ -25,11 +25,11 @@ from PIL import Image
 
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps import store_schema
-from ggl.benchmarks.sweeps.cells import CELL_FIELDS, Cell
+from ggl.benchmarks.sweeps.cells import CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.records import FIGURES, CurvePoint, Record
 from ggl.benchmarks.sweeps.store import Store
 
-CELL = Cell(
+CELL = SweepCell(
     **{"prior": "gaussian-mixture:k=3", "victim": "lenet", "victim_weights": None, "data": "heldout"},
     **{"defense": "noise:sigma=0.1", "attacker": "adaptive", "strategy": "cmaes", "distance": "cosine"},
     **{"latents": None, "budget": 2000, "round": 0, "seed": 0, "image": 0, "images": 8, "image_seed": 1},

@@ -9,11 +9,11 @@ import pytest
 from documented import example_module
 
 from ggl.base.errors import InputError
-from ggl.benchmarks.sweeps.cells import Cell
+from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import CurvePoint, Record
 from ggl.benchmarks.trackers import Tracker, TrackerWarning, load_tracker, settings_of, trackers
 
-CELL = Cell(
+CELL = SweepCell(
     prior="p",
     victim="lenet",
     victim_weights=None,

@@ -13,7 +13,7 @@ import ggl
 from ggl.captures.learning_rate import check_learning_rate
 from ggl.captures.update import captured_update
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 RATE = 0.1
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ggl.datasets.loading import load_dataset
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "plain_capture.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "plain_capture.py"
 RATE = 0.1
 
 

@@ -91,7 +91,7 @@ def test_heldout_file_has_the_same_bytes_each_time(tmp_path):
 
 
 def test_heldout_asset_is_small_and_licensed():
-    assets = files("ggl") / "assets"
+    assets = files("ggl.datasets") / "assets"
     assert len((assets / f"{HELDOUT}.npz").read_bytes()) <= 1_000_000
     assert "Copyright (c) 2017 Zalando SE" in (assets / "fashion-mnist-LICENSE.txt").read_text()
 

@@ -3,11 +3,11 @@ import importlib.util
 import os
 import pickle
 
-import ggl.lpips
 import numpy as np
 import pytest
 import torch
 
+import ggl.measures.lpips
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.weight_files import weight_catalog
 from ggl.base.weights import sha256
@@ -71,7 +71,7 @@ def cache(monkeypatch):
 def lpips(flax_tree):
     pytest.importorskip("lpips")
     content = pickle.dumps(flax_tree, protocol=3)
-    return Lpips(ggl.lpips._from_flax(ggl.lpips._read_arrays(content)))
+    return Lpips(ggl.measures.lpips._from_flax(ggl.measures.lpips._read_arrays(content)))
 
 
 def images(n, c=3, size=64, seed=0):
@@ -134,7 +134,7 @@ def test_two_channels_are_refused(lpips):
 @needs_package
 def test_building_it_leaves_the_global_random_state_alone(flax_tree, lpips):
     before = torch.get_rng_state()
-    Lpips(ggl.lpips._from_flax(ggl.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3))))
+    Lpips(ggl.measures.lpips._from_flax(ggl.measures.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3))))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -183,7 +183,9 @@ def test_the_fetched_checkpoint_is_found_and_its_hash_checked(flax_tree, cache, 
 
 @needs_package
 def test_torchvisions_checkpoint_is_found_and_its_hash_checked(flax_tree, tmp_path):
-    weights = ggl.lpips._from_flax(ggl.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3)))
+    weights = ggl.measures.lpips._from_flax(
+        ggl.measures.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3))
+    )
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({name: value for name, value in weights.items() if "features" in name}, folder / "weights.pth")
@@ -204,7 +206,9 @@ def test_other_weights_are_refused(tensors):
 
 @needs_package
 def test_weights_of_another_shape_are_refused(flax_tree):
-    weights = ggl.lpips._from_flax(ggl.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3)))
+    weights = ggl.measures.lpips._from_flax(
+        ggl.measures.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3))
+    )
     with pytest.raises(WeightsError, match="size mismatch"):
         Lpips({**weights, "lin0.model.1.weight": torch.zeros(1, 3, 1, 1)})
 
@@ -229,17 +233,17 @@ class Executes:
 )
 def test_a_pickle_of_anything_but_float32_arrays_is_refused(tree):
     with pytest.raises(WeightsError, match="expected a"):
-        ggl.lpips._read_arrays(pickle.dumps(tree, protocol=3))
+        ggl.measures.lpips._read_arrays(pickle.dumps(tree, protocol=3))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x03cnumpy\nndarray\nq\x00N}b."])
 def test_a_damaged_pickle_is_refused(content):
     with pytest.raises(WeightsError, match="expected a"):
-        ggl.lpips._read_arrays(content)
+        ggl.measures.lpips._read_arrays(content)
 
 
 def test_a_cut_pickle_is_refused():
     content = pickle.dumps({"a": np.zeros(50, "<f4")}, protocol=3)
     for end in range(len(content)):
         with pytest.raises(WeightsError, match="expected a"):
-            ggl.lpips._read_arrays(content[:end])
+            ggl.measures.lpips._read_arrays(content[:end])

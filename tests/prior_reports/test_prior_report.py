@@ -23,7 +23,7 @@ from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.measures.statistics import bootstrap_mean
 from ggl.prior_reports import inversion as prior_inversion
-from ggl.prior_reports.inversion import DRAWS, Inverter, class_means
+from ggl.prior_reports.inversion import DRAWS, Inverter
 from ggl.prior_reports.page import grid, render
 from ggl.prior_reports.report import prior_report, slerp
 
@@ -204,9 +204,9 @@ def test_a_search_that_stopped_counts_with_its_last_value(report):
 def test_an_image_alone_in_its_class_leaves_no_class_mean(result, heldout):
     assert "class mean" not in result["sets"]["stripes"]["figures"]
     alone = stripes(3, labels=torch.tensor([0, 0, 1]))
-    assert class_means(alone.images, alone.labels, alone) is None
+    assert means_of_others(alone.images, alone.labels, alone) is None
     twins = dataclasses.replace(alone, images=alone.images[[0, 0, 1]], labels=torch.tensor([0, 0, 0]))
-    means = class_means(twins.images, twins.labels, twins)
+    means = means_of_others(twins.images, twins.labels, twins)
     assert torch.equal(means, twins.images[[2, 2, 0]]) or torch.allclose(means, twins.images[[2, 2, 0]])
 
 

@@ -1,0 +1,32 @@
+"""How an attacker searches, once: what the keywords of `attack`, `audit` and `reconstruct` come to."""
+
+from dataclasses import dataclass, field
+
+from ggl.defenses import Defense, NoDefense
+from ggl.generators import Prior
+
+__all__ = ["AttackSettings"]
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How an attacker searches a prior for the images behind a gradient; see `ggl.attack`.
+
+    Attributes:
+        prior: whose latents are searched.
+        latents: how searched coordinates become latents, as `ggl.attacks.latents.load_latents` reads it.
+        label_rule: one of `ggl.attacks.label_sources.LABEL_RULES`.
+        defense: what the attacker believes that the client did.
+        budget: objective evaluations of each target, all its restarts together.
+    """
+
+    prior: Prior
+    budget: int
+    strategy: str = "cma-es"
+    defense: Defense = field(default_factory=NoDefense)
+    attacker: str = "adaptive"
+    distance: str = "cosine"
+    latents: str = "free"
+    label_rule: str = "known"
+    seed: int = 0
+    restarts: int = 1

@@ -1,0 +1,76 @@
+"""What every cell of an audit shares: data alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ggl.attacks.pixel_attacks import find_contrast
+from ggl.attacks.settings import AttackSettings
+from ggl.attacks.stages import Stage
+from ggl.audits.clients import Clients
+from ggl.audits.controls import Decoys
+from ggl.defenses import Defense
+from ggl.generators import load_prior
+from ggl.gradients import GradientOracle
+from ggl.measures.leakage import Measure
+
+__all__ = ["AuditSetting"]
+
+
+@dataclass(frozen=True)
+class AuditSetting:
+    """What every cell of an audit shares: the clients, their controls, the attacker's means.
+
+    Attributes:
+        attack: how every attacker searches, but for what a cell says otherwise: the strategy, the defense
+            and the attacker.
+        every_label: of the images of all clients, those that are not attacked here included.
+        backend: that was asked of the oracle; a wrapped victim's is chosen anew.
+        known_ceiling: the images of the ceiling, where they are known already.
+    """
+
+    oracle: GradientOracle
+    victim: nn.Module
+    attack: AttackSettings
+    clients: Clients
+    every_label: Tensor
+    decoys: Decoys
+    errors: Mapping[str, Measure]
+    ceiling_budget: int
+    backend: str
+    known_ceiling: Tensor | None
+    checkpoints: Path | None
+    progress: Stage | None
+
+    def searching(self, strategy: str) -> AttackSettings:
+        """Return how a strategy searches the prior, or a contrast, by its name, the pixels."""
+        contrast = find_contrast(strategy)
+        if contrast is None:
+            return replace(self.attack, strategy=strategy)
+        return replace(
+            self.attack,
+            strategy=contrast.strategy,
+            prior=load_prior("pixels:" + "x".join(map(str, self.attack.prior.image_shape))),
+            distance=contrast.distance,
+            latents=contrast.latents,
+            label_rule=contrast.labels if contrast.labels != "known" else self.attack.label_rule,
+        )
+
+    def wrapped(self, defense: Defense) -> GradientOracle:
+        """Return the oracle of the victim that clients of a defense train."""
+        model = defense.wrap(self.victim, self.attack.seed)
+        if model is self.victim:
+            return self.oracle
+        return GradientOracle(
+            model.to(self.oracle.device),
+            backend=self.backend,
+            precision=self.oracle.precision,
+            local=self.oracle.local,
+        )
+
+    @property
+    def solvable(self) -> bool:
+        """Whether a shared gradient is one image's own, of one step."""
+        return self.clients.batch_size == 1 and (self.oracle.local is None or self.oracle.local.steps == 1)
