@@ -27,7 +27,8 @@ import torch
 
 import ggl
 from ggl.base.weights import write_atomically
-from ggl.costs.federated import Federation, accuracy, train
+from ggl.costs.federated import accuracy, train
+from ggl.costs.federation import Federation
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense

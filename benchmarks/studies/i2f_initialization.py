@@ -23,7 +23,8 @@ from ggl.base.versions import versions
 from ggl.base.weights import write_atomically
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
-from ggl.i2f.influence import DAMPING, Influence, influence
+from ggl.i2f.influence import influence
+from ggl.i2f.problem import DAMPING, Influence
 from ggl.measures.statistics import Interval, bootstrap_mean
 from ggl.victims import load_victim
 

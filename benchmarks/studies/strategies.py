@@ -24,9 +24,10 @@ from typing import TypeAlias
 
 import torch
 
-from ggl.attacks.inversion import GradientMatch
+from ggl.attacks.course import SearchResult
 from ggl.attacks.latents import load_latents
-from ggl.attacks.search import Search, SearchResult
+from ggl.attacks.objectives import GradientMatch
+from ggl.attacks.search import Search
 from ggl.audits.controls import choose_decoys
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.inversion import GradientMatch, invert
+from ggl.attacks.inversion import invert
 from ggl.attacks.latents import load_latents
+from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
 from ggl.audits.audit import audit
 from ggl.audits.controls import choose_decoys, noise_gradient

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import ggl
+from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import invert
-from ggl.attacks.search import SearchResult
 from ggl.audits.audit import audit
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell

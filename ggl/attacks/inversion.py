@@ -8,20 +8,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ggl.attacks.course import SearchResult
 from ggl.attacks.label_rules import KNOWN, LabelRule
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
-from ggl.attacks.search import Objective, Progress, Search, SearchResult, fingerprint
+from ggl.attacks.objectives import GradientMatch, ImageMatch, Objective
+from ggl.attacks.search import Progress, Search, fingerprint
 from ggl.attacks.settings import AttackSettings
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
-from ggl.gradients import GradientOracle, Gradients, Trial, View
+from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.oracle import check_gradient
 from ggl.optimizers import load_group
 
-__all__ = ["GradientMatch", "ImageMatch", "Target", "attack", "attack_many", "invert", "search_targets"]
+__all__ = ["Target", "attack", "attack_many", "invert", "search_targets"]
 
 
 @dataclass(frozen=True)
@@ -40,43 +42,6 @@ class Target:
     def batch_size(self) -> int:
         """Images behind the gradient."""
         return self.labels if isinstance(self.labels, int) else len(self.labels)
-
-
-class GradientMatch:
-    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
-
-    def __init__(
-        self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial | None = None
-    ) -> None:
-        self.oracle, self.distance, self.trial = oracle, distance, trial or Trial()
-        self.views = [oracle.prepare(view) for view in views]
-
-    def __call__(
-        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
-    ) -> Float[Tensor, " n"]:
-        """Return the losses (n,) of images (n, b, c, h, w)."""
-        views = [self.views[k] for k in chosen]
-        return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
-
-
-class ImageMatch:
-    """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
-
-    def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
-        self.images = images
-
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,  # noqa: ARG002
-        chosen: Sequence[int],
-        counts: Sequence[int],
-    ) -> Float[Tensor, " n"]:
-        """Return the losses (n,) of images (n, b, c, h, w)."""
-        wanted = self.images[list(chosen)].repeat_interleave(
-            torch.tensor(counts, device=self.images.device), dim=0
-        )
-        return (images - wanted.to(images)).square().flatten(1).mean(1)
 
 
 def attack(

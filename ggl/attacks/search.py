@@ -3,16 +3,18 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ggl.attacks.course import BestSoFar, Milestone, SearchResult
 from ggl.attacks.label_rules import KNOWN, LabelRule, classes_of
 from ggl.attacks.latents import LatentRule
+from ggl.attacks.objectives import Objective
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
@@ -20,101 +22,15 @@ from ggl.gradients.chunks import Chunks, overlaps
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
 
-__all__ = ["Milestone", "Objective", "Progress", "Search", "SearchResult", "check_budget", "fingerprint"]
+__all__ = ["Progress", "Search", "check_budget", "fingerprint"]
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with the evaluations done, those planned, and the mean best loss over the searches."""
 
 CHECKPOINT_SECONDS = 5.0
-HALVINGS = 7
-"""Of the budget: where a search notes what it has found so far."""
 
 SAVING_SHARE = 20
 """A checkpoint is written at most every so many times as long as the last one took."""
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What a search minimizes."""
-
-    def __call__(
-        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
-    ) -> Tensor:
-        """Return losses (n,) of images (n, b, c, h, w) with labels (n, b), or distributions (n, b, k).
-
-        counts[i] of them in a row belong to search chosen[i].
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """What a search had found on its way, at a halving of its budget or right after, and at its end.
-
-    Attributes:
-        evaluations: of the objective so far.
-        seconds: of wall time so far, a search's share where several ran side by side.
-        loss: the best so far.
-        latents: (b, d) of that candidate.
-    """
-
-    evaluations: int
-    seconds: float
-    loss: float
-    latents: Tensor
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The best that one search found, its loss evaluated anew.
-
-    Attributes:
-        images: (b, c, h, w) in [0, 1].
-        latents: (b, d).
-        labels: (b,), those known, or found.
-        loss: of the winner, penalty included.
-        history: (evaluations, best loss so far) after every generation.
-        evaluations: of the objective.
-        backward_passes: through the objective, for strategies that need gradients.
-        milestones: what had been found on the way, the end last; none where nothing was searched.
-    """
-
-    images: Tensor
-    latents: Tensor
-    labels: Tensor
-    loss: float
-    history: list[tuple[int, float]]
-    evaluations: int
-    backward_passes: int
-    milestones: Sequence[Milestone] = ()
-
-
-@dataclass
-class _Best:
-    """The best candidate that one search met, and its loss after every generation."""
-
-    z: Tensor
-    loss: float = float("inf")
-    history: list[tuple[int, float]] = field(default_factory=list)
-    milestones: list[Milestone] = field(default_factory=list)
-
-    @property
-    def evaluations(self) -> int:
-        return self.history[-1][0] if self.history else 0
-
-    def take(self, z: Tensor, loss: Tensor) -> None:
-        """Note a generation's evaluations, and its best candidate where that is better."""
-        finite = torch.where(torch.isfinite(loss), loss, torch.inf)
-        if finite.min() < self.loss:
-            self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
-        self.history.append((self.evaluations + len(z), self.loss))
-
-    def mark(self, budget: int, seconds: float) -> None:
-        """Note the best so far, in searched coordinates, where a halving of the budget is passed."""
-        last = self.milestones[-1].evaluations if self.milestones else 0
-        passed = (budget >> k for k in range(HALVINGS + 1))
-        if any(last < halving <= self.evaluations for halving in passed):
-            self.milestones.append(Milestone(self.evaluations, seconds, self.loss, self.z))
 
 
 class Search:
@@ -157,7 +73,7 @@ class Search:
         self.group, self.device, self.budget = group, device, budget
         self.latents, self.label_rule = latents, label_rule
         self.checkpoint, self.identity = checkpoint, identity
-        self.best = [_Best(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
+        self.best = [BestSoFar(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
         self.seconds = 0.0
         if checkpoint is not None and checkpoint.exists():
@@ -269,7 +185,7 @@ class Search:
             )
         return results
 
-    def _milestones(self, best: _Best) -> list[Milestone]:
+    def _milestones(self, best: BestSoFar) -> list[Milestone]:
         """Return a search's milestones and its end, searched coordinates placed as latents."""
         batch = self.labels.shape[1]
         end = Milestone(best.evaluations, self.seconds / len(self.best), best.loss, best.z)
@@ -290,10 +206,7 @@ class Search:
     def _save(self, path: Path) -> None:
         state = {f"strategy.{name}": tensor for name, tensor in self.group.state_dict().items()}
         for k, best in enumerate(self.best):
-            state[f"{k}.best.z"] = best.z
-            state[f"{k}.best.loss"] = torch.tensor(best.loss, dtype=torch.float64)
-            state[f"{k}.best.history"] = torch.tensor(best.history, dtype=torch.float64).view(-1, 2)
-            state |= _packed(f"{k}.best.milestones", best.milestones)
+            state |= {f"{k}.best.{name}": tensor for name, tensor in best.state_dict().items()}
         state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, state, {"identity": self.identity})
@@ -317,27 +230,9 @@ class Search:
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         for k, best in enumerate(self.best):
-            best.z, best.loss = state[f"{k}.best.z"], float(state[f"{k}.best.loss"])
-            history = state[f"{k}.best.history"].tolist()
-            best.history = [(int(evaluations), loss) for evaluations, loss in history]
-            best.milestones = _unpacked(f"{k}.best.milestones", state)
+            best.load_state_dict(part_of(state, f"{k}.best."))
         self.seconds = float(state["seconds"])
         self.group.load_state_dict(part_of(state, "strategy."))
-
-
-def _packed(name: str, milestones: Sequence[Milestone]) -> dict[str, Tensor]:
-    """Return milestones as tensors."""
-    figures = [(m.evaluations, m.seconds, m.loss) for m in milestones]
-    return {
-        f"{name}.figures": torch.tensor(figures, dtype=torch.float64).view(-1, 3),
-        f"{name}.latents": torch.cat([torch.empty(0), *(m.latents for m in milestones)]),
-    }
-
-
-def _unpacked(name: str, state: Mapping[str, Tensor]) -> list[Milestone]:
-    figures, latents = state[f"{name}.figures"].tolist(), state[f"{name}.latents"]
-    rows = zip(figures, latents.chunk(max(1, len(figures))), strict=False)
-    return [Milestone(int(evaluations), seconds, loss, z) for (evaluations, seconds, loss), z in rows]
 
 
 def check_budget(budget: int, generation: int) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ggl.attacks.search import SearchResult
+from ggl.attacks.course import SearchResult
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ggl.attacks.course import SearchResult
 from ggl.attacks.label_inference import label_accuracy
 from ggl.attacks.label_sources import infer_client_labels
-from ggl.attacks.search import SearchResult
 from ggl.attacks.settings import AttackSettings
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.clients import rows_of

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import Target, search_targets
 from ggl.attacks.label_sources import check_label_rule
-from ggl.attacks.search import SearchResult
 from ggl.attacks.settings import AttackSettings
 from ggl.attacks.stages import Stage, checkpoint_of, progress_of
 from ggl.audits.clients import noise_client

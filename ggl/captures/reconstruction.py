@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torchvision.utils import save_image
 
-from ggl.attacks.search import SearchResult
+from ggl.attacks.course import SearchResult
 from ggl.base.versions import versions
 from ggl.base.weights import write_atomically
 from ggl.measures.statistics import Interval, bootstrap_mean

@@ -17,7 +17,7 @@ from ggl.base.versions import versions
 from ggl.base.weights import write_atomically
 from ggl.commands.console import LOG_WIDTH, count_bars
 from ggl.commands.folders import check_folder
-from ggl.costs.federated import Federation
+from ggl.costs.federation import Federation
 from ggl.costs.utility import Utility, measure_utility
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.measures.statistics import Interval

@@ -10,7 +10,8 @@ from torch import nn
 
 from ggl.base.counting import Count
 from ggl.base.errors import InputError
-from ggl.costs.federated import Federation, Training, accuracy, rehearse, train
+from ggl.costs.federated import accuracy, rehearse, train
+from ggl.costs.federation import Federation, Training
 from ggl.datasets.loading import Dataset
 from ggl.defenses import Defense, NoDefense, load_defense
 from ggl.measures.statistics import CONFIDENCE, Interval

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ggl.base.errors import InputError
 from ggl.base.versions import versions
-from ggl.i2f.influence import Influence
+from ggl.i2f.problem import Influence
 from ggl.measures.rank_correlation import rank_correlation
 from ggl.measures.statistics import bootstrap_mean
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import invert
-from ggl.attacks.search import Progress, SearchResult
+from ggl.attacks.search import Progress
 from ggl.attacks.stages import Stage
 from ggl.base.random import stream
 from ggl.datasets.loading import Dataset

@@ -70,7 +70,7 @@ def run(oracle, targets, prior):
 
 @pytest.fixture(autouse=True)
 def checkpoint_always(monkeypatch):
-    monkeypatch.setattr("ggl.search.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("ggl.attacks.search.CHECKPOINT_SECONDS", 0)
 
 
 def same(first, second):

@@ -81,8 +81,8 @@ def stop_after(generations):
 
 @pytest.fixture(autouse=True)
 def checkpoint_always(monkeypatch):
-    monkeypatch.setattr("ggl.search.CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr("ggl.search.SAVING_SHARE", 0)
+    monkeypatch.setattr("ggl.attacks.search.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("ggl.attacks.search.SAVING_SHARE", 0)
 
 
 @every_strategy
@@ -291,7 +291,7 @@ def test_a_finished_search_is_not_run_again(tmp_path):
 
 
 def test_a_checkpoint_is_not_written_at_every_generation(tmp_path, monkeypatch):
-    monkeypatch.setattr("ggl.search.CHECKPOINT_SECONDS", 60)
+    monkeypatch.setattr("ggl.attacks.search.CHECKPOINT_SECONDS", 60)
     path = tmp_path / "search.safetensors"
     with pytest.raises(StoppedError):
         search(checkpoint=path).run(stop_after(3))

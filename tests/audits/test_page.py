@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ggl.attacks.search import SearchResult
+from ggl.attacks.course import SearchResult
 from ggl.audits import page
 from ggl.audits.findings import AuditCell
 from ggl.audits.page import render

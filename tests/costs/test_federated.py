@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ggl.base.errors import GradientError, InputError, UnknownNameError
-from ggl.costs.federated import Federation, accuracy, rehearse, train
+from ggl.costs.federated import accuracy, rehearse, train
+from ggl.costs.federation import Federation
 from ggl.costs.partitions import split_clients
 from ggl.defenses import Defense, NoDefense, load_defense
 from ggl.gradients import Sampled

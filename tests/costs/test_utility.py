@@ -10,7 +10,7 @@ from scipy import stats
 from ggl.base.errors import InputError, UnknownNameError
 from ggl.commands.utility import UtilityPlan, run_utility
 from ggl.costs import utility
-from ggl.costs.federated import Federation
+from ggl.costs.federation import Federation
 from ggl.costs.utility import measure_utility, t_interval
 from ggl.datasets.loading import Dataset
 from ggl.defenses import Defense, NoDefense

@@ -237,7 +237,7 @@ def test_a_declared_encoding_is_not_used(read):
 
 
 def test_a_graph_too_large_is_refused(read, monkeypatch):
-    monkeypatch.setattr("ggl.generators.openvino_ir.LARGEST_XML", len(XML) - 1)
+    monkeypatch.setattr("ggl.generators.mobilestylegan.openvino_ir.LARGEST_XML", len(XML) - 1)
     with pytest.raises(WeightsError, match=f"expected at most {len(XML) - 1} bytes, found {len(XML)}"):
         read()
 

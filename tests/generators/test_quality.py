@@ -103,7 +103,7 @@ def test_accuracy_counts_the_right_ones(judge):
 @pytest.fixture(scope="module")
 def trained():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ggl.generators.quality.BATCH", 32)
+        patch.setattr("ggl.generators.bundled.quality.BATCH", 32)
         return train_classifier(*stripes(96, seed=0), epochs=24, seed=0)
 
 

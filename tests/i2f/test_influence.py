@@ -14,10 +14,12 @@ from ggl.base.random import stream
 from ggl.defenses import Defense, load_defense
 from ggl.gradients import GradientOracle
 from ggl.gradients.loss import cross_entropy
-from ggl.i2f.influence import DAMPING, ITERATIVE_DAMPING, influence, influences, rank_correlation
+from ggl.i2f.influence import influence, influences
 from ggl.i2f.jacobian import Jacobian, jacobian_product, transposed_product
 from ggl.i2f.krylov import largest_eigenvalues, solve_shifted, steps_needed
 from ggl.i2f.perturbations import perturbations
+from ggl.i2f.problem import DAMPING, ITERATIVE_DAMPING
+from ggl.measures.rank_correlation import rank_correlation
 from ggl.victims import load_victim, victims
 
 SHAPE = (1, 4, 4)
@@ -92,7 +94,7 @@ def test_products_are_those_of_the_dense_jacobian(model):
 @pytest.fixture
 def large(monkeypatch):
     """Take any image for too large to have all eigenpairs computed."""
-    monkeypatch.setattr("ggl.i2f.fit_in_memory", lambda problems, dimension: False)
+    monkeypatch.setattr("ggl.i2f.problem.fit_in_memory", lambda problems, dimension: False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from html_pages import Page
 from PIL import Image
 
-from ggl.attacks.search import SearchResult
+from ggl.attacks.course import SearchResult
 from ggl.base.errors import CheckpointError, InputError
 from ggl.base.random import stream
 from ggl.benchmarks.speed import priors

@@ -1,0 +1,63 @@
+"""What a search minimizes: the match of a gradient, or of an image."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ggl.gradients import GradientOracle, Trial, View
+
+__all__ = ["GradientMatch", "ImageMatch", "Objective"]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a search minimizes."""
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> Tensor:
+        """Return losses (n,) of images (n, b, c, h, w) with labels (n, b), or distributions (n, b, k).
+
+        counts[i] of them in a row belong to search chosen[i].
+        """
+        ...
+
+
+class GradientMatch:
+    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
+
+    def __init__(
+        self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial | None = None
+    ) -> None:
+        self.oracle, self.distance, self.trial = oracle, distance, trial or Trial()
+        self.views = [oracle.prepare(view) for view in views]
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        views = [self.views[k] for k in chosen]
+        return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
+
+
+class ImageMatch:
+    """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
+
+    def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
+        self.images = images
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        chosen: Sequence[int],
+        counts: Sequence[int],
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        wanted = self.images[list(chosen)].repeat_interleave(
+            torch.tensor(counts, device=self.images.device), dim=0
+        )
+        return (images - wanted.to(images)).square().flatten(1).mean(1)
