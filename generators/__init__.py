@@ -1,7 +1,7 @@
 """The latent-space layer: priors over images."""
 
-import ggl.generators.published  # noqa: F401  # the catalog of weights
-from ggl.generators.base import Prior
-from ggl.generators.catalog import load_prior, priors, register_prior
+import lazy_loader
 
-__all__ = ["Prior", "load_prior", "priors", "register_prior"]
+import ggl.generators.published  # noqa: F401  # the catalog of weights
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,53 +1,59 @@
-"""Priors by name: "fashion-dcgan32", "stylegan2:ffhq.pkl,space=w,size=64", "package.module:MyPrior"."""
+"""Priors by name, and what each is; none is imported before it is asked for."""
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ggl.base.options import build
 from ggl.base.registry import Registry
-from ggl.generators.adopted import adopt
-from ggl.generators.base import Prior
-from ggl.generators.biggan.prior import BigGAN
-from ggl.generators.bundled.prior import CIFAR10GAN32, FashionDCGAN32
-from ggl.generators.dcgan_checkpoint import DCGAN, DigiFace
-from ggl.generators.mobilestylegan.prior import MobileStyleGAN
-from ggl.generators.pixels import Pixels
-from ggl.generators.pretrained_gans import PretrainedGAN
-from ggl.generators.stylegan2 import StyleGAN2
-from ggl.generators.wgan_gp.prior import WGANGP
 
-__all__ = ["load_prior", "priors", "register_prior"]
+__all__ = ["PriorFactory", "priors", "register_prior"]
 
 PriorFactory: TypeAlias = Callable[..., object]
 """A class, or a function that returns a prior; its annotated parameters are the options."""
 
-priors: Registry[PriorFactory] = Registry("prior", "ggl.priors")
+priors: Registry[PriorFactory] = Registry(
+    "prior",
+    "ggl.priors",
+    {
+        "fashion-dcgan32": (
+            "ggl.generators.bundled.prior:FashionDCGAN32",
+            "Clothes, 32 px grey, 10 classes, 64 latent dimensions; bundled, trained by this project (MIT).",
+        ),
+        "cifar10-gan32": (
+            "ggl.generators.bundled.prior:CIFAR10GAN32",
+            "CIFAR-10, 32 px color, 10 classes, 128 latent dimensions; bundled, shortly trained here (MIT).",
+        ),
+        "biggan-deep": (
+            "ggl.generators.biggan.prior:BigGAN",
+            "ImageNet, 128, 256 or 512 px, 1000 classes, 128 latent dimensions; DeepMind's weights (Apache-2.0).",
+        ),
+        "stylegan2": (
+            "ggl.generators.stylegan2:StyleGAN2",
+            "A StyleGAN2 generator from a file (arXiv 1912.04958, 2006.06676).",
+        ),
+        "mobilestylegan-ffhq": (
+            "ggl.generators.mobilestylegan.prior:MobileStyleGAN",
+            "Faces, up to 1024 px color, 512 latent dimensions; S. Belousov's weights (Apache-2.0).",
+        ),
+        "digiface-dcgan64": (
+            "ggl.generators.dcgan_checkpoint:DigiFace",
+            "Rendered faces, 64 px RGB, 100 latent dimensions: a DCGAN that Chien Liu trained on DigiFace-1M.",
+        ),
+        "dcgan": (
+            "ggl.generators.dcgan_checkpoint:DCGAN",
+            "A DCGAN generator (arXiv 1511.06434) from a state dict, as the PyTorch example lays it out.",
+        ),
+        "wgan-gp": (
+            "ggl.generators.wgan_gp.prior:WGANGP",
+            "A WGAN-GP generator, 32 px RGB, without classes: what `ggl.generators.wgan_gp.train` writes.",
+        ),
+        "pretrained-gan": (
+            "ggl.generators.pretrained_gans:PretrainedGAN",
+            "A GAN of the library pytorch-pretrained-gans (biggan, studiogan, bigbigan, ...), by its own loader.",
+        ),
+        "pixels": (
+            "ggl.generators.pixels:Pixels",
+            "Images whose pixels are independent, 0.5 + z / 4, cut to [0, 1]; no weights.",
+        ),
+    },
+)
 register_prior = priors.register
-
-register_prior("fashion-dcgan32")(FashionDCGAN32)
-register_prior("cifar10-gan32")(CIFAR10GAN32)
-register_prior("biggan-deep")(BigGAN)
-register_prior("stylegan2")(StyleGAN2)
-register_prior("mobilestylegan-ffhq")(MobileStyleGAN)
-register_prior("digiface-dcgan64")(DigiFace)
-register_prior("dcgan")(DCGAN)
-register_prior("wgan-gp")(WGANGP)
-register_prior("pretrained-gan")(PretrainedGAN)
-register_prior("pixels")(Pixels)
-
-
-def load_prior(specification: str) -> Prior:
-    """Return the prior of "name", "name:value,option=value" or `package.module:Class`.
-
-    It is in eval mode, on the CPU.
-
-    What is no `Prior` but has `latent_dim`, `image_shape` and `decode` is taken as one (`adopt`).
-
-    Raises:
-        UnknownNameError: a name or an option that is not known.
-        InputError: an option is missing or of the wrong kind, or what was found is no prior.
-        WeightsError: its weights are missing, cut short or altered.
-    """
-    factory, text = priors.resolve(specification)
-    what = f"prior {specification!r}"
-    return adopt(build(what, factory, text), specification).eval()

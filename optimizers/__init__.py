@@ -1,15 +1,5 @@
 """The strategy layer: ask/tell searchers."""
 
-from ggl.optimizers.base import Strategy
-from ggl.optimizers.catalog import load_group, load_strategy, register_strategy, strategies
-from ggl.optimizers.group import Group, SideBySide
+import lazy_loader
 
-__all__ = [
-    "Group",
-    "SideBySide",
-    "Strategy",
-    "load_group",
-    "load_strategy",
-    "register_strategy",
-    "strategies",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,135 +1,67 @@
-"""Strategies by name: "cma-es", "cma-es:sigma0=0.3,population=30"."""
+"""Strategies by name, and what each is; none is imported before it is asked for."""
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
-import torch
-
-from ggl.base.errors import InputError
-from ggl.base.options import parameters_of, read_options
 from ggl.base.registry import Registry
-from ggl.optimizers.base import Strategy
-from ggl.optimizers.bayesian.gp import GaussianProcess
-from ggl.optimizers.bayesian.turbo import TuRBO
-from ggl.optimizers.cmaes.blocks import BlockCMAES
-from ggl.optimizers.cmaes.strategies import CMAES, SeparableCMAES
-from ggl.optimizers.gradient.adam import Adam
-from ggl.optimizers.gradient.basin_cma import BasinCMA
-from ggl.optimizers.gradient.lbfgs import LBFGS
-from ggl.optimizers.group import Group, SideBySide
-from ggl.optimizers.libraries.nevergrad import Nevergrad
-from ggl.optimizers.libraries.nevergrad_ggl import NevergradCMAGGL
-from ggl.optimizers.libraries.pycma import PyCMA
-from ggl.optimizers.random_search import RandomSearch
 
-__all__ = ["load_group", "load_strategy", "register_strategy", "strategies"]
+__all__ = ["StrategyFactory", "register_strategy", "strategies"]
 
-StrategyFactory: TypeAlias = Callable[..., Strategy]
+StrategyFactory: TypeAlias = Callable[..., object]
 """A `Strategy` class, or a function that returns one: (latent_dim, *, budget, seed, and options)."""
 
-GIVEN = {"latent_dim", "budget", "seed"}
-"""What every strategy is made with; the rest of its parameters are options, but for `BLOCKS`."""
-
-BLOCKS = "blocks"
-"""The parameter of a strategy that wants to know how many images the latents are of."""
-
-strategies: Registry[StrategyFactory] = Registry("strategy", "ggl.optimizers")
+strategies: Registry[StrategyFactory] = Registry(
+    "strategy",
+    "ggl.optimizers",
+    {
+        "cma-es": (
+            "ggl.optimizers.cmaes.strategies:CMAES",
+            "CMA-ES with a full covariance matrix: the field's standard; learns correlations.",
+        ),
+        "sep-cma-es": (
+            "ggl.optimizers.cmaes.strategies:SeparableCMAES",
+            "CMA-ES with a diagonal covariance matrix (sep-CMA-ES): learns faster, costs less.",
+        ),
+        "block-cma-es": (
+            "ggl.optimizers.cmaes.blocks:BlockCMAES",
+            "CMA-ES with a covariance block for each image of a batch: O(B d²) where the full one is O((B d)²).",
+        ),
+        "pycma": (
+            "ggl.optimizers.libraries.pycma:PyCMA",
+            "CMA-ES as the pycma package runs it: the reference; take it for VkD, diagonal decoding or restarts.",
+        ),
+        "nevergrad": (
+            "ggl.optimizers.libraries.nevergrad:Nevergrad",
+            "Any optimizer of Nevergrad's registry, asked and told whole generations: for comparisons.",
+        ),
+        "nevergrad-cma-ggl": (
+            "ggl.optimizers.libraries.nevergrad_ggl:NevergradCMAGGL",
+            "GGL's published CMA-ES loop with its defect: loses two evaluations of three; for comparison only.",
+        ),
+        "bo": (
+            "ggl.optimizers.bayesian.gp:GaussianProcess",
+            "Bayesian optimization (GP with LogEI): for a few hundred costly evaluations; slow past 2,000.",
+        ),
+        "turbo": (
+            "ggl.optimizers.bayesian.turbo:TuRBO",
+            "TuRBO: Bayesian optimization in trust regions that grow and shrink; for 500 to 5,000 evaluations.",
+        ),
+        "random": (
+            "ggl.optimizers.random_search:RandomSearch",
+            "Draws independent standard normal latents: the baseline that every searcher must beat.",
+        ),
+        "adam": (
+            "ggl.optimizers.gradient.adam:Adam",
+            "Adam (arXiv 1412.6980) from several starts at once: needs gradients through prior and victim.",
+        ),
+        "l-bfgs": (
+            "ggl.optimizers.gradient.lbfgs:LBFGS",
+            "L-BFGS from several starts at once: needs gradients; take it where evaluations are few.",
+        ),
+        "basin-cma": (
+            "ggl.optimizers.gradient.basin_cma:BasinCMA",
+            "CMA-ES whose candidates take a few Adam steps each: needs gradients; a hybrid to set beside both.",
+        ),
+    },
+)
 register_strategy = strategies.register
-
-register_strategy("cma-es")(CMAES)
-register_strategy("sep-cma-es")(SeparableCMAES)
-register_strategy("block-cma-es")(BlockCMAES)
-register_strategy("pycma")(PyCMA)
-register_strategy("nevergrad")(Nevergrad)
-register_strategy("nevergrad-cma-ggl")(NevergradCMAGGL)
-register_strategy("bo")(GaussianProcess)
-register_strategy("turbo")(TuRBO)
-register_strategy("random")(RandomSearch)
-register_strategy("adam")(Adam)
-register_strategy("l-bfgs")(LBFGS)
-register_strategy("basin-cma")(BasinCMA)
-
-
-def load_strategy(
-    specification: str, *, latent_dim: int, budget: int, seed: int, blocks: int = 1
-) -> Strategy:
-    """Return the strategy of "name", "name:option=value,option=value" or "package.module:Class:option=value".
-
-    Args:
-        specification: a registered name or the user's own class, with options.
-        latent_dim: d of the latents searched.
-        budget: objective evaluations that the search may spend.
-        seed: of the strategy's random stream.
-        blocks: images of a batch whose latents are searched jointly, row-major; a strategy that has a
-            parameter of that name is told.
-
-    Raises:
-        UnknownNameError: a name or an option that is not known.
-        InputError: an option of the wrong kind or out of range.
-    """
-    factory, options = _resolve(specification, blocks)
-    return _build(specification, factory, options, latent_dim=latent_dim, budget=budget, seed=seed)
-
-
-def load_group(
-    specification: str,
-    *,
-    latent_dim: int,
-    budget: int,
-    seeds: Sequence[int],
-    device: torch.device | None = None,
-    blocks: int = 1,
-) -> Group:
-    """Return searches that advance together, one a seed; otherwise as `load_strategy`.
-
-    A strategy class with a `group` method advances them as one set of tensors on `device`. A class that
-    inherits the method but changes the search does not. An option `device` is `device` by default.
-    """
-    factory, options = _resolve(specification, blocks)
-    place = device or torch.device("cpu")
-    together = _own_group(factory)
-    if together is not None:
-        group = together(latent_dim, budget=budget, seeds=seeds, device=place, **options)
-        if not isinstance(group, Group):
-            raise InputError(f"strategy {specification!r}: expected a Group, found {type(group).__name__}")
-        return group
-    if "device" in inspect.signature(factory).parameters:
-        options = {"device": str(place), **options}
-    kind = {"latent_dim": latent_dim, "budget": budget}
-    return SideBySide([_build(specification, factory, options, seed=seed, **kind) for seed in seeds])
-
-
-def _build(specification: str, factory: StrategyFactory, options: dict[str, Any], **given: int) -> Strategy:
-    strategy = factory(given.pop("latent_dim"), **given, **options)
-    if not isinstance(strategy, Strategy):
-        raise InputError(f"strategy {specification!r}: expected a Strategy, found {type(strategy).__name__}")
-    return strategy
-
-
-def _own_group(factory: StrategyFactory) -> Callable[..., object] | None:
-    """Return the `group` of the class that wrote the search, if it has one."""
-    owner = next((c for c in getattr(factory, "__mro__", ()) if "group" in vars(c)), None)
-    if owner is None or not callable(owner.group):
-        return None
-    same = all(getattr(factory, part) is getattr(owner, part) for part in ("__init__", "_ask", "_tell"))
-    found: Callable[..., object] | None = getattr(factory, "group") if same else None  # noqa: B009
-    return found
-
-
-def _resolve(specification: str, blocks: int) -> tuple[StrategyFactory, dict[str, Any]]:
-    """Return the factory of a specification, and its options converted to their annotated kinds.
-
-    `blocks` is added where the factory takes it; it is no option of the specification.
-    """
-    factory, text = strategies.resolve(specification)
-    what = f"strategy {specification!r}"
-    parameters = parameters_of(what, factory)
-    if not parameters.keys() >= GIVEN:
-        raise InputError(
-            f"{what}: expected a class that takes latent_dim, budget and seed, "
-            f"found {', '.join(parameters) or 'no parameters'}"
-        )
-    kinds = {name: p.annotation for name, p in parameters.items() if name not in {*GIVEN, BLOCKS}}
-    told = {BLOCKS: blocks} if BLOCKS in parameters else {}
-    return factory, read_options(what, text, kinds) | told

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ggl.base.errors import InputError
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.checks import CHECKS, Flag, flags
 from ggl.benchmarks.report.page import content_of
 from ggl.benchmarks.report.rows import GROUP_AXES, Row, rows_of

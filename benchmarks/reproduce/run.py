@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ggl.base.errors import CheckpointError, InputError
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.reproduce.claims import Finding, judge
 from ggl.benchmarks.reproduce.file import Claim, Scale, load_reproduction
 from ggl.benchmarks.reproduce.page import page_of

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 import ggl
+from ggl.base.files import write_atomically
 from ggl.base.random import stream
-from ggl.base.weights import write_atomically
 from ggl.benchmarks.studies.run_tables import interval
 from ggl.datasets.loading import load_dataset
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 import ggl
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.costs.federated import accuracy, train
 from ggl.costs.federation import Federation
 from ggl.datasets.loading import load_dataset

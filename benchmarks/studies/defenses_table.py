@@ -15,7 +15,7 @@ import numpy as np
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.cells import CLOSED_FORM
 from ggl.audits.findings import worst_case
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.defenses import (
     BUDGET,
     DEFENSES,

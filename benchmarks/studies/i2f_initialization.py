@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn import init
 
+from ggl.base.files import write_atomically
 from ggl.base.random import stream
 from ggl.base.versions import versions
-from ggl.base.weights import write_atomically
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.i2f.influence import influence

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import ggl
 from ggl.attacks.label_inference import DUMMIES, chance_accuracy, infer_labels, label_accuracy
+from ggl.base.files import write_atomically
 from ggl.base.random import stream, stream_seed
-from ggl.base.weights import write_atomically
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.defenses import Client, Defense, load_defense
 from ggl.gradients import GradientOracle, Gradients

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ggl.base.errors import InputError
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 
 Json: TypeAlias = Mapping[str, Any]
 

@@ -30,8 +30,8 @@ from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
 from ggl.audits.controls import choose_decoys
 from ggl.base.errors import InputError
+from ggl.base.files import write_atomically
 from ggl.base.random import stream, stream_seed
-from ggl.base.weights import write_atomically
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.strategies import (
     BUDGETS,
     DEFAULT,

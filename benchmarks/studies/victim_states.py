@@ -26,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import ggl
+from ggl.base.files import write_atomically
 from ggl.base.random import stream
-from ggl.base.weights import write_atomically
 from ggl.costs.federated import accuracy
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ggl.base.errors import InputError
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.sweeps.store_schema import COLUMNS, OPTIONAL, flatten, record_of
 

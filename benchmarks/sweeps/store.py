@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ggl.base.errors import InputError
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.sweeps.cells import CELL_FIELDS
 from ggl.benchmarks.sweeps.records import Record, Status
 from ggl.benchmarks.sweeps.runner_locks import RunnerLock, is_alive, one_at_a_time, remove_dead

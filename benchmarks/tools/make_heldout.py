@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggl.base.files import write_atomically
 from ggl.base.random import numpy_stream
-from ggl.base.weights import write_atomically
 
 __all__ = ["choose_rows", "write_heldout"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from uuid import uuid4
 
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.benchmarks.sweeps.cells import SweepCell, together
 from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.trackers.content import Point, group_name, points_of, sweep_points

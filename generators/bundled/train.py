@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torchvision.utils import save_image
 
 from ggl.base.devices import find_device
-from ggl.base.weights import save_tensors, write_atomically
+from ggl.base.files import write_atomically
+from ggl.base.weights import save_tensors
 from ggl.generators.bundled.quality import (
     ClassSpread,
     accuracy,

@@ -10,7 +10,7 @@ from torchvision.utils import save_image
 
 from ggl.audits.findings import Findings
 from ggl.audits.page import render
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.costs.utility_file import read_utility
 
 __all__ = [

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ggl.base.errors import WeightsError
-from ggl.base.weights import sha256
+from ggl.base.files import sha256
 
 __all__ = ["OFFLINE", "Progress", "download_package", "download_url", "is_offline"]
 

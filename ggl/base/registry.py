@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -21,10 +22,13 @@ class Registry(Generic[T]):
     Args:
         kind: what is registered, in the singular ("prior"), for messages.
         group: the entry-point group in which other packages register theirs ("ggl.priors").
+        listed: entries that are imported when they are asked for and not before, by name: where each is,
+            "package.module:name", and what it is, in a line.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, listed: Mapping[str, tuple[str, str]] | None = None) -> None:
         self.kind, self.group = kind, group
+        self._listed = dict(listed or {})
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -40,7 +44,14 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
-        return sorted({*self._entries, *(point.name for point in entry_points(group=self.group))})
+        others = (point.name for point in entry_points(group=self.group))
+        return sorted({*self._listed, *self._entries, *others})
+
+    def summary(self, name: str) -> str:
+        """Return what an entry is, in a line: as listed, else the first of its docstring."""
+        if name in self._listed:
+            return self._listed[name][1]
+        return (inspect.getdoc(self[name]) or "").partition("\n")[0]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
@@ -48,6 +59,9 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name in self._entries:
             return self._entries[name]
+        if name in self._listed:
+            listed: T = import_object(self._listed[name][0], self.kind)
+            return listed
         for point in entry_points(group=self.group):
             if point.name == name:
                 entry: T = point.load()
@@ -56,14 +70,19 @@ class Registry(Generic[T]):
 
     def resolve(self, specification: str) -> tuple[T, str | None]:
         """Return the entry and the parameter text of `name:parameter` or `package.module:name:parameter`."""
+        self.check(specification)
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
-        if parameter and ("." in name or _is_module(name)):
-            attribute, _, rest = parameter.partition(":")
-            entry: T = import_object(f"{name}:{attribute}", self.kind)
-            return entry, rest or None
-        raise unknown_name(self.kind, name, self.names())
+        attribute, _, rest = parameter.partition(":")
+        entry: T = import_object(f"{name}:{attribute}", self.kind)
+        return entry, rest or None
+
+    def check(self, specification: str) -> None:
+        """Raise `UnknownNameError` where a specification names nothing; what it names is not imported."""
+        name, _, parameter = specification.partition(":")
+        if name not in self and not (parameter and ("." in name or _is_module(name))):
+            raise unknown_name(self.kind, name, self.names())
 
 
 def _is_module(name: str) -> bool:

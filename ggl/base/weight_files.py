@@ -13,8 +13,8 @@ from pathlib import Path
 from ggl.base.archives import read_members
 from ggl.base.downloads import OFFLINE, Progress, download_package, download_url, is_offline
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.files import sha256, write_atomically
 from ggl.base.registry import unknown_name
-from ggl.base.weights import sha256, write_atomically
 
 __all__ = [
     "Bundled",

@@ -1,8 +1,6 @@
 """Weight files: written whole or not at all, read as tensors only, never executed."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
+from ggl.base.files import write_atomically
 from ggl.base.torch_files import parse_torch
 
 __all__ = [
@@ -19,30 +18,8 @@ __all__ = [
     "load_tensors",
     "load_tensors_and_metadata",
     "save_tensors",
-    "sha256",
     "tensors_of",
-    "write_atomically",
 ]
-
-
-def sha256(path: str | Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` so that a reader, or a kill, sees the old file or the new one, never a part."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torchvision.utils import save_image
 
 from ggl.attacks.course import SearchResult
+from ggl.base.files import write_atomically
 from ggl.base.versions import versions
-from ggl.base.weights import write_atomically
 from ggl.measures.statistics import Interval, bootstrap_mean
 from ggl.pages.templates import DISPLAY_SIDE, check_page, data_uri, fill
 

@@ -13,8 +13,8 @@ from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
 from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
+from ggl.base.files import sha256
 from ggl.base.random import stream
-from ggl.base.weights import sha256
 from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
 from ggl.captures.update import Captured, captured_update
 from ggl.datasets.loading import Dataset, load_dataset

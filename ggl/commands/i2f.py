@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ggl.base.counting import Count
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
-from ggl.base.weights import sha256, write_atomically
+from ggl.base.files import sha256, write_atomically
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
 from ggl.datasets.loading import Dataset, load_dataset

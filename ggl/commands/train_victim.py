@@ -16,8 +16,9 @@ from torch import nn
 
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.files import sha256, write_atomically
 from ggl.base.versions import versions
-from ggl.base.weights import save_tensors, sha256, write_atomically
+from ggl.base.weights import save_tensors
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
 from ggl.costs.federated import accuracy

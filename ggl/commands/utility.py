@@ -13,8 +13,8 @@ from torch import nn
 
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.files import write_atomically
 from ggl.base.versions import versions
-from ggl.base.weights import write_atomically
 from ggl.commands.console import LOG_WIDTH, count_bars
 from ggl.commands.folders import check_folder
 from ggl.costs.federation import Federation

@@ -1,16 +1,5 @@
 """What a client does to its gradient before it shares it, and what an attacker makes of that."""
 
-from ggl.defenses.base import ATTACKERS, Composed, Defense, NoDefense
-from ggl.defenses.catalog import defenses, load_defense, register_defense
-from ggl.defenses.client import Client
+import lazy_loader
 
-__all__ = [
-    "ATTACKERS",
-    "Client",
-    "Composed",
-    "Defense",
-    "NoDefense",
-    "defenses",
-    "load_defense",
-    "register_defense",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,70 +1,95 @@
-"""Defenses by name: "noise:0.01", "precode:256,beta=0.001", and in order "clip:4+noise:0.01"."""
+"""Defenses by name, and what each is; none is imported before it is asked for."""
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ggl.base.errors import InputError
-from ggl.base.options import build
 from ggl.base.registry import Registry
-from ggl.defenses.base import Composed, Defense, NoDefense
-from ggl.defenses.clipping import Clipping, LayerClipping
-from ggl.defenses.noise import GaussianNoise, LaplacianNoise
-from ggl.defenses.orthogonal import Orthogonal
-from ggl.defenses.outpost import Outpost
-from ggl.defenses.ppp import PPP
-from ggl.defenses.precode import CVB, Precode
-from ggl.defenses.privacy import DPSGD, DynamicDP, FedCDP
-from ggl.defenses.pruning import GlobalPruning, LayerPruning
-from ggl.defenses.quantization import QSGD, SignSGD
-from ggl.defenses.soteria import Soteria
-from ggl.defenses.top_k import TopK
 
-__all__ = ["defenses", "load_defense", "register_defense"]
+__all__ = ["DefenseFactory", "defenses", "register_defense"]
 
 DefenseFactory: TypeAlias = Callable[..., object]
 """A `Defense` class or a function that returns one; its annotated parameters are the options."""
 
-defenses: Registry[DefenseFactory] = Registry("defense", "ggl.defenses")
+defenses: Registry[DefenseFactory] = Registry(
+    "defense",
+    "ggl.defenses",
+    {
+        "none": (
+            "ggl.defenses.base:NoDefense",
+            "Shares the gradient as it is.",
+        ),
+        "noise": (
+            "ggl.defenses.noise:GaussianNoise",
+            "Adds N(0, std²) to every coordinate (GGL, arXiv 2203.15696, section 4.1).",
+        ),
+        "laplace": (
+            "ggl.defenses.noise:LaplacianNoise",
+            "Adds Laplace(0, scale) to every coordinate (as in Soteria's code, arXiv 2012.06043).",
+        ),
+        "clip": (
+            "ggl.defenses.clipping:Clipping",
+            "Scales the whole gradient to an L2 norm of at most `bound` (GGL, section 4.1; bound 4 there).",
+        ),
+        "clip-layer": (
+            "ggl.defenses.clipping:LayerClipping",
+            "Scales every parameter's gradient to an L2 norm of at most `bound` (Fed-CDP, ICDCS 2021).",
+        ),
+        "prune": (
+            "ggl.defenses.pruning:LayerPruning",
+            "Zeroes the `share` of smallest magnitudes in every parameter's gradient (as GGL and Soteria do).",
+        ),
+        "prune-global": (
+            "ggl.defenses.pruning:GlobalPruning",
+            "Zeroes the `share` of smallest magnitudes of the whole gradient (as I²F does).",
+        ),
+        "top-k": (
+            "ggl.defenses.top_k:TopK",
+            "Sends each parameter's largest coordinates and keeps the rest for later rounds (arXiv 1712.01887).",
+        ),
+        "sign": (
+            "ggl.defenses.quantization:SignSGD",
+            "Shares the sign of every coordinate, zero where it is zero (signSGD, arXiv 1802.04434).",
+        ),
+        "qsgd": (
+            "ggl.defenses.quantization:QSGD",
+            "Rounds at random, without bias, to 2^bits levels of each parameter's norm (arXiv 1610.02132).",
+        ),
+        "soteria": (
+            "ggl.defenses.soteria:Soteria",
+            "Zeroes a linear layer's gradient for the `share` of its features r with the least ‖∂r/∂x‖ / |r|.",
+        ),
+        "outpost": (
+            "ggl.defenses.outpost:Outpost",
+            "Prunes every parameter, then adds noise by the weights' spread; with probability 1/(1 + beta · round).",
+        ),
+        "orthogonal": (
+            "ggl.defenses.orthogonal:Orthogonal",
+            "Shares a random gradient orthogonal to the true one, the best of `trials`, per parameter of its norm.",
+        ),
+        "precode": (
+            "ggl.defenses.precode:Precode",
+            "Puts a variational bottleneck before the classifier (PRECODE, WACV 2022, arXiv 2108.04725).",
+        ),
+        "cvb": (
+            "ggl.defenses.precode:CVB",
+            "Puts a convolutional bottleneck after the first block (CVB, arXiv 2309.04515).",
+        ),
+        "ppp": (
+            "ggl.defenses.ppp:PPP",
+            "PRECODE, and noise on or pruning of the gradients before its bottleneck (PPP, arXiv 2208.04767).",
+        ),
+        "dp-sgd": (
+            "ggl.defenses.privacy:DPSGD",
+            "Clips every example's whole gradient to `clip`, adds N(0, (sigma·clip/B)²) to the mean (Abadi 2016).",
+        ),
+        "fed-cdp": (
+            "ggl.defenses.privacy:FedCDP",
+            "Clips every layer of every example to `clip`, adds N(0, (sigma·clip/B)²) to the mean (Fed-CDP).",
+        ),
+        "dynamic-dp": (
+            "ggl.defenses.privacy:DynamicDP",
+            "Fed-CDP whose noise and clipping bound follow the training (dynamic DP, arXiv 2112.13178).",
+        ),
+    },
+)
 register_defense = defenses.register
-
-register_defense("none")(NoDefense)
-register_defense("noise")(GaussianNoise)
-register_defense("laplace")(LaplacianNoise)
-register_defense("clip")(Clipping)
-register_defense("clip-layer")(LayerClipping)
-register_defense("prune")(LayerPruning)
-register_defense("prune-global")(GlobalPruning)
-register_defense("top-k")(TopK)
-register_defense("sign")(SignSGD)
-register_defense("qsgd")(QSGD)
-register_defense("soteria")(Soteria)
-register_defense("outpost")(Outpost)
-register_defense("orthogonal")(Orthogonal)
-register_defense("precode")(Precode)
-register_defense("cvb")(CVB)
-register_defense("ppp")(PPP)
-register_defense("dp-sgd")(DPSGD)
-register_defense("fed-cdp")(FedCDP)
-register_defense("dynamic-dp")(DynamicDP)
-
-
-def load_defense(specification: str | Defense) -> Defense:
-    """Return the defense of "name", "name:value,option=value", or several joined by "+", in that order.
-
-    Raises:
-        UnknownNameError: a name or an option that is not known.
-        InputError: an option that is missing, of the wrong kind, or out of range.
-    """
-    if isinstance(specification, Defense):
-        return specification
-    parts = [_load_one(part.strip()) for part in specification.split("+")]
-    return parts[0] if len(parts) == 1 else Composed(parts)
-
-
-def _load_one(specification: str) -> Defense:
-    factory, text = defenses.resolve(specification)
-    what = f"defense {specification!r}"
-    defense = build(what, factory, text)
-    if not isinstance(defense, Defense):
-        raise InputError(f"{what}: expected a ggl.Defense, found {type(defense).__name__}")
-    return defense

@@ -1,21 +1,5 @@
 """What a client shares, and how far every candidate's gradient is from it."""
 
-from ggl.gradients.distance import DISTANCES
-from ggl.gradients.local import LocalTraining
-from ggl.gradients.oracle import BackendWarning, GradientOracle
-from ggl.gradients.sampled import Sampled, Trial
-from ggl.gradients.view import Clip, Gradients, Mask, Step, View
+import lazy_loader
 
-__all__ = [
-    "DISTANCES",
-    "BackendWarning",
-    "Clip",
-    "GradientOracle",
-    "Gradients",
-    "LocalTraining",
-    "Mask",
-    "Sampled",
-    "Step",
-    "Trial",
-    "View",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

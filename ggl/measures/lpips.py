@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.files import sha256
 from ggl.base.weight_files import KeptFile, PypiFile, WeightFiles, locate, weight_catalog
-from ggl.base.weights import load_tensors, sha256
+from ggl.base.weights import load_tensors
 from ggl.measures.metrics import check_pair
 
 __all__ = ["LPIPS_HINT", "Lpips", "load_lpips"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from ggl.base.weights import write_atomically
+from ggl.base.files import write_atomically
 from ggl.measures.lpips import LPIPS_HINT
 from ggl.measures.metrics import METRICS
 from ggl.pages.style import COLORS, INK, LINES, MARKERS, STYLE, to_svg

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError
-from ggl.base.registry import Registry
 
-__all__ = ["SMALLEST_IMAGE", "Victim", "VictimBuilder", "check_image_size", "register_victim", "victims"]
+__all__ = ["SMALLEST_IMAGE", "Victim", "VictimBuilder", "check_image_size"]
 
 SMALLEST_IMAGE = 8
 
@@ -39,10 +38,6 @@ class VictimBuilder(Protocol):
 
     def __call__(self, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
         """Return a network from images (n, in_channels, image_size, image_size) to (n, num_classes)."""
-
-
-victims: Registry[VictimBuilder] = Registry("victim", "ggl.victims")
-register_victim = victims.register
 
 
 def check_image_size(

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ggl.victims.base import Victim, check_image_size, register_victim
+from ggl.victims.base import Victim, check_image_size
 
 __all__ = ["ConvNet", "convnet"]
 
@@ -39,7 +39,6 @@ class ConvNet(Victim):
         return features
 
 
-@register_victim("convnet")
 def convnet(*, in_channels: int, num_classes: int, image_size: int) -> ConvNet:
     """ReLU convolutional network of FedAvg: two 5x5 convolutions, 512 hidden units."""
     check_image_size("convnet", image_size)

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ggl.victims.base import Victim, check_image_size, register_victim
+from ggl.victims.base import Victim, check_image_size
 
 __all__ = ["LeNet", "lenet"]
 
@@ -40,7 +40,6 @@ class LeNet(Victim):
         return features
 
 
-@register_victim("lenet")
 def lenet(*, in_channels: int, num_classes: int, image_size: int) -> LeNet:
     """Sigmoid LeNet of DLG and iDLG: three 5x5 convolutions, uniform initialization."""
     check_image_size("lenet", image_size)

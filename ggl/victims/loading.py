@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.random import stream_seed
 from ggl.base.weights import load_tensors
-from ggl.victims.base import victims
+from ggl.victims.catalog import victims
 
 __all__ = ["check_state", "load_victim"]
 

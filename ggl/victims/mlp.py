@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ggl.victims.base import Victim, check_image_size, register_victim
+from ggl.victims.base import Victim, check_image_size
 
 __all__ = ["MLP", "mlp"]
 
@@ -34,7 +34,6 @@ class MLP(Victim):
         return features
 
 
-@register_victim("mlp")
 def mlp(*, in_channels: int, num_classes: int, image_size: int) -> MLP:
     """Multilayer perceptron of FedAvg: two hidden layers of 200 ReLU units."""
     check_image_size("mlp", image_size)

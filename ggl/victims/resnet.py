@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from ggl.victims.base import Victim, check_image_size, register_victim
+from ggl.victims.base import Victim, check_image_size
 
 __all__ = ["ResNet18", "resnet18", "resnet18_groupnorm", "resnet18_imagenet"]
 
@@ -58,14 +58,12 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(GROUPS, channels)
 
 
-@register_victim("resnet18")
 def resnet18(*, in_channels: int, num_classes: int, image_size: int) -> ResNet18:
     """ResNet-18 for small images: 3x3 stem, no max pooling, BatchNorm."""
     check_image_size("resnet18", image_size)
     return ResNet18(_cifar_stem(in_channels), nn.Identity(), num_classes)
 
 
-@register_victim("resnet18-imagenet")
 def resnet18_imagenet(*, in_channels: int, num_classes: int, image_size: int) -> ResNet18:
     """ResNet-18 for large images: 7x7 stem and max pooling, takes torchvision's weights."""
     check_image_size("resnet18-imagenet", image_size, at_least=IMAGENET_STRIDE)
@@ -73,7 +71,6 @@ def resnet18_imagenet(*, in_channels: int, num_classes: int, image_size: int) ->
     return ResNet18(stem, nn.MaxPool2d(3, stride=2, padding=1), num_classes)
 
 
-@register_victim("resnet18-groupnorm")
 def resnet18_groupnorm(*, in_channels: int, num_classes: int, image_size: int) -> ResNet18:
     """ResNet-18 for small images with GroupNorm of 32 groups (arXiv 1803.08494)."""
     check_image_size("resnet18-groupnorm", image_size)

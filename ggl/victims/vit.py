@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ggl.victims.base import Victim, check_image_size, register_victim
+from ggl.victims.base import Victim, check_image_size
 
 __all__ = ["Attention", "Block", "ViT", "vit"]
 
@@ -77,7 +77,6 @@ class ViT(Victim):
         return encoded.mean(1)
 
 
-@register_victim("vit")
 def vit(*, in_channels: int, num_classes: int, image_size: int) -> ViT:
     """Small vision transformer: patches of 4 pixels, width 128, 4 blocks of 4 heads."""
     check_image_size("vit", image_size, multiple_of=PATCH)

@@ -12,7 +12,7 @@ import pytest
 from ggl.base import downloads
 from ggl.base.downloads import download_package, download_url
 from ggl.base.errors import WeightsError
-from ggl.base.weights import sha256
+from ggl.base.files import sha256
 
 CONTENT = bytes(range(256)) * 8192
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -11,13 +11,8 @@ import pytest
 import torch
 
 from ggl.base.errors import WeightsError
-from ggl.base.weights import (
-    load_state,
-    load_tensors,
-    load_tensors_and_metadata,
-    save_tensors,
-    write_atomically,
-)
+from ggl.base.files import write_atomically
+from ggl.base.weights import load_state, load_tensors, load_tensors_and_metadata, save_tensors
 
 TENSORS = {
     "weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),

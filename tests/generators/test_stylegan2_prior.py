@@ -11,9 +11,10 @@ from test_official_pickle import write_official
 from test_stylegan2_layers import FIR, random, random_tensors, slow_mapping, slow_synthesis
 
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
+from ggl.base.files import sha256
 from ggl.base.options import build
 from ggl.base.weight_files import KeptFile, Url, WeightFiles, weight_catalog
-from ggl.base.weights import save_tensors, sha256
+from ggl.base.weights import save_tensors
 from ggl.generators.contract import check_prior
 from ggl.generators.stylegan2.files import read_generator
 from ggl.generators.stylegan2.mapping import MappingNetwork

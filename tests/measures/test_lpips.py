@@ -9,8 +9,8 @@ import torch
 
 import ggl.measures.lpips
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.files import sha256
 from ggl.base.weight_files import weight_catalog
-from ggl.base.weights import sha256
 from ggl.measures.lpips import ENTRY, LPIPS_HINT, Lpips, load_lpips
 
 needs_package = pytest.mark.skipif(

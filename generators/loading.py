@@ -1,0 +1,27 @@
+"""Priors by name: "fashion-dcgan32", "stylegan2:ffhq.pkl,space=w,size=64", "package.module:MyPrior"."""
+
+from ggl.base.options import build
+from ggl.generators.adopted import adopt
+from ggl.generators.base import Prior
+from ggl.generators.catalog import priors
+
+__all__ = [
+    "load_prior",
+]
+
+
+def load_prior(specification: str) -> Prior:
+    """Return the prior of "name", "name:value,option=value" or `package.module:Class`.
+
+    It is in eval mode, on the CPU.
+
+    What is no `Prior` but has `latent_dim`, `image_shape` and `decode` is taken as one (`adopt`).
+
+    Raises:
+        UnknownNameError: a name or an option that is not known.
+        InputError: an option is missing or of the wrong kind, or what was found is no prior.
+        WeightsError: its weights are missing, cut short or altered.
+    """
+    factory, text = priors.resolve(specification)
+    what = f"prior {specification!r}"
+    return adopt(build(what, factory, text), specification).eval()
