@@ -10,13 +10,15 @@ import typer
 from rich.console import Console
 
 from ggl.base.errors import GGLError
+from ggl.benchmarks.cli import bench_app, report, reproduce
+from ggl.commands.names import check_names, completion, describe
+from ggl.commands.options import Device, Out, PriorName, Resume, Seed, Victim, VictimWeights
 
 __all__ = ["main"]
 
 app = typer.Typer(
     help="Measure how much of a private image a degraded gradient gives away.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -24,15 +26,7 @@ weights_app = typer.Typer(
     help="Weights that are brought on request.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(weights_app, name="weights")
-bench_app = typer.Typer(
-    help="Sweeps of strategies, defenses, priors and victims.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(bench_app, name="bench")
-
-Seed = Annotated[int, typer.Option(help="of every random draw")]
-Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
-Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was killed in --out")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
 
 
 class Kind(StrEnum):
@@ -89,10 +83,8 @@ def demo(
 @app.command()
 def audit(
     out: Out,
-    victim: Annotated[
-        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
-    ] = "lenet",
-    victim_weights: Annotated[Path | None, typer.Option(help="safetensors or torch state dict")] = None,
+    victim: Victim = "lenet",
+    victim_weights: VictimWeights = None,
     data: Annotated[
         str,
         typer.Option(
@@ -104,12 +96,22 @@ def audit(
         str | None, typer.Option(help="bring images to the prior's shape: pad, resize, center-crop")
     ] = None,
     prior: Annotated[
-        str, typer.Option(help="a name of `ggl list priors`, or package.module:Class")
+        str,
+        typer.Option(
+            help="a name of `ggl list priors`, or package.module:Class", autocompletion=completion("priors")
+        ),
     ] = "fashion-dcgan32",
     defense: Annotated[
-        list[str] | None, typer.Option(help='repeatable; "clip:4+noise:0.01" composes; default none')
+        list[str] | None,
+        typer.Option(
+            help='repeatable; "clip:4+noise:0.01" composes; default none',
+            autocompletion=completion("defenses"),
+        ),
     ] = None,
-    strategy: Annotated[list[str] | None, typer.Option(help="repeatable; default cma-es")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help="repeatable; default cma-es", autocompletion=completion("strategies")),
+    ] = None,
     attacker: Annotated[
         list[str] | None,
         typer.Option(help="repeatable; naive, adaptive, informed, all, ...; default adaptive"),
@@ -168,6 +170,7 @@ def audit(
     resume: Resume = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
+    check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or ())
     from ggl.base.options import read_integers
     from ggl.commands.audit import run
     from ggl.commands.audit_inputs import AuditPlan
@@ -214,10 +217,11 @@ def utility(
     out: Annotated[Path, typer.Option(help="folder for utility.json; an audit's results may be in it")],
     data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or torchvision:NAME:ROOT")],
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
-    victim: Annotated[
-        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
-    ] = "mlp",
-    defense: Annotated[list[str] | None, typer.Option(help="repeatable; none always comes first")] = None,
+    victim: Victim = "mlp",
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="repeatable; none always comes first", autocompletion=completion("defenses")),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="trainings of each defense", min=1)] = 3,
     clients: Annotated[int, typer.Option(help="clients", min=1)] = 10,
     partition: Annotated[str, typer.Option(help="iid, or dirichlet:ALPHA")] = "iid",
@@ -230,6 +234,7 @@ def utility(
     device: Device = "auto",
 ) -> None:
     """Train under each defense by federated averaging: accuracy kept, the client's time, bytes sent."""
+    check_names(victim=victim, defenses=defense or ())
     from ggl.commands.utility import UtilityPlan, run_utility
 
     run_utility(
@@ -256,13 +261,14 @@ def utility(
 @app.command()
 def i2f(
     out: Annotated[Path, typer.Option(help="folder for i2f.json, i2f.csv and i2f.html")],
-    victim: Annotated[
-        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
-    ] = "lenet",
-    victim_weights: Annotated[Path | None, typer.Option(help="safetensors or torch state dict")] = None,
+    victim: Victim = "lenet",
+    victim_weights: VictimWeights = None,
     data: Annotated[str, typer.Option(help="images, as for audit")] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
-    defense: Annotated[list[str] | None, typer.Option(help="repeatable; default noise:0.01")] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="repeatable; default noise:0.01", autocompletion=completion("defenses")),
+    ] = None,
     images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 20,
     draws: Annotated[int, typer.Option(help="of a defense's own randomness, for each image", min=1)] = 1,
     damping: Annotated[
@@ -288,6 +294,7 @@ def i2f(
     rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
 ) -> None:
     """Predict a perfect attacker's error under each defense, without an attack: I2F, by Jacobian products."""
+    check_names(victim=victim, defenses=defense or ())
     from ggl.commands.i2f import I2FPlan, run_i2f
 
     run_i2f(
@@ -317,9 +324,7 @@ def i2f(
 def train_victim(
     out: Annotated[Path, typer.Option(help="folder for step-NNNNNN.safetensors and training.json")],
     data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or as for audit")],
-    victim: Annotated[
-        str, typer.Option(help="a name of `ggl list victims`, or package.module:function")
-    ] = "lenet",
+    victim: Victim = "lenet",
     split: Annotated[str, typer.Option(help="split that is trained on")] = "train",
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
     marks: Annotated[str, typer.Option(help="steps whose states are kept; the last ends the training")] = (
@@ -334,6 +339,7 @@ def train_victim(
     device: Device = "auto",
 ) -> None:
     """Train a victim and keep its states: untrained, in training, converged; for --victim-weights."""
+    check_names(victim=victim)
     from ggl.base.options import read_integers
     from ggl.commands.train_victim import TrainVictimPlan, run_train_victim
 
@@ -368,6 +374,7 @@ def epsilon(
     accountant: Annotated[Accountant, typer.Option(help="of Opacus")] = Accountant.rdp,
 ) -> None:
     """Compute the differential privacy that a whole training under a defense spends."""
+    check_names(defenses=[defense])
     from ggl.costs.accounting import spending
     from ggl.defenses import load_defense
 
@@ -388,25 +395,24 @@ def epsilon(
 @app.command("list")
 def list_names(kind: Kind) -> None:
     """List what is registered under a name, a line each."""
-    from ggl.commands.names import describe
-
     for name, summary in describe(kind.value).items():
         print(f"{name:20} {summary}")
 
 
 @app.command("check-prior")
 def check_prior(
-    prior: Annotated[str, typer.Argument(help="a name of `ggl list priors`, or package.module:MyPrior")],
+    prior: PriorName,
 ) -> None:
     """Run the contract of a prior on it and say in plain words what is wrong."""
-    from ggl.commands import weights as weight_commands
+    from ggl.commands.check_prior import check
 
-    weight_commands.check(prior)
+    check_names(prior=prior)
+    check(prior)
 
 
 @app.command("prior-report")
 def prior_report(
-    prior: Annotated[str, typer.Argument(help="a name of `ggl list priors`, or package.module:MyPrior")],
+    prior: PriorName,
     out: Annotated[Path, typer.Option(help="folder for prior.json, prior.html and the pictures")],
     data: Annotated[
         list[str] | None,
@@ -416,7 +422,12 @@ def prior_report(
     fit: Annotated[str | None, typer.Option(help="pad, resize or center-crop other shapes")] = None,
     images: Annotated[int, typer.Option(help="of each set", min=1)] = 10,
     budget: Annotated[int, typer.Option(help="objective evaluations of each inversion")] = 2000,
-    strategy: Annotated[str, typer.Option(help="that inverts; the audit's ceiling uses adam")] = "adam",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="that inverts; the audit's ceiling uses adam", autocompletion=completion("strategies")
+        ),
+    ] = "adam",
     labels: Annotated[
         str, typer.Option(help="of a class-conditional prior: own, nearest, or auto: own where all are valid")
     ] = "auto",
@@ -425,6 +436,7 @@ def prior_report(
     resume: Resume = False,
 ) -> None:
     """Show how good a prior is: samples, interpolations, and how well it inverts given images."""
+    check_names(prior=prior, strategies=[strategy])
     from ggl.commands.prior_report import PriorPlan, run_prior_report
 
     run_prior_report(
@@ -451,17 +463,17 @@ EntryName = Annotated[str, typer.Argument(help="of `ggl weights list`")]
 @weights_app.command("list")
 def list_weights() -> None:
     """List the catalog: what each entry is, its licence, its size, and whether it is here."""
-    from ggl.commands import weights as weight_commands
+    from ggl.commands import weights
 
-    weight_commands.show()
+    weights.show()
 
 
 @weights_app.command()
 def fetch(name: EntryName) -> None:
     """Show the licence, download weights by name, check their hash, keep them in the cache folder."""
-    from ggl.commands import weights as weight_commands
+    from ggl.commands import weights
 
-    weight_commands.fetch(name)
+    weights.fetch(name)
 
 
 @weights_app.command()
@@ -471,162 +483,21 @@ def verify(
     ] = None,
 ) -> None:
     """Check the hashes of weights that are here."""
-    from ggl.commands import weights as weight_commands
+    from ggl.commands import weights
 
-    weight_commands.verify(name)
+    weights.verify(name)
 
 
 @weights_app.command()
 def where(name: EntryName) -> None:
     """Print the folder in which weights lie, or would after fetching them."""
-    from ggl.commands import weights as weight_commands
+    from ggl.commands import weights
 
-    weight_commands.where(name)
-
-
-SpecFile = Annotated[Path, typer.Argument(help="a sweep as TOML; see benchmarks/specs")]
-StoreFolder = Annotated[Path, typer.Argument(help="folder of a store, as `ggl bench run` makes it")]
-EngineName = Annotated[str, typer.Option(help="local: processes of this machine; ray: a cluster")]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="packs at once, one thread each; default one a processor, or one on a GPU", min=1),
-]
-TrackerName = Annotated[str, typer.Option(help="tensorboard, wandb:PROJECT, mlflow, none, or your own")]
+    weights.where(name)
 
 
-@bench_app.command()
-def plan(
-    spec: SpecFile,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Print a sweep's cells, evaluations, and time by a short calibration; nothing is run."""
-    from ggl.benchmarks import commands
-
-    commands.show_plan(spec, workers=workers, device=device)
-
-
-@bench_app.command("run")
-def run_sweep(
-    spec: SpecFile,
-    store: Annotated[Path | None, typer.Option(help="folder; default runs/bench/NAME")] = None,
-    engine: EngineName = "local",
-    workers: Workers = None,
-    device: Device = "auto",
-    tracker: TrackerName = "tensorboard",
-) -> None:
-    """Run what the store lacks of a sweep. A failed cell never stops it; the exit code is then 1."""
-    from ggl.benchmarks import commands
-
-    code = commands.start(spec, store, engine=engine, workers=workers, device=device, tracker=tracker)
-    raise typer.Exit(code)
-
-
-@bench_app.command("resume")
-def resume_sweep(
-    store: StoreFolder,
-    engine: EngineName = "local",
-    workers: Workers = None,
-    device: Device = "auto",
-    tracker: TrackerName = "tensorboard",
-) -> None:
-    """Go on with a sweep that was stopped or killed."""
-    from ggl.benchmarks import commands
-
-    raise typer.Exit(commands.resume(store, engine=engine, workers=workers, device=device, tracker=tracker))
-
-
-@bench_app.command("retry-failed")
-def retry_failed(
-    store: StoreFolder,
-    engine: EngineName = "local",
-    workers: Workers = None,
-    device: Device = "auto",
-    tracker: TrackerName = "tensorboard",
-) -> None:
-    """Run a sweep's failed cells again, and what is missing."""
-    from ggl.benchmarks import commands
-
-    raise typer.Exit(
-        commands.retry_failed(store, engine=engine, workers=workers, device=device, tracker=tracker)
-    )
-
-
-@bench_app.command("status")
-def sweep_status(store: StoreFolder) -> None:
-    """Print how far a sweep is, who works on it, and why cells failed or were skipped."""
-    from ggl.benchmarks import commands
-
-    commands.status(store)
-
-
-@bench_app.command("export")
-def export_cells(
-    store: StoreFolder,
-    to: Annotated[Path, typer.Option(help="FILE.csv or FILE.parquet")],
-) -> None:
-    """Write a store's cells, one row each, as CSV or Parquet."""
-    from ggl.benchmarks import commands
-
-    commands.export(store, to)
-
-
-@app.command()
-def report(
-    store: StoreFolder,
-    out: Annotated[
-        Path | None, typer.Option(help="folder of report.html and tables; default the store's")
-    ] = None,
-    utility: Annotated[
-        Path | None, typer.Option(help="utility.json of `ggl utility`, to set leaks beside costs")
-    ] = None,
-) -> None:
-    """Make one page of a sweep, and its tables as CSV."""
-    from ggl.benchmarks import commands
-
-    commands.report(store, out, utility)
-
-
-@app.command()
-def reproduce(
-    name: Annotated[str, typer.Argument(help="of a reproduction: ggl")],
-    scale: Annotated[
-        str, typer.Option(help="small: on two cores; paper: the paper's own, on a GPU")
-    ] = "small",
-    out: Annotated[Path | None, typer.Option(help="folder; default runs/reproduce/NAME-SCALE")] = None,
-    files: Annotated[
-        Path | None, typer.Option(help="folder of what scale paper needs; what is missing is named")
-    ] = None,
-    images: Annotated[int | None, typer.Option(help="fewer, to try it: claims nothing", min=1)] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="of every search, to try it: claims nothing", min=1)
-    ] = None,
-    ceiling_budget: Annotated[
-        int | None, typer.Option(help="of every inversion, to try it: claims nothing", min=1)
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="a further place for the page")] = None,
-    results: Annotated[Path | None, typer.Option(help="a further folder for the cells as CSV")] = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    resume: Resume = False,
-) -> None:
-    """Run a paper's reproduction and judge its claims: reported, ours, interval, verdict."""
-    from ggl.benchmarks import commands
-
-    commands.reproduce_paper(
-        name,
-        scale,
-        out or Path("runs/reproduce") / f"{name}-{scale}",
-        files=files,
-        images=images,
-        budget=budget,
-        ceiling_budget=ceiling_budget,
-        page=page,
-        results=results,
-        workers=workers,
-        device=device,
-        resume=resume,
-    )
+app.command()(report)
+app.command()(reproduce)
 
 
 def _show_warning(

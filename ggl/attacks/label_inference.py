@@ -9,9 +9,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import scipy
 import torch
 from jaxtyping import Float, Float64, Int
-from scipy.stats import binom  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from ggl.base.errors import GradientError, InputError
@@ -164,7 +164,7 @@ def chance_accuracy(batch_size: int, num_classes: int) -> float:
     """
     if batch_size < 1 or num_classes < 1:
         raise InputError(f"expected at least 1 image and 1 class, found {batch_size} and {num_classes}")
-    tails = binom.sf(range(batch_size), batch_size, 1 / num_classes)
+    tails = scipy.stats.binom.sf(range(batch_size), batch_size, 1 / num_classes)
     return float(num_classes / batch_size * (tails**2).sum())
 
 

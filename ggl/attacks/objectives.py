@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ggl.gradients import GradientOracle, Trial, View
 
-__all__ = ["GradientMatch", "ImageMatch", "Objective"]
+__all__ = ["GradientMatch", "ImageMatch", "Objective", "exact_oracle"]
 
 
 @runtime_checkable
@@ -61,3 +61,11 @@ class ImageMatch:
             torch.tensor(counts, device=self.images.device), dim=0
         )
         return (images - wanted.to(images)).square().flatten(1).mean(1)
+
+
+def exact_oracle(oracle: GradientOracle) -> GradientOracle:
+    """Return an oracle whose distances have no cancellation, for contrasts, which may reach zero.
+
+    The layerwise backend reads ‖g - t‖² off ‖g‖², ⟨g, t⟩ and ‖t‖², to single precision of ‖g‖².
+    """
+    return GradientOracle(oracle.model, backend="vmap", precision=oracle.precision, local=oracle.local)

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from ggl.gradients import GradientOracle
-
-__all__ = ["CONTRASTS", "Contrast", "exact_oracle", "find_contrast"]
+__all__ = ["CONTRASTS", "Contrast", "find_contrast"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,3 @@ does: backends that take the difference of gradients itself ("vmap", "sequential
 def find_contrast(name: str) -> Contrast | None:
     """Return the contrast of that name, None where it names none."""
     return CONTRASTS.get(name)
-
-
-def exact_oracle(oracle: GradientOracle) -> GradientOracle:
-    """Return an oracle whose distances have no cancellation, for contrasts, which may reach zero.
-
-    The layerwise backend reads ‖g - t‖² off ‖g‖², ⟨g, t⟩ and ‖t‖², to single precision of ‖g‖².
-    """
-    return GradientOracle(oracle.model, backend="vmap", precision=oracle.precision, local=oracle.local)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import Target, invert, search_targets
-from ggl.attacks.pixel_attacks import exact_oracle
+from ggl.attacks.objectives import exact_oracle
 from ggl.attacks.settings import AttackSettings
 from ggl.attacks.stages import checkpoint_of, progress_of
 from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torchvision.utils import save_image
-
 from ggl.audits.findings import Findings
 from ggl.audits.page import render
 from ggl.base.files import write_atomically
@@ -38,6 +36,8 @@ class Report(Findings):
         Raises:
             InputError: `html` without the packages of the extra `report`; nothing is written.
         """
+        from torchvision.utils import save_image  # seconds to import
+
         folder, result = Path(folder), self.to_dict()
         page = render(self, result) if html else None
         (folder / "images").mkdir(parents=True, exist_ok=True)

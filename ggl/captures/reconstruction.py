@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
-from torchvision.utils import save_image
 
 from ggl.attacks.course import SearchResult
 from ggl.base.files import write_atomically
@@ -100,6 +99,8 @@ class Reconstruction:
         Raises:
             InputError: `html` without the packages of the extra `report`; nothing is written.
         """
+        from torchvision.utils import save_image  # seconds to import
+
         if html:
             check_page()
         folder, result = Path(folder), self.to_dict()

@@ -1,18 +1,15 @@
-"""What `ggl weights` and `ggl check-prior` do and print."""
+"""What `ggl weights` does and prints."""
 
 import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-import ggl.generators
-import ggl.measures.lpips  # noqa: F401  # both put their entries into the catalog
-from ggl.base.errors import InputError
+import ggl.generators.published
+import ggl.measures.published  # noqa: F401  # both put their entries into the catalog
 from ggl.base.weight_files import WeightFiles, weight_catalog
-from ggl.generators import load_prior
-from ggl.generators.contract import check_prior
 
-__all__ = ["check", "fetch", "show", "verify", "where"]
+__all__ = ["fetch", "show", "verify", "where"]
 
 
 def show() -> None:
@@ -49,22 +46,6 @@ def verify(name: str | None) -> None:
 def where(name: str) -> None:
     """Print the folder of an entry's files."""
     print(weight_catalog[name].folder)
-
-
-def check(specification: str) -> None:
-    """Print what each check of a prior's contract found.
-
-    Raises:
-        InputError: at least one found a problem.
-    """
-    findings = check_prior(load_prior(specification))
-    for finding in findings:
-        print(f"{'wrong' if finding.problem else 'ok':6} {finding.check}")
-        if finding.problem:
-            print(f"       {finding.problem}")
-    wrong = sum(finding.problem is not None for finding in findings)
-    if wrong:
-        raise InputError(f"prior {specification!r} fails {wrong} of {len(findings)} checks, as said above")
 
 
 def _size(entry: WeightFiles) -> str:

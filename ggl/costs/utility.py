@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student  # type: ignore[attr-defined]
+import scipy
 from torch import nn
 
 from ggl.base.counting import Count
@@ -100,7 +100,9 @@ def t_interval(values: Sequence[float], least: float = -math.inf, most: float = 
     mean = math.fsum(sample) / sample.size
     if sample.size == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    reach = student.ppf((1 + CONFIDENCE) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size)
+    reach = (
+        scipy.stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size)
+    )
     return Interval(mean, max(least, float(mean - reach)), min(most, float(mean + reach)), sample.size)
 
 

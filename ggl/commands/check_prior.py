@@ -1,0 +1,23 @@
+"""What `ggl check-prior` does and prints."""
+
+from ggl.base.errors import InputError
+from ggl.generators.contract import check_prior
+from ggl.generators.loading import load_prior
+
+__all__ = ["check"]
+
+
+def check(specification: str) -> None:
+    """Print what each check of a prior's contract found.
+
+    Raises:
+        InputError: at least one found a problem.
+    """
+    findings = check_prior(load_prior(specification))
+    for finding in findings:
+        print(f"{'wrong' if finding.problem else 'ok':6} {finding.check}")
+        if finding.problem:
+            print(f"       {finding.problem}")
+    wrong = sum(finding.problem is not None for finding in findings)
+    if wrong:
+        raise InputError(f"prior {specification!r} fails {wrong} of {len(findings)} checks, as said above")
