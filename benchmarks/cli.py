@@ -139,18 +139,18 @@ def reproduce(
 ) -> None:
     """Run a paper's reproduction and judge its claims: reported, ours, interval, verdict."""
     from ggl.benchmarks import commands
+    from ggl.benchmarks.reproduce.plan import Overrides
+    from ggl.benchmarks.reproduce.run import ReproductionRun
 
-    commands.reproduce_paper(
+    run = ReproductionRun(
         name,
         scale,
         out or Path("runs/reproduce") / f"{name}-{scale}",
+        resume=resume,
         files=files,
-        images=images,
-        budget=budget,
-        ceiling_budget=ceiling_budget,
+        less=Overrides(images, budget, ceiling_budget),
+        device=device,
         page=page,
         results=results,
-        workers=workers,
-        device=device,
-        resume=resume,
     )
+    commands.reproduce_paper(run, workers)

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.benchmarks.report import save
 from ggl.benchmarks.report.words import counts_of
-from ggl.benchmarks.reproduce.run import reproduce
+from ggl.benchmarks.reproduce.run import ReproductionRun, reproduce
 from ggl.benchmarks.sweeps.engines import Engine, LocalEngine
 from ggl.benchmarks.sweeps.export import Format
 from ggl.benchmarks.sweeps.export import export as write_table
@@ -109,38 +110,11 @@ def report(folder: Path, out: Path | None, utility: Path | None) -> None:
     print(f"{len(records)} cells: {(out or folder) / 'report.html'}")
 
 
-def reproduce_paper(
-    name: str,
-    scale: str,
-    out: Path,
-    *,
-    files: Path | None,
-    images: int | None,
-    budget: int | None,
-    ceiling_budget: int | None,
-    page: Path | None,
-    results: Path | None,
-    workers: int | None,
-    device: str,
-    resume: bool,
-) -> None:
-    """Run a reproduction, say how far it is, and name its page."""
-    reproduce(
-        name,
-        scale,
-        out,
-        resume=resume,
-        files=files,
-        images=images,
-        budget=budget,
-        ceiling_budget=ceiling_budget,
-        workers=workers or _default_workers(find_device(device)),
-        page=page,
-        results=results,
-        device=device,
-        note=lambda line: print(line, flush=True),
-    )
-    print(f"page: {out / f'{name}-{scale}.md'}")
+def reproduce_paper(run: ReproductionRun, workers: int | None) -> None:
+    """Run a reproduction, on all processors where no number of workers is given; name its page."""
+    run = replace(run, workers=workers or _default_workers(find_device(run.device)))
+    reproduce(run, lambda line: print(line, flush=True))
+    print(f"page: {run.own_page}")
 
 
 def _costs(utility: Path, records: Sequence[Record]) -> dict[str, Any]:

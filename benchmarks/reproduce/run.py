@@ -1,6 +1,7 @@
 """A paper's reproduction by one command: runs its sweeps, judges its claims, writes page and tables."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggl.base.errors import CheckpointError, InputError
@@ -14,7 +15,7 @@ from ggl.benchmarks.sweeps.records import Record
 from ggl.benchmarks.sweeps.spec import Spec
 from ggl.commands.folders import check_folder
 
-__all__ = ["check_files", "groups_by_name", "judged", "reproduce"]
+__all__ = ["ReproductionRun", "check_files", "groups_by_name", "judged", "reproduce"]
 
 STORE = "store.sqlite"
 
@@ -22,60 +23,63 @@ Note = Callable[[str], None]
 """Called with a line on what has been done."""
 
 
-def reproduce(
-    name: str,
-    scale: str,
-    out: Path,
-    *,
-    resume: bool,
-    files: Path | None,
-    images: int | None,
-    budget: int | None,
-    ceiling_budget: int | None,
-    workers: int,
-    page: Path | None,
-    results: Path | None = None,
-    device: str = "auto",
-    note: Note | None = None,
-) -> None:
-    """Run a reproduction's sweeps in a folder, judge its claims, and write a page and tables.
+@dataclass(frozen=True)
+class ReproductionRun:
+    """What `ggl reproduce` is asked for.
 
-    What the folder holds already is kept: with `resume` the rest is run, and where nothing is left page
-    and tables are written anew, the same to the byte.
-
-    Args:
+    Attributes:
         name: of the reproduction: "ggl".
         scale: "small" or "paper".
         out: the store's folder, in which `NAME-SCALE.md` and `cells.csv` are written.
         resume: go on with what lies there.
         files: the folder of what had to be brought, where the scale needs any.
-        images: overrides the number of images; then, as with the next two, no verdict is claimed.
-        budget: overrides every search's evaluations.
-        ceiling_budget: overrides those of the inversions.
+        less: what is shortened; then no verdict is claimed.
         workers: processes.
+        device: "cpu", "cuda", "cuda:1", or "auto".
         page: a further place for the page.
         results: a further folder for the tables.
-        device: "cpu", "cuda", "cuda:1", or "auto".
-        note: is told of the progress.
+    """
+
+    name: str
+    scale: str
+    out: Path
+    resume: bool = False
+    files: Path | None = None
+    less: Overrides = field(default_factory=Overrides)
+    workers: int = 1
+    device: str = "auto"
+    page: Path | None = None
+    results: Path | None = None
+
+    @property
+    def own_page(self) -> Path:
+        """Where the page lies in the run's folder."""
+        return self.out / f"{self.name}-{self.scale}.md"
+
+
+def reproduce(run: ReproductionRun, note: Note | None = None) -> None:
+    """Run a reproduction's sweeps in a folder, judge its claims, and write a page and tables.
+
+    What the folder holds already is kept: with `resume` the rest is run, and where nothing is left page
+    and tables are written anew, the same to the byte. `note` is told of the progress.
 
     Raises:
         UnknownNameError: no reproduction or scale has that name.
         InputError: a file is missing, the folder holds a run, or a shortened run's page was to be kept.
         CheckpointError: there is nothing to resume.
     """
-    reproduction = load_reproduction(name)
-    less = Overrides(images, budget, ceiling_budget)
-    if less.any and (page is not None or results is not None):
+    reproduction = load_reproduction(run.name)
+    if run.less.any and (run.page is not None or run.results is not None):
         raise InputError("a shortened run claims nothing: expected no place for its page, leave --page out")
-    plan = plan_of(reproduction, scale, None if files is None else files.absolute(), less)
-    check_files(reproduction.at(scale), files)
-    _check_place(out, resume)
-    records = _run(list(plan.specs.values()), out, workers, device, note or (lambda _: None))
+    plan = plan_of(reproduction, run.scale, None if run.files is None else run.files.absolute(), run.less)
+    check_files(reproduction.at(run.scale), run.files)
+    _check_place(run.out, run.resume)
+    records = _run(list(plan.specs.values()), run, note or (lambda _: None))
     text = page_of(plan, records, judged(plan, records))
-    for place in (out / f"{name}-{scale}.md", page):
+    for place in (run.own_page, run.page):
         if place is not None:
             _write(place, text)
-    for folder in (out, results):
+    for folder in (run.out, run.results):
         if folder is not None:
             _write_tables(records, folder)
 
@@ -132,24 +136,24 @@ def _check_place(out: Path, resume: bool) -> None:
         raise InputError(f"{out}: holds a reproduction already; add --resume, or choose another folder")
 
 
-def _run(specs: Sequence[Spec], out: Path, workers: int, device: str, note: Note) -> list[Record]:
+def _run(specs: Sequence[Spec], asked: ReproductionRun, note: Note) -> list[Record]:
     """Run what is missing of the sweeps in one store, and return the records of their cells."""
     from ggl.benchmarks.sweeps.engines import LocalEngine
     from ggl.benchmarks.sweeps.runner import run
     from ggl.benchmarks.sweeps.store import Store
 
     cells = {cell for spec in specs for cell in spec.cells()}
-    with Store(out, create=True) as store:
+    with Store(asked.out, create=True) as store:
         ended = {record.cell for record in store.records()} & cells
 
         def watch(records: Sequence[Record]) -> None:
             ended.update(record.cell for record in records)
             note(f"{len(ended & cells)} of {len(cells)} cells")
 
-        engine = LocalEngine(workers)
+        engine = LocalEngine(asked.workers)
         try:
             for spec in specs:
-                run(spec, store, engine, device=device, watch=watch)
+                run(spec, store, engine, device=asked.device, watch=watch)
         finally:
             engine.close()
         return [record for record in store.records() if record.cell in cells]

@@ -23,6 +23,7 @@ from ggl.i2f.influence import influences
 from ggl.i2f.linearity import linearity_power, nonlinearity_note
 from ggl.i2f.measured import PixelAttack, measured_errors
 from ggl.i2f.page import render
+from ggl.i2f.perturbations import Draws
 from ggl.i2f.report import Measured, check_measured, read_measured, rows_as_csv, to_dict
 from ggl.pages.templates import check_page
 from ggl.victims import load_victim
@@ -65,6 +66,11 @@ class I2FPlan:
     attack_evaluations: int = 200
     round: int = 0
     rounds: int = 10_000
+
+    @property
+    def drawn(self) -> Draws:
+        """The draws of every defense's own randomness."""
+        return Draws(self.draws, self.seed, self.round, self.rounds)
 
 
 def run_i2f(plan: I2FPlan) -> dict[str, Any]:
@@ -115,12 +121,9 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             images,
             labels,
             plan.defenses,
-            draws=plan.draws,
+            plan.drawn,
             damping=plan.damping,
-            seed=plan.seed,
             exact=plan.exact,
-            round=plan.round,
-            rounds=plan.rounds,
             progress=stage,
         )
     if plan.attack is not None:
@@ -146,12 +149,9 @@ def _attack(
         images,
         labels,
         defense,
+        plan.drawn,
         attack=attack,
         evaluations=plan.attack_evaluations,
-        draws=plan.draws,
-        seed=plan.seed,
-        round=plan.round,
-        rounds=plan.rounds,
         progress=lambda done, planned: stage(f"attack, {defense}", done, planned),
     )
 

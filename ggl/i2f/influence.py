@@ -15,7 +15,7 @@ from ggl.base.errors import InputError
 from ggl.defenses import Defense, load_defense
 from ggl.gradients import GradientOracle
 from ggl.i2f.jacobian import check_separable
-from ggl.i2f.perturbations import perturbations, wrapped_victim
+from ggl.i2f.perturbations import Draws, perturbations, wrapped_victim
 from ggl.i2f.problem import Influence, Problem
 
 __all__ = ["influence", "influences"]
@@ -57,18 +57,9 @@ def influence(
             that are out of range.
         GradientError: a gradient that is zero, not finite, or does not depend on the image.
     """
+    drawn = Draws(draws, seed, round, rounds)
     return influences(
-        victim,
-        images,
-        labels,
-        [defense],
-        draws=draws,
-        damping=damping,
-        seed=seed,
-        exact=exact,
-        round=round,
-        rounds=rounds,
-        progress=progress,
+        victim, images, labels, [defense], drawn, damping=damping, exact=exact, progress=progress
     )[0]
 
 
@@ -77,13 +68,10 @@ def influences(
     images: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
     defenses: Sequence[str | Defense],
+    draws: Draws | None = None,
     *,
-    draws: int = 1,
     damping: float | None = None,
-    seed: int = 0,
     exact: bool = True,
-    round: int = 0,  # noqa: A002
-    rounds: int = 10_000,
     progress: Count | None = None,
 ) -> list[Influence]:
     """Return the `influence` of several defenses; λ_max, which is the victim's, is computed once."""
@@ -91,21 +79,18 @@ def influences(
         raise InputError(
             f"expected a damping above 0, epsilon over the largest eigenvalue; found {damping:g}"
         )
-    if draws < 1:
-        raise InputError(f"expected at least 1 draw of the defense's randomness, found {draws}")
     check_separable(victim)
     if len(images):
         # A label out of range would silently become another under vmap.
         GradientOracle(victim).gradient(images, labels)
+    drawn = draws or Draws()
     known = [load_defense(defense) for defense in defenses]
     report = progress or (lambda *_: None)
     problems: dict[int, Problem] = {}
     found = []
-    for defense, model in [(d, wrapped_victim(d, victim, seed)) for d in known]:
+    for defense, model in [(d, wrapped_victim(d, victim, drawn.seed)) for d in known]:
         if id(model) not in problems:
             problems[id(model)] = Problem(model, images, labels, damping, exact, report)
-        drawn = perturbations(
-            model, images, labels, defense, draws=draws, seed=seed, round=round, rounds=rounds
-        )
-        found.append(problems[id(model)].measure(defense.name, drawn, draws))
+        moved = perturbations(model, images, labels, defense, drawn)
+        found.append(problems[id(model)].measure(defense.name, moved, drawn.count))
     return found

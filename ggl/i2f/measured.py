@@ -16,7 +16,7 @@ from ggl.defenses import load_defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.view import global_norm
-from ggl.i2f.perturbations import Perturbation, perturbations, wrapped_victim
+from ggl.i2f.perturbations import Draws, Perturbation, perturbations, wrapped_victim
 from ggl.i2f.report import Measured
 
 __all__ = ["PixelAttack", "invert_pixels", "measured_errors"]
@@ -88,13 +88,10 @@ def measured_errors(
     images: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
     defense: str,
+    draws: Draws | None = None,
     *,
     attack: PixelAttack = "private",
     evaluations: int = 200,
-    draws: int = 1,
-    seed: int = 0,
-    round: int = 0,  # noqa: A002
-    rounds: int = 10_000,
     progress: Progress | None = None,
 ) -> Measured:
     """Attack what a defense leaves of every image's gradient; return the errors over pixels, RMSE.
@@ -106,16 +103,17 @@ def measured_errors(
     Raises:
         InputError: a defense whose victim samples.
     """
+    drawn = draws or Draws()
     known = load_defense(defense)
-    model = copy.deepcopy(wrapped_victim(known, victim, seed)).double()
+    model = copy.deepcopy(wrapped_victim(known, victim, drawn.seed)).double()
     images = images.double()
-    shares = perturbations(model, images, labels, known, draws=draws, seed=seed, round=round, rounds=rounds)
+    shares = perturbations(model, images, labels, known, drawn)
     if attack == "ig":
-        found = _by_ig(model, shares, labels, images[0].shape, evaluations, seed, progress)
+        found = _by_ig(model, shares, labels, images[0].shape, evaluations, drawn.seed, progress)
     else:
-        found = _by_lbfgs(model, shares, labels, images, attack, evaluations, seed)
+        found = _by_lbfgs(model, shares, labels, images, attack, evaluations, drawn.seed)
         if progress is not None:
-            found = _counted(found, len(images) * draws, progress)
+            found = _counted(found, len(images) * drawn.count, progress)
     return {
         (known.name, image, draw): float((pixels.cpu() - images[image].cpu()).square().mean().sqrt())
         for (image, draw), pixels in found

@@ -13,7 +13,31 @@ from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.oracle import check_finite
 from ggl.gradients.sampled import sampled_layers
 
-__all__ = ["Perturbation", "perturbations", "wrapped_victim"]
+__all__ = ["Draws", "Perturbation", "perturbations", "wrapped_victim"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of a defense's own randomness, and the round of training that they are of.
+
+    Attributes:
+        count: for each image, at least 1.
+        seed: of every random draw.
+        round: rounds of training before this one.
+        rounds: rounds of training in all.
+
+    Raises:
+        InputError: no draw.
+    """
+
+    count: int = 1
+    seed: int = 0
+    round: int = 0
+    rounds: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"expected at least 1 draw of the defense's randomness, found {self.count}")
 
 
 @dataclass(frozen=True)
@@ -61,11 +85,7 @@ def perturbations(
     images: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
     defense: Defense,
-    *,
-    draws: int = 1,
-    seed: int = 0,
-    round: int = 0,  # noqa: A002
-    rounds: int = 10_000,
+    draws: Draws | None = None,
 ) -> Iterator[Perturbation]:
     """Yield what a defense does to every image's gradient, all draws of an image in a row.
 
@@ -76,27 +96,24 @@ def perturbations(
         images: in [0, 1].
         labels: their classes.
         defense: what protects.
-        draws: of the defense's own randomness.
-        seed: of every random draw.
-        round: rounds of training before this one.
-        rounds: rounds of training in all.
+        draws: which, one by default.
 
     Raises:
         GradientError: a gradient that is zero or not finite.
     """
-    oracle = GradientOracle(victim)
+    oracle, drawn = GradientOracle(victim), draws or Draws()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        for draw in range(draws):
+        for draw in range(drawn.count):
             client = Client(
                 oracle,
                 image[None],
                 label[None],
-                seed=stream_seed(seed, "client noise", "private", i),
-                round=round,
-                rounds=rounds,
+                seed=stream_seed(drawn.seed, "client noise", "private", i),
+                round=drawn.round,
+                rounds=drawn.rounds,
             )
             names = ("client", defense.name, "private", i, *(("draw", draw) if draw else ()))
             shared = check_finite(
-                defense.share(client, stream(seed, *names)), f"a gradient under {defense.name}"
+                defense.share(client, stream(drawn.seed, *names)), f"a gradient under {defense.name}"
             )
             yield Perturbation(i, draw, client.gradient(), shared)

@@ -15,7 +15,7 @@ from ggl.benchmarks.reproduce.claims import side_of, verdict_of
 from ggl.benchmarks.reproduce.file import SCALES, load_reproduction, parse_reproduction
 from ggl.benchmarks.reproduce.page import page_of
 from ggl.benchmarks.reproduce.plan import Overrides, plan_of
-from ggl.benchmarks.reproduce.run import check_files, groups_by_name, judged, reproduce
+from ggl.benchmarks.reproduce.run import ReproductionRun, check_files, groups_by_name, judged, reproduce
 from ggl.benchmarks.sweeps.store import Store
 
 SMALLEST = """
@@ -71,15 +71,9 @@ def made(monkeypatch):
     return ran
 
 
-GIVEN = {
-    "resume": False,
-    "files": None,
-    "images": None,
-    "budget": None,
-    "ceiling_budget": None,
-    "workers": 1,
-    "page": None,
-}
+def run_ggl(out, scale="small", *, name="ggl", less=(None, None, None), note=None, **options):
+    """Reproduce as the command line does."""
+    reproduce(ReproductionRun(name, scale, out, less=Overrides(*less), **options), note)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -204,21 +198,20 @@ def test_the_page_gives_both_conventions_and_the_cost():
 def test_reproduce_writes_the_same_page_and_tables_again(tmp_path, made):
     out, page, results = tmp_path / "out", tmp_path / "docs" / "ggl.md", tmp_path / "results"
     notes = []
-    reproduce("ggl", "small", out, **{**GIVEN, "page": page}, results=results, note=notes.append)
+    run_ggl(out, page=page, results=results, note=notes.append)
     first = page.read_bytes(), (results / "cells.csv").read_bytes()
     assert (out / "ggl-small.md").read_bytes() == first[0]
     assert (out / "cells.csv").read_bytes() == first[1]
     assert (len(made), notes[-1]) == (220, "220 of 220 cells")
-    reproduce("ggl", "small", out, **{**GIVEN, "page": page, "resume": True}, results=results)
+    run_ggl(out, page=page, resume=True, results=results)
     assert (page.read_bytes(), (results / "cells.csv").read_bytes()) == first
     assert len(made) == 220
 
 
 def test_reproduce_keeps_to_its_own_cells(tmp_path, made):
     """What a shortened run left in the folder is not in the page of the whole one."""
-    less = {**GIVEN, "images": 1, "budget": 50, "ceiling_budget": 20}
-    reproduce("ggl", "small", tmp_path, **less)
-    reproduce("ggl", "small", tmp_path, **{**GIVEN, "resume": True})
+    run_ggl(tmp_path, less=(1, 50, 20))
+    run_ggl(tmp_path, resume=True)
     assert "- cells: 220 of 220 ok" in (tmp_path / "ggl-small.md").read_text()
     assert len((tmp_path / "cells.csv").read_text().splitlines()) == 221
     with Store(tmp_path) as store:
@@ -233,23 +226,23 @@ def test_what_reproduce_refuses(tmp_path, made):
             f"{tmp_path}: holds no reproduction to resume; leave --resume out",
         ),
         (
-            {"images": 1, "page": tmp_path / "page.md"},
+            {"less": (1, None, None), "page": tmp_path / "page.md"},
             InputError,
             "a shortened run claims nothing: expected no place for its page, leave --page out",
         ),
         ({"files": tmp_path}, InputError, "this scale needs no files: leave --files out"),
     ):
         with pytest.raises(kind) as error:
-            reproduce("ggl", "small", tmp_path, **{**GIVEN, **change})
+            run_ggl(tmp_path, **change)
         assert str(error.value) == message
     with pytest.raises(UnknownNameError, match=r"^no reproduction is named 'gll'; did you mean 'ggl'"):
-        reproduce("gll", "small", tmp_path, **GIVEN)
+        run_ggl(tmp_path, name="gll")
     with pytest.raises(UnknownNameError, match=r"^no scale is named 'papr'; did you mean 'paper'"):
-        reproduce("ggl", "papr", tmp_path, **GIVEN)
+        run_ggl(tmp_path, "papr")
     assert made == []
-    reproduce("ggl", "small", tmp_path, **{**GIVEN, "images": 1})
+    run_ggl(tmp_path, less=(1, None, None))
     with pytest.raises(InputError, match=r": holds a reproduction already; add --resume, or choose another"):
-        reproduce("ggl", "small", tmp_path, **GIVEN)
+        run_ggl(tmp_path)
 
 
 def test_files_are_asked_for_one_by_one(tmp_path):

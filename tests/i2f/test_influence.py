@@ -17,7 +17,7 @@ from ggl.gradients.loss import cross_entropy
 from ggl.i2f.influence import influence, influences
 from ggl.i2f.jacobian import Jacobian, jacobian_product, transposed_product
 from ggl.i2f.krylov import largest_eigenvalues, solve_shifted, steps_needed
-from ggl.i2f.perturbations import perturbations
+from ggl.i2f.perturbations import Draws, perturbations
 from ggl.i2f.problem import DAMPING, ITERATIVE_DAMPING
 from ggl.measures.rank_correlation import rank_correlation
 from ggl.victims import load_victim, victims
@@ -108,7 +108,7 @@ def test_the_influence_is_that_of_the_dense_jacobian(model, defense, damping, so
     found = influence(model, images, labels, defense, draws=2, damping=damping, seed=5)
     done = {
         (p.image, p.draw): p
-        for p in perturbations(model, images, labels, load_defense(defense), draws=2, seed=5)
+        for p in perturbations(model, images, labels, load_defense(defense), Draws(2, seed=5))
     }
     for i, draw in np.ndindex(3, 2):
         jacobian = dense(model, images[i], labels[i])
@@ -217,7 +217,7 @@ def test_pruning_takes_away_what_it_prunes(model):
 def test_draw_zero_is_what_an_audit_meets():
     model, (images, labels) = mlp(), batch()
     defense = load_defense("noise:0.3")
-    done = list(perturbations(model, images, labels, defense, draws=2, seed=7))
+    done = list(perturbations(model, images, labels, defense, Draws(2, seed=7)))
     assert [(p.image, p.draw) for p in done] == [(i, k) for i in range(3) for k in range(2)]
     for one in done:
         again = defense.protect(one.gradient, stream(7, "client", "noise:0.3", "private", one.image))

@@ -7,6 +7,7 @@ import torch
 import ggl
 from ggl.i2f.influence import influence
 from ggl.i2f.measured import invert_pixels, measured_errors
+from ggl.i2f.perturbations import Draws
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def test_small_noise_moves_the_perfect_attacker_by_what_is_predicted(setting):
 
 def test_the_attack_begins_at_noise_of_its_own_for_every_draw(setting):
     victim, images, labels = setting
-    one = measured_errors(victim, images[:1], labels[:1], "none", attack="noise", evaluations=1, draws=2)
+    one = measured_errors(victim, images[:1], labels[:1], "none", Draws(2), attack="noise", evaluations=1)
     assert one["none", 0, 0] != one["none", 0, 1]
-    again = measured_errors(victim, images[:1], labels[:1], "none", attack="noise", evaluations=1, draws=2)
+    again = measured_errors(victim, images[:1], labels[:1], "none", Draws(2), attack="noise", evaluations=1)
     assert again == one
 
 
@@ -63,7 +64,7 @@ def test_ig_finds_less_the_stronger_the_noise(setting):
     images, labels = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3), torch.tensor([0, 1, 3])
     mean = {}
     for defense in ("none", "noise:0.01", "noise:1"):
-        found = measured_errors(victim, images, labels, defense, attack="ig", evaluations=200, draws=2)
+        found = measured_errors(victim, images, labels, defense, Draws(2), attack="ig", evaluations=200)
         assert list(found) == [(defense, image, draw) for image in range(3) for draw in range(2)]
         mean[defense] = np.mean(list(found.values()))
     assert mean["none"] < 0.05 < mean["noise:0.01"] < mean["noise:1"]
