@@ -39,4 +39,4 @@ lock: $(INSTALLED)
 		--output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist ggl.egg-info
+	rm -rf $(VENV) build dist ggl_audit.egg-info

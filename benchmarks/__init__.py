@@ -1,1 +1,4 @@
-"""Benchmarks: speed now, sweeps and reproductions to come."""
+"""Sweeps, their checks and pages, scripted reproductions; speed, studies and tools beside them."""
+
+if __name__ != "ggl.benchmarks":
+    raise ImportError(f"expected import ggl.benchmarks, found import {__name__}: its classes would be others")

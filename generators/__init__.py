@@ -1,5 +1,8 @@
 """The latent-space layer: priors over images."""
 
+if __name__ != "ggl.generators":
+    raise ImportError(f"expected import ggl.generators, found import {__name__}: its classes would be others")
+
 import lazy_loader
 
 import ggl.generators.published  # noqa: F401  # the catalog of weights

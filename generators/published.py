@@ -99,7 +99,7 @@ weight_catalog.add(
 def _biggan(resolution: int, model: KeptFile, configuration: KeptFile) -> WeightFiles:
     return WeightFiles(
         name=f"biggan-deep-{resolution}",
-        about=f"BigGAN-deep on ImageNet, {resolution} px color, 1000 classes (extra ggl[biggan])",
+        about=f"BigGAN-deep on ImageNet, {resolution} px color, 1000 classes",
         licence="Apache-2.0, the default of TensorFlow Hub, where the page of DeepMind's module states none",
         source=Url(),
         files=(model, configuration),

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from ggl.benchmarks.report.rows import Row
 from ggl.measures.leakage import HEADLINE
 
-__all__ = ["CurvePoint", "convergence", "distribution", "mean_curve", "per_image"]
+__all__ = ["MeanPoint", "convergence", "distribution", "mean_curve", "per_image"]
 
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 20, 8, 36
@@ -26,7 +26,7 @@ Number: TypeAlias = int | float
 Axis: TypeAlias = Literal["evaluations", "seconds"]
 
 
-class CurvePoint(NamedTuple):
+class MeanPoint(NamedTuple):
     """A group's mean over images at one point of the search; None where a cell's is not finite."""
 
     evaluations: float
@@ -43,13 +43,13 @@ class PerImage(NamedTuple):
     leak: float | None
 
 
-def mean_curve(row: Row) -> list[CurvePoint]:
+def mean_curve(row: Row) -> list[MeanPoint]:
     """Return the mean over cells of the best so far, as far as all of them go."""
     curves = [record.curve for record in row.done]
     if not curves:
         return []
     return [
-        CurvePoint(
+        MeanPoint(
             fmean(point.evaluations for point in points),
             fmean(point.seconds for point in points),
             _finite([point.mse for point in points]),
@@ -165,7 +165,7 @@ def _strip(
 
 def _panel(
     rows: Sequence[Row],
-    curves: dict[str, list[CurvePoint]],
+    curves: dict[str, list[MeanPoint]],
     strategies: Sequence[str],
     across: Scale,
     errors: Scale,
@@ -190,7 +190,7 @@ def _panel(
 
 
 def _line(
-    row: Row, steps: Sequence[CurvePoint], index: int, across: Scale, errors: Scale, axis: Axis
+    row: Row, steps: Sequence[MeanPoint], index: int, across: Scale, errors: Scale, axis: Axis
 ) -> dict[str, object]:
     places = [(across(getattr(step, axis)), errors(step.mse or 0.0)) for step in steps]
     return {
@@ -215,7 +215,7 @@ def _levels(rows: Sequence[Row], errors: Scale) -> list[dict[str, object]]:
     return [{"name": name, "at": errors(min(values))} for name, values in levels if values]
 
 
-def _across(steps: Iterable[CurvePoint], axis: Axis) -> Scale:
+def _across(steps: Iterable[MeanPoint], axis: Axis) -> Scale:
     values = [value for step in steps if (value := getattr(step, axis)) > 0] or [1.0]
     low, high = min(values), max(values)
     return Scale(low, high if high > low else 10 * low, LEFT, WIDTH - RIGHT, logarithmic=True)

@@ -13,6 +13,7 @@ over batches.
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -24,7 +25,7 @@ import torch
 import ggl
 from ggl.base.files import write_atomically
 from ggl.base.random import stream
-from ggl.benchmarks.studies.run_tables import interval
+from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.datasets.loading import load_dataset
 
 VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
@@ -37,6 +38,11 @@ RESULTS = Path(__file__).parents[1] / "results"
 CELLS, TABLE = RESULTS / "batches.json", RESULTS / "batches.md"
 KEPT = ("verdict", "leak_score", "identification", "psnr", "label_recovery")
 """Of an audit's cell."""
+
+HEADINGS = (
+    *("images a gradient", "defense", "strategy", "leak score", "identified", "PSNR, attack"),
+    *("PSNR, control", "labels read off", "verdict"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,27 +105,30 @@ def run(task: Task, ceiling: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def table(cells: list[dict[str, Any]]) -> str:
-    """Return the cells as Markdown."""
-    lines = [
-        "# What a batch hides",
-        "",
-        f"Made by `python benchmarks/studies/batches.py`; the settings are in that file. {CLIENTS} batches each, "
-        f"{BUDGET:,} evaluations. Means over batches with 95 % intervals; a control is the strongest one.",
-        "",
-        "| images a gradient | defense | strategy | leak score | identified | PSNR, attack | PSNR, control |"
-        " labels read off | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def page(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown page."""
     order = {(t.size, t.defense, t.strategy): k for k, t in enumerate(tasks())}
-    for c in sorted(cells, key=lambda c: order[c["size"], c["defense"], c["strategy"]]):
-        figures = [interval(c["leak_score"], 2), interval(c["identification"], 2), interval(c["psnr"], 1)]
-        lines.append(
-            f"| {c['size']} | {c['defense']} | {c['strategy']} | {' | '.join(figures)} | "
-            f"{interval(c['control_psnr'], 1)} ({c['leak_score']['control']}) | "
-            f"{interval(c['label_recovery'], 2)} | {c['verdict']} |"
-        )
-    return "\n".join(lines) + "\n"
+    ordered = sorted(cells, key=lambda c: order[c["size"], c["defense"], c["strategy"]])
+    settings = (
+        "Made by `python benchmarks/studies/batches.py`; the settings are in that file. "
+        f"{CLIENTS} batches each, {BUDGET:,} evaluations. "
+        "Means over batches with 95 % intervals; a control is the strongest one."
+    )
+    return f"# What a batch hides\n\n{settings}\n\n{markdown_table(HEADINGS, map(_texts, ordered))}\n"
+
+
+def _texts(cell: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        str(cell["size"]),
+        cell["defense"],
+        cell["strategy"],
+        figure_text(cell["leak_score"]),
+        figure_text(cell["identification"]),
+        figure_text(cell["psnr"], ".1f"),
+        f"{figure_text(cell['control_psnr'], '.1f')} ({cell['leak_score']['control']})",
+        figure_text(cell["label_recovery"]),
+        cell["verdict"],
+    )
 
 
 def tasks() -> list[Task]:
@@ -142,7 +151,7 @@ def main() -> None:
             cells.append(future.result())
             write_atomically(CELLS, json.dumps(cells, indent=1).encode())
             print(cells[-1]["size"], cells[-1]["defense"], cells[-1]["strategy"], cells[-1]["verdict"])
-    write_atomically(TABLE, table(cells).encode())
+    write_atomically(TABLE, page(cells).encode())
 
 
 if __name__ == "__main__":

@@ -13,12 +13,10 @@ are not run again.
 """
 
 import argparse
-import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
-from io import StringIO
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import torch
 
 import ggl
 from ggl.base.files import write_atomically
+from ggl.benchmarks.studies.tables import read_csv, write_csv
 from ggl.costs.federated import accuracy, train
 from ggl.costs.federation import Federation
 from ggl.datasets.loading import load_dataset
@@ -147,19 +146,7 @@ def read_leaks() -> dict[str, list[dict[str, Any]]]:
 
 def read_utility() -> list[Trained]:
     """Return the trainings that are there."""
-    if not UTILITY.exists():
-        return []
-    kinds: dict[str, Callable[[str], Any]] = {
-        "str": str,
-        "int": int,
-        "float": float,
-        "bool": lambda text: text == "True",
-    }
-    readers = {
-        field.name: kinds[getattr(field.type, "__name__", str(field.type))] for field in fields(Trained)
-    }
-    with UTILITY.open(newline="") as file:
-        return [Trained(**{k: readers[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]
+    return read_csv(UTILITY, Trained)
 
 
 def planned() -> dict[str, tuple[str, str]]:
@@ -176,11 +163,7 @@ def write_leaks(leaks: Mapping[str, Any]) -> None:
 
 def write_utility(rows: list[Trained]) -> None:
     """Write the trainings, in the order of `DEFENSES`."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Trained)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=lambda r: (DEFENSES.index(r.defense), r.seed)))
-    write_atomically(UTILITY, text.getvalue().encode())
+    write_csv(UTILITY, Trained, sorted(rows, key=lambda row: (DEFENSES.index(row.defense), row.seed)))
 
 
 def run(workers: int, path: str) -> None:

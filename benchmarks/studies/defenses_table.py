@@ -28,15 +28,17 @@ from ggl.benchmarks.studies.defenses import (
     read_leaks,
     read_utility,
 )
+from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.costs.utility import t_interval
-from ggl.measures.statistics import Interval, bootstrap_mean
+from ggl.measures.statistics import bootstrap_mean
 
 DefenseCell: TypeAlias = Mapping[str, Any]
 
 HEADER = f"""\
 # Defenses, each with the attackers who know it
 
-Made by `python benchmarks/studies/defenses.py --data PATH`, then `python benchmarks/studies/defenses_table.py`; the settings
+Made by `python benchmarks/studies/defenses.py --data PATH`, \
+then `python benchmarks/studies/defenses_table.py`; the settings
 are in the first of the two. LeNet unless it says MLP, embedded prior, {IMAGES} images, one image a gradient,
 cosine distance, {BUDGET} evaluations a search. A cell is the leak score (0: what the class alone gives away,
 1: all that the prior can say) with its 95 % interval, how many of {IMAGES} private images rank first of a
@@ -49,20 +51,14 @@ time is in units of the undefended client's.
 """
 
 LETTERS = {"leaks": "**L**", "identifies": "**I**", "no leak shown": "-", "undecided": "?"}
-
-
-def _text(interval: Interval, form: str) -> str:
-    if np.isnan(interval.low):
-        return f"{interval.mean:{form}}"
-    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+COSTS = ("accuracy", "kept", "kB", "client time")
 
 
 def _cell(cell: DefenseCell | None) -> str:
     if cell is None:
         return ""
-    score = Interval(**{key: cell["leak_score"][key] for key in ("mean", "low", "high", "n")})
     first = sum(image["rank"] == 1 for image in cell["images"])
-    return f"{_text(score, '.2f')}, {first}, {LETTERS[cell['verdict']]}"
+    return f"{figure_text(cell['leak_score'])}, {first}, {LETTERS[cell['verdict']]}"
 
 
 def attackers_of(cells: Sequence[DefenseCell]) -> list[str]:
@@ -79,50 +75,56 @@ def find(cells: Sequence[DefenseCell], attacker: str, strategy: str) -> DefenseC
 def leak_table(leaks: Mapping[str, Sequence[DefenseCell]]) -> Iterator[str]:
     """Yield every defense's cells, a row an attacker."""
     yield "\n## What leaks\n"
-    yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
-    yield f"|---|---|{'---|' * len(STRATEGIES)}"
-    for name, cells in leaks.items():
-        for attacker in attackers_of(cells):
-            row = " | ".join(_cell(find(cells, attacker, strategy)) for strategy in STRATEGIES)
-            yield f"| {name} | {attacker} | {row} |"
+    rows = [
+        (name, attacker, *(_cell(find(cells, attacker, strategy)) for strategy in STRATEGIES))
+        for name, cells in leaks.items()
+        for attacker in attackers_of(cells)
+    ]
+    yield markdown_table(("defense", "attacker", *STRATEGIES), rows)
 
 
 def worst_table(leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]) -> Iterator[str]:
     """Yield each defense's worst case beside what it costs."""
-    plain = {row.seed: row for row in utility if row.defense == "none"}
     yield "\n## The worst case, and what the defense costs\n"
-    yield "| defense | worst case | attacker, strategy | accuracy | kept | kB | client time |"
-    yield "|---|---|---|---|---|---|---|"
-    for name in DEFENSES:
-        if name not in leaks:
-            continue
+    yield markdown_table(("defense", "worst case", "attacker, strategy", *COSTS), _worst_rows(leaks, utility))
+
+
+def _worst_rows(
+    leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]
+) -> Iterator[Sequence[str]]:
+    plain = {row.seed: row for row in utility if row.defense == "none"}
+    for name in (name for name in DEFENSES if name in leaks):
         (headline,) = worst_case(leaks[name])
-        cell = find(leaks[name], headline["attacker"], headline["strategy"])
-        rows = [row for row in utility if row.defense == name and row.seed in plain]
-        cost = _cost(rows, plain) if rows else " |  |  | "
-        yield f"| {name} | {_cell(cell)} | {headline['attacker']}, {headline['strategy']} | {cost} |"
+        attacker, strategy = headline["attacker"], headline["strategy"]
+        cell = find(leaks[name], attacker, strategy)
+        cost = _cost([row for row in utility if row.defense == name and row.seed in plain], plain)
+        yield name, _cell(cell), f"{attacker}, {strategy}", *cost
 
 
-def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> str:
+def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> Sequence[str]:
+    """Return the cells under `COSTS`, empty ones where no training was run."""
+    if not rows:
+        return [""] * len(COSTS)
     accuracy = t_interval([100 * row.accuracy for row in rows], 0, 100)
     kept = t_interval([100 * (row.accuracy - plain[row.seed].accuracy) for row in rows])
     time = np.mean([row.client_seconds / plain[row.seed].client_seconds for row in rows])
     size = np.mean([row.client_bytes for row in rows]) / 1000
     notes = "" if len(rows) == len(SEEDS) else f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
     notes += ", diverged" if any(row.diverged for row in rows) else ""
-    return f"{_text(accuracy, '.1f')}{notes} | {_text(kept, '+.1f')} | {size:.1f} | {time:.1f} |".rstrip(" |")
+    accurate = figure_text(accuracy.to_dict(), ".1f") + notes
+    return accurate, figure_text(kept.to_dict(), "+.1f"), f"{size:.1f}", f"{time:.1f}"
 
 
 def paired_table(leaks: Mapping[str, Sequence[DefenseCell]]) -> Iterator[str]:
     """Yield how much more the attackers who know a defense recover than the naive one, image by image."""
     yield "\n## What knowing the defense is worth: PSNR less the naive attacker's, dB, paired by image\n"
-    yield f"| defense | attacker | {' | '.join(STRATEGIES)} |"
-    yield f"|---|---|{'---|' * len(STRATEGIES)}"
-    for name, cells in leaks.items():
-        for attacker in attackers_of(cells):
-            if attacker != "naive":
-                texts = [_difference(cells, attacker, strategy) for strategy in STRATEGIES]
-                yield f"| {name} | {attacker} | {' | '.join(texts)} |"
+    rows = [
+        (name, attacker, *(_difference(cells, attacker, strategy) for strategy in STRATEGIES))
+        for name, cells in leaks.items()
+        for attacker in attackers_of(cells)
+        if attacker != "naive"
+    ]
+    yield markdown_table(("defense", "attacker", *STRATEGIES), rows)
 
 
 def _difference(cells: Sequence[DefenseCell], attacker: str, strategy: str) -> str:

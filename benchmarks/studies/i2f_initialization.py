@@ -9,7 +9,7 @@ the prediction for noise of one hundredth of each gradient's norm, which follows
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from torch.nn import init
 from ggl.base.files import write_atomically
 from ggl.base.random import stream
 from ggl.base.versions import versions
+from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.i2f.influence import influence
 from ggl.i2f.problem import DAMPING, Influence
-from ggl.measures.statistics import Interval, bootstrap_mean
+from ggl.measures.statistics import bootstrap_mean
 from ggl.victims import load_victim
 
 VICTIM, DATA, DEFENSE = "lenet", "fashion-mnist-heldout", "noise:0.01"
@@ -36,6 +37,9 @@ STD = 12**-0.5
 
 RELATIVE = 0.01
 """‖δ‖ / ‖g‖ of the last column."""
+
+SHOWN = ("exact_rmse", "bound_rmse", "lambda_max", "gradient_norm", "relative_rmse")
+"""The figures of the table's columns."""
 
 INITIALIZATIONS: Mapping[str, tuple[str, Callable[[nn.Parameter, torch.Generator], object]]] = {
     "uniform": ("U[-0.5, 0.5]", lambda p, g: init.uniform_(p, -0.5, 0.5, generator=g)),
@@ -106,40 +110,27 @@ def study(images: int, seeds: int) -> dict[str, Any]:
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the Markdown page."""
-    settings, results = result["settings"], result["results"]
-    lines = [
-        "# Initialization and the influence function's prediction",
-        "",
+    settings = result["settings"]
+    told = (
         "Made by `python benchmarks/studies/i2f_initialization.py --out benchmarks/results`. "
         f"{settings['victim']}, {settings['images']} images of {settings['data']}, `{settings['defense']}`, "
         f"the same noise throughout, {settings['seeds']} draws of the weights, "
         f"damping {settings['damping']:g}. Means over images with 95 % bootstrap "
         "intervals, draws of the weights averaged first; in round "
-        "brackets the least and the most of these draws' means. A low prediction is a high risk.",
-        "",
-        "| initialization | predicted RMSE | lower bound | λ_max | gradient norm "
-        f"| predicted RMSE at ‖δ‖ = {settings['relative']:g} ‖g‖ |",
-        "|---|---|---|---|---|---|",
-    ]
+        "brackets the least and the most of these draws' means. A low prediction is a high risk."
+    )
+    at = f"predicted RMSE at ‖δ‖ = {settings['relative']:g} ‖g‖"
+    headings = ("initialization", "predicted RMSE", "lower bound", "λ_max", "gradient norm", at)
+    title = "# Initialization and the influence function's prediction"
+    return f"{title}\n\n{told}\n\n{markdown_table(headings, _rows(result['results']))}\n"
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     for name, found in results.items():
         seeds = found["of_seeds"].values()
-        lines.append(
-            f"| {name}: {INITIALIZATIONS[name][0]} "
-            f"| {_text(found['exact_rmse'])} ({min(seeds):.2g} to {max(seeds):.2g}) "
-            f"| {_text(found['bound_rmse'])} | {_text(found['lambda_max'])} "
-            f"| {_text(found['gradient_norm'])} | {_text(found['relative_rmse'])} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _text(values: Mapping[str, float | int | None]) -> str:
-    known = {
-        key: np.nan if values[key] is None else float(values[key] or 0) for key in ("mean", "low", "high")
-    }
-    interval = Interval(**known, n=0)
-    if np.isnan(interval.low):
-        return f"{interval.mean:.3g}"
-    return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+        exact, *others = (figure_text(found[key], ".3g", missing="nan") for key in SHOWN)
+        spread = f"{min(seeds):.2g} to {max(seeds):.2g}"
+        yield f"{name}: {INITIALIZATIONS[name][0]}", f"{exact} ({spread})", *others
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ the perfect attacker stays there.
 import argparse
 import json
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ggl.base.files import write_atomically
 from ggl.base.versions import versions
+from ggl.benchmarks.studies.tables import markdown_table
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
@@ -99,37 +101,35 @@ def exponent(distances: list[float]) -> float:
 
 def table(result: dict[str, Any]) -> str:
     """Return the result in Markdown."""
-    lines = [
-        "# Where the gradient is linear in the pixels",
-        "",
-        f"Made by `python benchmarks/studies/i2f_linearity.py --data {result['data']} --out DIR`: the gradient's "
-        f"relative squared distance after a step along a random direction, medians over {IMAGES} images of "
-        f"{DIRECTIONS} directions each. A step is a root mean square of pixels in [0, 1]. The last column is "
-        f"the power of the step with which it grows from {NEAR:g} to {FAR:g}, with the range: 2 where the "
-        "gradient is linear.",
-        "",
-        "| victim | " + " | ".join(f"{step:g}" for step in STEPS) + " | power |",
-        "|---|" + "---|" * (len(STEPS) + 1),
-    ]
-    for name, found in result["victims"].items():
-        powers = [exponent(one) for one in found]
-        medians = " | ".join(f"{median(column):.1e}" for column in zip(*found, strict=True))
-        lines.append(f"| {name} | {medians} | {median(powers):.2f}, {min(powers):.2f} to {max(powers):.2f} |")
-    lines += [
-        "",
-        "## The way down from the private image",
-        "",
+    steps = [f"{step:g}" for step in STEPS]
+    grown = markdown_table(("victim", *steps, "power"), _growth_rows(result["victims"]))
+    settings = (
+        f"Made by `python benchmarks/studies/i2f_linearity.py --data {result['data']} --out DIR`: the "
+        "gradient's relative squared distance after a step along a random direction, medians over "
+        f"{IMAGES} images of {DIRECTIONS} directions each. A step is a root mean square of pixels in [0, 1]. "
+        f"The last column is the power of the step with which it grows from {NEAR:g} to {FAR:g}, with the "
+        "range: 2 where the gradient is linear."
+    )
+    descended = markdown_table(("victim", "defense", *steps), _descent_rows(result["descents"]))
+    way_down = (
         "The squared distance to a shared gradient after a step along its steepest descent, over that at the "
-        f"private image, less 1: the median of {IMAGES} images. Negative is nearer.",
-        "",
-        "| victim | defense | " + " | ".join(f"{step:g}" for step in STEPS) + " |",
-        "|---|---|" + "---|" * len(STEPS),
-    ]
-    for name, by_defense in result["descents"].items():
+        f"private image, less 1: the median of {IMAGES} images. Negative is nearer."
+    )
+    title, heading = "# Where the gradient is linear in the pixels", "## The way down from the private image"
+    return "\n\n".join((title, settings, grown, heading, way_down, descended)) + "\n"
+
+
+def _growth_rows(victims: Mapping[str, list[list[float]]]) -> Iterator[Sequence[str]]:
+    for name, found in victims.items():
+        powers = [exponent(one) for one in found]
+        medians = (f"{median(column):.1e}" for column in zip(*found, strict=True))
+        yield name, *medians, f"{median(powers):.2f}, {min(powers):.2f} to {max(powers):.2f}"
+
+
+def _descent_rows(descents: Mapping[str, Mapping[str, list[list[float]]]]) -> Iterator[Sequence[str]]:
+    for name, by_defense in descents.items():
         for defense, ratios in by_defense.items():
-            changes = " | ".join(f"{median(column) - 1:+.1e}" for column in zip(*ratios, strict=True))
-            lines.append(f"| {name} | {defense} | {changes} |")
-    return "\n".join(lines) + "\n"
+            yield name, defense, *(f"{median(column) - 1:+.1e}" for column in zip(*ratios, strict=True))
 
 
 def main() -> None:

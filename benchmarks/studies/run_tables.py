@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
+from ggl.benchmarks.studies.tables import SPACED, figure_text, markdown_table
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -21,28 +22,10 @@ SHOWN = ("victim", "prior", "data", "fit", "images", "budget", "ceiling_budget",
 MEASURES = {"psnr": "PSNR, dB", "lpips": "LPIPS"}
 
 
-def interval(figure: Json | None, digits: int) -> str:
-    """Return "mean [low, high]"."""
-    if figure is None or figure["mean"] is None:
-        return ""
-    mean = f"{figure['mean']:.{digits}f}"
-    return (
-        mean if figure["low"] is None else f"{mean} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-    )
-
-
-def table(headings: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def audit_table(result: Json) -> str:
     """Return every cell of an audit with its controls, and the ceiling."""
-    return table(
-        ("defense", "what", "leak score", "ranked first", *MEASURES.values(), "verdict"),
-        _audit_rows(result),
-    )
+    headings = ("defense", "what", "leak score", "ranked first", *MEASURES.values(), "verdict")
+    return markdown_table(headings, _audit_rows(result), SPACED)
 
 
 def _audit_rows(result: Json) -> Iterator[Sequence[str]]:
@@ -52,8 +35,8 @@ def _audit_rows(result: Json) -> Iterator[Sequence[str]]:
             yield (
                 cell["defense"],
                 f"**{what}**" if what == "attack" else what,
-                interval(figures.get("leak_score"), 2),
-                interval(figures["identification"], 2),
+                figure_text(figures.get("leak_score")),
+                figure_text(figures["identification"]),
                 *_measures(figures),
                 cell["verdict"] if what == "attack" else "",
             )
@@ -61,21 +44,20 @@ def _audit_rows(result: Json) -> Iterator[Sequence[str]]:
         "",
         "ceiling",
         "",
-        interval(result["ceiling"]["identification"], 2),
+        figure_text(result["ceiling"]["identification"]),
         *_measures(result["ceiling"]),
         "",
     )
 
 
 def _measures(figures: Json) -> list[str]:
-    return [interval(figures.get("psnr"), 1), interval(figures.get("lpips"), 3)]
+    return [figure_text(figures.get("psnr"), ".1f"), figure_text(figures.get("lpips"), ".3f")]
 
 
 def prior_table(result: Json) -> str:
     """Return how well a prior inverts each set, beside its controls."""
-    return table(
-        ("images", "what", *MEASURES.values(), "gain over the best control, dB"), _prior_rows(result)
-    )
+    headings = ("images", "what", *MEASURES.values(), "gain over the best control, dB")
+    return markdown_table(headings, _prior_rows(result), SPACED)
 
 
 def _prior_rows(result: Json) -> Iterator[Sequence[str]]:
@@ -86,7 +68,7 @@ def _prior_rows(result: Json) -> Iterator[Sequence[str]]:
                 name,
                 f"**{what}**" if first else what.replace("_", " "),
                 *_measures(figures),
-                f"{interval(found['gain'], 1)}, p = {found['gain']['p_value']:.3f}" if first else "",
+                f"{figure_text(found['gain'], '.1f')}, p = {found['gain']['p_value']:.3f}" if first else "",
             )
 
 

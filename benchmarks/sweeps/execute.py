@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import platform
-import resource
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from ggl.base.errors import InputError
 from ggl.base.versions import versions
 from ggl.benchmarks.sweeps.cells import Pack, SweepCell
 from ggl.benchmarks.sweeps.components import Components
+from ggl.benchmarks.sweeps.memory import PeakMemory
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
@@ -53,9 +53,6 @@ SEARCHES = len(KINDS)
 
 Picture: TypeAlias = NDArray[np.float32]
 """An image (c, h, w) in [0, 1]: what leaves a worker holds no tensors."""
-
-CLEAR_PEAK = "5"
-"""What resets a Linux process's peak of resident memory, written to its clear_refs."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def run_pack(pack: Pack, ceiling: NDArray[np.float32], device: str) -> PackOutco
     cell = pack[0]
     setting = _load(cell, device)
     data = setting.data
-    memory = _PeakMemory(setting.device)
+    memory = PeakMemory(setting.device)
     started = time.monotonic()
     report = audit(
         setting.victim,
@@ -284,29 +281,3 @@ def find_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.strip() + ("+" if changes.strip() else "")
-
-
-class _PeakMemory:
-    """The most memory in bytes since it was made: of a GPU's allocator, or of the process.
-
-    Where the system can't reset a process's peak, it is the peak since the process began.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        clear = Path("/proc/self/clear_refs")
-        if clear.exists():
-            clear.write_text(CLEAR_PEAK)
-
-    def read(self) -> int:
-        """Return it."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        status = Path("/proc/self/status")
-        if status.exists():
-            peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(peak.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

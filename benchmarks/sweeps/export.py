@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.benchmarks.sweeps.records import Record
@@ -72,7 +73,7 @@ def write_parquet(records: Sequence[Record], path: Path) -> None:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise InputError(
-            "Parquet needs the extra 'bench': pip install 'ggl[bench]', or export as CSV"
+            f"Parquet needs pyarrow: {install_command('pyarrow')}, or export as CSV"
         ) from error
     kinds = {int: arrow.int64(), float: arrow.float64(), str: arrow.string()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])

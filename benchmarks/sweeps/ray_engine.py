@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.engines import Failure, in_one_line, prepare_worker
 
@@ -25,7 +26,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise InputError("engine ray needs the extra 'ray': pip install 'ggl[ray]'") from error
+            raise InputError(f"engine ray needs ray: {install_command('ray')}") from error
         self._ray: Any = ray
         if os.environ.get("RAY_ADDRESS"):
             self._ray.init(log_to_driver=False)

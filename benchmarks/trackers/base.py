@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.records import Record
 
@@ -141,7 +142,7 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def import_package(module: str, extra: str) -> Any:
+def import_package(module: str) -> Any:
     """Import a module of an optional package.
 
     Raises:
@@ -153,5 +154,5 @@ def import_package(module: str, extra: str) -> Any:
         package = module.partition(".")[0]
         raise InputError(
             f"this tracker needs the package {package} ({error}): "
-            f"pip install 'ggl[{extra}]', or leave it out: --tracker none"
+            f"{install_command(package)}, or leave it out: --tracker none"
         ) from error

@@ -25,8 +25,8 @@ class MLflow(GroupedTracker[str]):
         super().__init__(folder)
         self.uri, self.experiment = uri, experiment
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a local file asks for no network
-        self._mlflow = import_package("mlflow", "mlflow")
-        self._entities = import_package("mlflow.entities", "mlflow")
+        self._mlflow = import_package("mlflow")
+        self._entities = import_package("mlflow.entities")
         self.errors = (OSError, self._mlflow.MlflowException)
 
     def start(self, name: str, settings: Mapping[str, object], total: int) -> None:

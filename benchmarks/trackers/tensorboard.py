@@ -29,10 +29,10 @@ class TensorBoard(GroupedTracker[Path]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        import_package("tensorboard", "bench")
-        self._summaries = import_package("torch.utils.tensorboard.summary", "bench")
-        self._events = import_package("tensorboard.compat.proto.event_pb2", "bench")
-        self._records = import_package("tensorboard.summary.writer.record_writer", "bench")
+        import_package("tensorboard")
+        self._summaries = import_package("torch.utils.tensorboard.summary")
+        self._events = import_package("tensorboard.compat.proto.event_pb2")
+        self._records = import_package("tensorboard.summary.writer.record_writer")
         # A file of this run's own: nothing is appended behind a record that an earlier run left half.
         self._file = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
 

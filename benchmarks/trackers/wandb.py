@@ -23,7 +23,7 @@ class WandB(GroupedTracker[Any]):
     def __init__(self, folder: Path, project: str = "ggl", *, entity: str | None = None) -> None:
         super().__init__(folder)
         self.project, self.entity = project, entity
-        self._wandb = import_package("wandb", "wandb")
+        self._wandb = import_package("wandb")
         self.errors = (OSError, self._wandb.Error)
 
     def _open(self, group: tuple[str, ...], key: str, settings: Mapping[str, object]) -> Any:

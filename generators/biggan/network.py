@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError, WeightsError
 from ggl.generators.biggan.configuration import Configuration
 from ggl.generators.biggan.spectral import fold_spectral_norm
@@ -63,7 +64,7 @@ def _library() -> Any:
         return importlib.import_module("pytorch_pretrained_biggan.model")
     except ImportError as error:
         raise InputError(
-            f"biggan-deep needs the extra 'biggan': pip install 'ggl[biggan]' ({error})"
+            f"biggan-deep needs a package: {install_command('pytorch-pretrained-biggan')} ({error})"
         ) from error
 
 

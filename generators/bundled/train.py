@@ -1,4 +1,6 @@
-"""Train a bundled prior: `python -m ggl.generators.bundled.train fashion-dcgan32 --data fashion-mnist.npz --out DIR`.
+"""Train a bundled prior.
+
+    python -m ggl.generators.bundled.train fashion-dcgan32 --data fashion-mnist.npz --out DIR
 
 Resumes from its own checkpoint in DIR. Writes `NAME.safetensors` (EMA weights, float16),
 `quality.json` (what the model card quotes) and `samples.png`. Never sees the test split, save to

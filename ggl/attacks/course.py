@@ -65,6 +65,7 @@ class BestSoFar:
 
     @property
     def evaluations(self) -> int:
+        """Return the objective evaluations so far."""
         return self.history[-1][0] if self.history else 0
 
     def take(self, z: Tensor, loss: Tensor) -> None:

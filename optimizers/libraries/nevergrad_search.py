@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.random import stream_seed
 from ggl.optimizers.base import State, Strategy
@@ -162,7 +163,7 @@ def load_library() -> Any:
         import nevergrad
     except ImportError as error:
         raise InputError(
-            f"nevergrad: expected the package, found none ({error}); pip install nevergrad"
+            f"nevergrad: expected the package, found none ({error}); {install_command('nevergrad')}"
         ) from error
     finally:
         np.random.set_state(outside)

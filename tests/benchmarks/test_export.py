@@ -99,7 +99,7 @@ def test_parquet_holds_numbers_as_numbers(tmp_path):
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = r"^Parquet needs the extra 'bench': pip install 'ggl\[bench\]', or export as CSV$"
+    message = r'^Parquet needs pyarrow: pip install "pyarrow>=15", or export as CSV$'
     with pytest.raises(InputError, match=message):
         write_parquet(RECORDS, tmp_path / "cells.parquet")
     assert list(tmp_path.iterdir()) == []

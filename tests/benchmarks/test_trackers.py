@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from documented import example_module
 
+from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import CurvePoint, Record
@@ -185,12 +186,11 @@ def test_settings_are_the_values_of_every_field_but_the_image():
 def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
-    extra = "bench" if name == "tensorboard" else name
     with pytest.raises(InputError) as error:
         load_tracker(name, tmp_path)
     assert str(error.value) == (
         f"this tracker needs the package {name} (import of {name} halted; None in sys.modules): "
-        f"pip install 'ggl[{extra}]', or leave it out: --tracker none"
+        f"{install_command(name)}, or leave it out: --tracker none"
     )
 
 

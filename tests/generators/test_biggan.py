@@ -377,5 +377,7 @@ def test_code_in_a_weights_file_is_refused(tmp_path):
 @needs_library
 def test_a_missing_library_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_pretrained_biggan.model", None)
-    with pytest.raises(InputError, match=r"needs the extra 'biggan': pip install 'ggl\[biggan\]'"):
+    with pytest.raises(
+        InputError, match=r'needs a package: pip install "pytorch-pretrained-biggan>=0\.1\.1"'
+    ):
         BigGAN(128, weights=folder)

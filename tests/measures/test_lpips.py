@@ -14,7 +14,7 @@ from ggl.base.weight_files import weight_catalog
 from ggl.measures.lpips import ENTRY, LPIPS_HINT, Lpips, load_lpips
 
 needs_package = pytest.mark.skipif(
-    importlib.util.find_spec("lpips") is None, reason="the extra ggl[lpips] is not installed"
+    importlib.util.find_spec("lpips") is None, reason="the package lpips is not installed"
 )
 
 CHANNELS = (3, 64, 192, 384, 256, 256)
