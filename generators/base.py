@@ -25,7 +25,7 @@ class Prior(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     num_classes: int | None = None
     latents: str = "shell:0.001"
-    """How searched coordinates become latents, as `ggl.latents.load_latents` reads it."""
+    """How searched coordinates become latents, as `ggl.attacks.latents.load_latents` reads it."""
     heldout: str | None = None
     """Name of a data set of the prior's domain that it never saw; an audit takes its decoys there."""
 

@@ -19,8 +19,8 @@ SHAPE = re.compile(r"([13])x([1-9]\d{0,3})x([1-9]\d{0,3})", re.ASCII)
 class Pixels(Prior):
     """Images whose pixels are independent, 0.5 + z / 4, cut to [0, 1]; no weights.
 
-    What DLG, iDLG and Inverting Gradients search (`ggl.contrasts`). The gradient is zero where a pixel is
-    cut, so that coordinates are reflected at ±2, black and white, unless another rule is named.
+    What DLG, iDLG and Inverting Gradients search (`ggl.attacks.pixel_attacks`). The gradient is zero where
+    a pixel is cut, so that coordinates are reflected at ±2, black and white, unless another rule is named.
 
     Args:
         shape: "CxHxW": 1 or 3 channels, height and width in pixels, up to 9999.

@@ -8,11 +8,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-ORDER = """
-ggl.base ggl.datasets ggl.victims ggl.measures ggl.pages ggl.gradients ggl.generators ggl.optimizers
-ggl.defenses ggl.costs ggl.attacks ggl.audits ggl.i2f ggl.prior_reports ggl.captures ggl ggl.commands
-ggl.benchmarks ggl.cli
-""".split()
+ORDER = [
+    "ggl.base",
+    "ggl.datasets",
+    "ggl.victims",
+    "ggl.measures",
+    "ggl.pages",
+    "ggl.gradients",
+    "ggl.generators",
+    "ggl.optimizers",
+    "ggl.defenses",
+    "ggl.costs",
+    "ggl.attacks",
+    "ggl.audits",
+    "ggl.i2f",
+    "ggl.prior_reports",
+    "ggl.captures",
+    "ggl",
+    "ggl.commands",
+    "ggl.benchmarks",
+    "ggl.cli",
+]
 """Ground first: a package imports from itself and from those before it. `ggl` is its `__init__`."""
 
 

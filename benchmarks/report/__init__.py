@@ -37,7 +37,8 @@ def render(
         specs: hash, name and text of each spec that cells were run for.
         pictures: from a cell's id and one of `ggl.benchmarks.report.wall.PICTURES` to its file, which may
             be missing.
-        utility: content of a utility.json of `ggl utility`, as `ggl.costs.read_utility` returns it.
+        utility: content of a utility.json of `ggl utility`, as
+            `ggl.costs.utility_file.read_utility` returns it.
         command: what makes the page again.
 
     Raises:

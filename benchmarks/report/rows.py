@@ -55,7 +55,7 @@ class Row:
 
     Attributes:
         key: its anchor.
-        cost: its defense's entry of `ggl.costs.costs_of`; None where no training of it is known.
+        cost: its defense's entry of `ggl.costs.utility_file.costs_of`; None where no training of it is known.
     """
 
     key: str

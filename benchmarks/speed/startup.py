@@ -65,7 +65,11 @@ os.environ |= {{"_GGL_COMPLETE": "complete_bash", "COMP_WORDS": "ggl audit --str
 """
 """What a shell runs when one presses the tabulator."""
 
-STATEMENTS = {**{name: command(arguments) for name, arguments in ANSWERS.items()}, "completion": COMPLETION, **IMPORTS}
+STATEMENTS = {
+    **{name: command(arguments) for name, arguments in ANSWERS.items()},
+    "completion of a name": COMPLETION,
+    **IMPORTS,
+}
 """What is measured, by its name in the table."""
 
 

@@ -93,12 +93,13 @@ def _worst_rows(
     leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]
 ) -> Iterator[Sequence[str]]:
     plain = {row.seed: row for row in utility if row.defense == "none"}
-    for name in (name for name in DEFENSES if name in leaks):
-        (headline,) = worst_case(leaks[name])
-        attacker, strategy = headline["attacker"], headline["strategy"]
-        cell = find(leaks[name], attacker, strategy)
-        cost = _cost([row for row in utility if row.defense == name and row.seed in plain], plain)
-        yield name, _cell(cell), f"{attacker}, {strategy}", *cost
+    for name in DEFENSES:
+        if name in leaks:
+            (headline,) = worst_case(leaks[name])
+            attacker, strategy = headline["attacker"], headline["strategy"]
+            cell = find(leaks[name], attacker, strategy)
+            cost = _cost([row for row in utility if row.defense == name and row.seed in plain], plain)
+            yield name, _cell(cell), f"{attacker}, {strategy}", *cost
 
 
 def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> Sequence[str]:
@@ -111,8 +112,8 @@ def _cost(rows: Sequence[Trained], plain: Mapping[int, Trained]) -> Sequence[str
     size = np.mean([row.client_bytes for row in rows]) / 1000
     notes = "" if len(rows) == len(SEEDS) else f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
     notes += ", diverged" if any(row.diverged for row in rows) else ""
-    accurate = figure_text(accuracy.to_dict(), ".1f") + notes
-    return accurate, figure_text(kept.to_dict(), "+.1f"), f"{size:.1f}", f"{time:.1f}"
+    accurate = figure_text(accuracy, ".1f") + notes
+    return accurate, figure_text(kept, "+.1f"), f"{size:.1f}", f"{time:.1f}"
 
 
 def paired_table(leaks: Mapping[str, Sequence[DefenseCell]]) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _difference(cells: Sequence[DefenseCell], attacker: str, strategy: str) -> s
     if None in pair:
         return ""
     one, other = ([image["psnr"] for image in cell["images"]] for cell in pair if cell is not None)
-    return _text(bootstrap_mean(np.array(one) - np.array(other)), "+.1f")
+    return figure_text(bootstrap_mean(np.array(one) - np.array(other)), "+.1f")
 
 
 def page(leaks: Mapping[str, Sequence[DefenseCell]], utility: Sequence[Trained]) -> str:

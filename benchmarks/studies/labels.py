@@ -10,10 +10,8 @@ method meets the same shared gradients. Cells whose results are there are not ru
 """
 
 import argparse
-import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from io import StringIO
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import ggl
 from ggl.attacks.label_inference import DUMMIES, chance_accuracy, infer_labels, label_accuracy
 from ggl.base.files import write_atomically
 from ggl.base.random import stream, stream_seed
+from ggl.benchmarks.studies.tables import interval_text, markdown_table, read_csv, write_csv
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.defenses import Client, Defense, load_defense
 from ggl.gradients import GradientOracle, Gradients
@@ -65,6 +64,18 @@ METHODS = {
 STEPS, STEP_BATCH, RATE = 500, 64, 0.1
 
 RESULTS = Path(__file__).parents[1] / "results" / "labels.csv"
+
+HEADER = f"""\
+# Labels of a batch, read off its gradient
+
+Made by `python benchmarks/studies/labels.py --data PATH/fashion-mnist.npz`; \
+the settings are in that file.
+A cell is the mean share of labels found (intersection of the multisets, by B) with its 95 %
+bootstrap interval over {BATCHES} batches ({FEW["soteria:0.8", "lenet"]} for LeNet under Soteria).
+Methods are those of `ggl/attacks/label_inference.py`; \
+LLG* and geng average the model over {DUMMIES} dummy images,
+of noise or of the embedded prior. Chance draws B labels uniformly.
+"""
 
 
 @dataclass(frozen=True)
@@ -172,60 +183,43 @@ def row_of(victim: str, defense: str, method: str, size: int, accuracies: Sequen
     )
 
 
-def read() -> list[Row]:
-    """Return the rows that are there."""
-    if not RESULTS.exists():
-        return []
-    kinds = {"str": str, "int": int, "float": float}
-    readers = {f.name: kinds[getattr(f.type, "__name__", str(f.type))] for f in fields(Row)}
-    with RESULTS.open(newline="") as file:
-        return [Row(**{key: readers[key](text) for key, text in row.items()}) for row in csv.DictReader(file)]
-
-
 def write(rows: Sequence[Row]) -> None:
     """Write the rows, in the order in which they were run."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_atomically(RESULTS, text.getvalue().encode())
+    write_csv(RESULTS, Row, rows)
     write_atomically(RESULTS.with_suffix(".md"), "\n".join(page(rows)).encode())
 
 
 def page(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the Markdown page, line by line."""
-    yield from (
-        "# Labels of a batch, read off its gradient\n",
-        "Made by `python benchmarks/studies/labels.py --data PATH/fashion-mnist.npz`; the settings are in that file.",
-        "A cell is the mean share of labels found (intersection of the multisets, by B) with its 95 %",
-        f"bootstrap interval over {BATCHES} batches ({FEW['soteria:0.8', 'lenet']} for LeNet under Soteria).",
-        f"Methods are those of `ggl/attacks/label_inference.py`; LLG* and geng average the model over {DUMMIES} dummy images,",
-        "of noise or of the embedded prior. Chance draws B labels uniformly.",
-        "\n## The mean over victims and B > 1\n",
-    )
-    yield f"| defenses | {' | '.join(METHODS)} |"
-    yield f"|---|{'---|' * len(METHODS)}"
-    for title, chosen in (("none", ("none",)), ("all of these", DEFENSES)):
-        some = [row for row in rows if row.defense in chosen and row.batch_size > 1]
-        means = [np.mean([r.accuracy for r in some if r.method == column] or [np.nan]) for column in METHODS]
-        yield f"| {title} | {' | '.join(f'{mean:.3f}' for mean in means)} |"
+    """Yield the Markdown page, part by part."""
+    yield HEADER
+    yield from means(rows)
     yield from strongest(rows)
     ordered = sorted(rows, key=lambda row: (VICTIMS.index(row.victim), row.batch_size))
     for (victim, size), group in groupby(ordered, key=lambda row: (row.victim, row.batch_size)):
         yield from table(victim, size, list(group))
 
 
+def means(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield every method's mean accuracy, without a defense and under all of them."""
+    lines = []
+    for title, chosen in (("none", ("none",)), ("all of these", DEFENSES)):
+        some = [row for row in rows if row.defense in chosen and row.batch_size > 1]
+        found = [np.mean([r.accuracy for r in some if r.method == column] or [np.nan]) for column in METHODS]
+        lines.append((title, *(f"{mean:.3f}" for mean in found)))
+    yield "## The mean over victims and B > 1\n"
+    yield markdown_table(("defenses", *METHODS), lines)
+
+
 def strongest(rows: Sequence[Row]) -> Iterator[str]:
     """Yield every defense's most accurate method for each B."""
     yield "\n## What the strongest method finds\n"
     yield "The best of the columns below, chosen after the fact, and so a little too high.\n"
-    yield f"| victim | defense | {' | '.join(f'B = {size}' for size in SIZES)} |"
-    yield f"|---|---|{'---|' * len(SIZES)}"
+    lines = []
     for (victim, defense), group in groupby(rows, key=lambda row: (row.victim, row.defense)):
         cells = list(group)
         best = [max((r for r in cells if r.batch_size == s), key=lambda r: r.accuracy) for s in SIZES]
-        texts = " | ".join(f"{row.accuracy:.2f} {row.method}" for row in best)
-        yield f"| {victim} | {defense} | {texts} |"
+        lines.append((victim, defense, *(f"{row.accuracy:.2f} {row.method}" for row in best)))
+    yield markdown_table(("victim", "defense", *(f"B = {size}" for size in SIZES)), lines)
     texts = " | ".join(f"{chance_accuracy(size, CLASSES):.2f}" for size in SIZES)
     yield f"| | chance | {texts} |"
 
@@ -233,17 +227,13 @@ def strongest(rows: Sequence[Row]) -> Iterator[str]:
 def table(victim: str, size: int, rows: Sequence[Row]) -> Iterator[str]:
     """Yield one victim's table for one batch size."""
     yield f"\n## {victim}, B = {size}, chance {rows[0].chance:.2f}\n"
-    yield f"| defense | {' | '.join(METHODS)} |"
-    yield f"|---|{'---|' * len(METHODS)}"
+    lines = []
     for defense in DEFENSES:
         cells = {row.method: row for row in rows if row.defense == defense}
         if cells:
-            yield f"| {defense} | {' | '.join(cell_text(cells[column]) for column in METHODS)} |"
-
-
-def cell_text(row: Row) -> str:
-    """Return the accuracy with its interval."""
-    return f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]"
+            found = (cells[column] for column in METHODS)
+            lines.append((defense, *(interval_text(row.accuracy, row.low, row.high) for row in found)))
+    yield markdown_table(("defense", *METHODS), lines)
 
 
 def prior_images() -> Tensor:
@@ -260,7 +250,7 @@ def main() -> None:
     parser.add_argument("--data", help="Fashion-MNIST as .npz, with train_ and test_ arrays")
     path = parser.parse_args().data
     torch.set_num_threads(1)
-    data, rows = load_dataset(HELDOUT), read()
+    data, rows = load_dataset(HELDOUT), read_csv(RESULTS, Row)
     noise = torch.rand((DUMMIES, *SHAPE), generator=stream(SEED, "label dummies"))
     dummies = {"noise": noise, "prior": prior_images()}
     there = {(row.victim, row.defense) for row in rows}

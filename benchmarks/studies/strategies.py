@@ -12,15 +12,11 @@ that other work on the machine counts little.
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
-from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 
@@ -30,8 +26,9 @@ from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
 from ggl.audits.controls import choose_decoys
 from ggl.base.errors import InputError
-from ggl.base.files import write_atomically
 from ggl.base.random import stream, stream_seed
+from ggl.benchmarks.studies.strategies_cells import Row, StudyCell
+from ggl.benchmarks.studies.tables import read_csv, write_csv
 from ggl.datasets.loading import load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
@@ -100,50 +97,6 @@ EQUAL_TIME = 3_450
 """Evaluations of Adam that take the CPU time of the default's 10,000, from the seconds of earlier rows."""
 
 RESULTS = Path(__file__).parents[1] / "results" / "strategies.csv"
-Key: TypeAlias = tuple[str, str, str, int]
-"""Victim, defense, strategy with its latent rule, budget."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one search had found within one budget."""
-
-    victim: str
-    defense: str
-    strategy: str
-    budget: int
-    image: int
-    seed: int
-    loss: float
-    psnr: float
-    rank: int
-    seconds: float
-
-    @property
-    def key(self) -> Key:
-        """Return what the row shares with the other images and seeds."""
-        return self.victim, self.defense, self.strategy, self.budget
-
-
-@dataclass(frozen=True)
-class StudyCell:
-    """One strategy against one victim and defense, scored at each of some budgets, the last the longest."""
-
-    victim: str
-    defense: str
-    strategy: str
-    budgets: tuple[int, ...]
-    latents: str | None = None
-
-    @property
-    def label(self) -> str:
-        """Return the strategy with its latent rule, where that is not the prior's own."""
-        return f"{self.strategy}, {self.latents}" if self.latents else self.strategy
-
-    @property
-    def keys(self) -> list[Key]:
-        """Return the keys of the cell's rows."""
-        return [(self.victim, self.defense, self.label, budget) for budget in self.budgets]
 
 
 def plan(only: Sequence[str] = ()) -> list[StudyCell]:
@@ -208,23 +161,10 @@ def _is_possible(strategy: str, budget: int) -> bool:
     return True
 
 
-def read_rows(path: Path = RESULTS) -> list[Row]:
-    """Return the rows that are there."""
-    if not path.exists():
-        return []
-    kinds = {field.name: field.type for field in fields(Row)}
-    with path.open(newline="") as file:
-        return [Row(**{k: kinds[k](v) for k, v in row.items()}) for row in csv.DictReader(file)]  # type: ignore[operator]
-
-
 def write_rows(rows: Iterable[Row], path: Path = RESULTS) -> None:
     """Write rows, sorted, atomically."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: (row.key, row.image, row.seed)))
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
+    write_csv(path, Row, sorted(rows, key=lambda row: (row.key, row.image, row.seed)))
 
 
 class Bench:
@@ -300,7 +240,7 @@ def _rows(
 
 def run(workers: int, only: Sequence[str]) -> None:
     """Run every cell whose rows are missing, in the order of the plan."""
-    rows = read_rows()
+    rows: list[Row] = read_csv(RESULTS, Row)
     there = {row.key for row in rows}
     todo = [cell for cell in plan(only) if not there.issuperset(cell.keys)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

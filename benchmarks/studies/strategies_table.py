@@ -22,11 +22,10 @@ from ggl.benchmarks.studies.strategies import (
     PATTERN,
     RESULTS,
     SEEDS,
-    Key,
-    Row,
     labels,
-    read_rows,
 )
+from ggl.benchmarks.studies.strategies_cells import Key, Row
+from ggl.benchmarks.studies.tables import figure_text, markdown_table, read_csv
 from ggl.measures.statistics import Interval, bootstrap_mean
 
 LABELS = labels()
@@ -34,11 +33,17 @@ LABELS = labels()
 HEADER = """\
 # Strategies at equal evaluations
 
-Made by `python benchmarks/studies/strategies.py`, then `python benchmarks/studies/strategies_table.py`; the settings are in
+Made by `python benchmarks/studies/strategies.py`, \
+then `python benchmarks/studies/strategies_table.py`; the settings are in
 the first of the two, every search is a row of `strategies.csv`. Embedded prior, one image a gradient,
 cosine distance, adaptive attacker; ten images, three seeds each. A cell is PSNR in dB with its 95 %
 interval over images, then how many of the thirty searches' images rank the private one first of a hundred.
 """
+
+PATTERN_HEADINGS = (
+    *("victim", "its latents", "latents", "evaluations"),
+    *("lower loss", "median by", "higher PSNR", "by, dB"),
+)
 
 
 class Results:
@@ -60,25 +65,21 @@ def over_images(values: NDArray[np.float64]) -> Interval:
     return bootstrap_mean(values.mean(1))
 
 
-def _text(interval: Interval, form: str = ".1f") -> str:
-    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
 def psnr_table(results: Results, victim: str, defense: str) -> Iterator[str]:
     """Yield a table of PSNR and private images ranked first, a row a strategy."""
     rows = {label: [(victim, defense, label, budget) for budget in BUDGETS] for label in LABELS}
     there = {label: keys for label, keys in rows.items() if any(key in results.rows for key in keys)}
+    lines = [
+        (label, *(_psnr(results, key) if key in results.rows else "" for key in keys), _pace(results, keys))
+        for label, keys in there.items()
+    ]
     yield f"\n## {victim}, {defense}\n"
-    yield f"| strategy | {' | '.join(f'{budget:,}' for budget in BUDGETS)} | s per 1,000 |"
-    yield f"|---|{'---|' * len(BUDGETS)}---|"
-    for label, keys in there.items():
-        cells = [_psnr(results, key) if key in results.rows else "" for key in keys]
-        yield f"| {label} | {' | '.join(cells)} | {_pace(results, keys)} |"
+    yield markdown_table(("strategy", *(f"{budget:,}" for budget in BUDGETS), "s per 1,000"), lines)
 
 
 def _psnr(results: Results, key: Key) -> str:
     first = int((results.values(key, "rank") == 1).sum())
-    return f"{_text(over_images(results.values(key, 'psnr')))}, {first}/{len(results.rows[key])}"
+    return f"{figure_text(over_images(results.values(key, 'psnr')), '.1f')}, {first}/{len(results.rows[key])}"
 
 
 def _pace(results: Results, keys: Sequence[Key]) -> str:
@@ -91,41 +92,54 @@ def difference_table(results: Results, budget: int) -> Iterator[str]:
     """Yield each strategy's PSNR less the default's, paired, at one budget."""
     cells = [(victim, defense) for victim, defenses in DEFENSES.items() for defense in defenses]
     yield f"\n## PSNR less that of `{DEFAULT}`, dB, {budget:,} evaluations\n"
-    yield f"| strategy | {' | '.join(', '.join(cell) for cell in cells)} |"
-    yield f"|---|{'---|' * len(cells)}"
+    yield markdown_table(("strategy", *map(", ".join, cells)), _difference_rows(results, cells, budget))
+
+
+def _difference_rows(
+    results: Results, cells: Sequence[tuple[str, str]], budget: int
+) -> Iterator[Sequence[str]]:
     for label in LABELS:
         pairs = [((*cell, label, budget), (*cell, DEFAULT, budget)) for cell in cells]
         known = [results.rows.keys() >= set(pair) for pair in pairs]
         if label != DEFAULT and any(known):
             texts = [_difference(results, *pair) if k else "" for pair, k in zip(pairs, known, strict=True)]
-            yield f"| {label} | {' | '.join(texts)} |"
+            yield label, *texts
 
 
 def _difference(results: Results, key: Key, other: Key) -> str:
-    return _text(over_images(results.values(key, "psnr") - results.values(other, "psnr")), "+.1f")
+    less = results.values(key, "psnr") - results.values(other, "psnr")
+    return figure_text(over_images(less), "+.1f")
 
 
 def pattern_lines(results: Results) -> Iterator[str]:
     """Yield within which budget the default reaches what the published pattern ends at."""
     last = BUDGETS[-1]
     yield f"\n## `{DEFAULT}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
-    yield "| victim | its latents | latents | evaluations | lower loss | median by | higher PSNR | by, dB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield markdown_table(PATTERN_HEADINGS, _pattern_rows(results, last))
+
+
+def _pattern_rows(results: Results, last: int) -> Iterator[Sequence[str]]:
     for victim in DEFENSES:
         for its, rule in (("", ""), (", free", ", free"), (", free", ", tanh")):
             pattern = (victim, "none", PATTERN + its, last)
             for budget in sorted((*BUDGETS, *FINE)):
                 key = (victim, "none", DEFAULT + rule, budget)
                 if results.rows.keys() >= {pattern, key}:
-                    loss, psnr = (
-                        results.values(key, name).mean(1) - results.values(pattern, name).mean(1)
-                        for name in ("loss", "psnr")
-                    )
-                    yield (
-                        f"| {victim} | {its[2:] or 'shell:0.001'} | {rule[2:] or 'shell:0.001'} | {budget:,} "
-                        f"| {int((loss <= 0).sum())} of {loss.size} | {np.median(loss):+.5f} "
-                        f"| {int((psnr >= 0).sum())} of {psnr.size} | {np.median(psnr):+.1f} |"
-                    )
+                    latents = (its[2:] or "shell:0.001", rule[2:] or "shell:0.001")
+                    yield victim, *latents, f"{budget:,}", *_against(results, key, pattern)
+
+
+def _against(results: Results, key: Key, pattern: Key) -> Sequence[str]:
+    """Return for how many images the loss is lower and PSNR higher than the pattern's, and the medians."""
+    loss, psnr = (
+        results.values(key, name).mean(1) - results.values(pattern, name).mean(1) for name in ("loss", "psnr")
+    )
+    return (
+        f"{int((loss <= 0).sum())} of {loss.size}",
+        f"{np.median(loss):+.5f}",
+        f"{int((psnr >= 0).sum())} of {psnr.size}",
+        f"{np.median(psnr):+.1f}",
+    )
 
 
 def time_lines(results: Results, budget: int = 10_000) -> Iterator[str]:
@@ -134,12 +148,12 @@ def time_lines(results: Results, budget: int = 10_000) -> Iterator[str]:
     default = ("lenet", "none", DEFAULT, budget)
     contrasts = [("adam", EQUAL_TIME), ("adam", 2_000), ("l-bfgs", 500), ("l-bfgs", 2_000)]
     keys = [default, *(("lenet", "none", *contrast) for contrast in contrasts)]
-    yield "| strategy | evaluations | s a search | PSNR less the default's, dB |"
-    yield "|---|---|---|---|"
+    lines = []
     for key in keys if default in results.rows else []:
         if key in results.rows:
             seconds = float(results.values(key, "seconds").mean())
-            yield f"| {key[2]} | {key[3]:,} | {seconds:.1f} | {_difference(results, key, default)} |"
+            lines.append((key[2], f"{key[3]:,}", f"{seconds:.1f}", _difference(results, key, default)))
+    yield markdown_table(("strategy", "evaluations", "s a search", "PSNR less the default's, dB"), lines)
 
 
 def page(results: Results) -> str:
@@ -155,7 +169,7 @@ def page(results: Results) -> str:
 
 def main() -> None:
     """Write the page."""
-    results = Results(read_rows())
+    results = Results(read_csv(RESULTS, Row))
     write_atomically(RESULTS.with_suffix(".md"), page(results).encode())
 
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ggl.base.files import write_atomically
+from ggl.measures.statistics import Interval
 
 __all__ = ["SPACED", "figure_text", "interval_text", "markdown_table", "read_csv", "write_csv"]
+
+Figure: TypeAlias = Interval | Mapping[str, Any]
 
 SPACED = " --- "
 """A rule under the headings that is spaced like the other lines."""
@@ -43,20 +46,25 @@ def interval_text(
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def figure_text(figure: Mapping[str, Any] | None, form: str = ".2f", missing: str = "") -> str:
-    """Return the text of a figure as results have it, under "mean", "low" and "high"; None is `missing`."""
+def figure_text(figure: Figure | None, form: str = ".2f", missing: str = "") -> str:
+    """Return the text of an interval, or of what one is in JSON; None is `missing`."""
     if figure is None:
         return missing
-    return interval_text(figure["mean"], figure["low"], figure["high"], form, missing)
+    known = figure.to_dict() if isinstance(figure, Interval) else figure
+    return interval_text(known["mean"], known["low"], known["high"], form, missing)
 
 
 def read_csv(path: Path, kind: type[Any]) -> list[Any]:
-    """Return the rows of a dataclass that were written by `write_csv`, none where there is no file."""
+    """Return the rows of a dataclass that `write_csv` wrote, none where there is no file.
+
+    Its fields are strings, integers, floats or booleans, never None.
+    """
     if not path.exists():
         return []
     readers = {field.name: READERS[field.type] for field in fields(kind)}
     with path.open(newline="") as file:
-        return [kind(**{key: readers[key](text) for key, text in row.items()}) for row in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
+    return [kind(**{key: readers[key](text) for key, text in line.items()}) for line in lines]
 
 
 def write_csv(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:

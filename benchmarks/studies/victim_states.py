@@ -3,7 +3,7 @@
     python benchmarks/studies/victim_states.py --data PATH/fashion-mnist.npz
 
 Each victim is trained on the training split, padded to the prior's 32 px. Gradient norms, one held-out image
-a gradient, and their ratios to those under a wrong label, as `ggl.convergence` has them, are of
+a gradient, and their ratios to those under a wrong label, as `ggl.gradients.convergence` has them, are of
 `GRADIENT_IMAGES`; the audit is of `IMAGES` of them by CMA-ES, with every control. All states face the same
 images, controls, and ceiling. A table of its own says what single precision does to small gradients. About
 four minutes of one core.
@@ -11,12 +11,9 @@ four minutes of one core.
 
 import argparse
 import copy
-import csv
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from io import StringIO
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,8 @@ from torch import Tensor, nn
 
 import ggl
 from ggl.base.files import write_atomically
-from ggl.base.random import stream
+from ggl.benchmarks.studies.single_precision import rounding, section
+from ggl.benchmarks.studies.tables import SPACED, interval_text, markdown_table, write_csv
 from ggl.costs.federated import accuracy
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
@@ -45,8 +43,6 @@ MODES = {"lenet": ("eval",), "lenet-bn": ("eval", "train")}
 DEFENSES = {"lenet": ("none", "noise:0.01"), "lenet-bn": ("none",)}
 IMAGES, BUDGET, CEILING_BUDGET, STRATEGY = 8, 500, 500, "cma-es"
 GRADIENT_IMAGES = 100
-SHARPEN, BINS = (1, 2, 4, 8), tuple(10.0**k for k in range(-9, 1))
-ROUNDING_IMAGES, NEAR, OTHERS = 60, 0.02, 6
 RESULTS = Path(__file__).parents[1] / "results"
 WIDTH = 12
 
@@ -185,112 +181,27 @@ def states(name: str, training: Dataset) -> Iterator[tuple[int, nn.Module]]:
         yield state.step, trained
 
 
-def rounding(model: nn.Module, data: Dataset) -> Iterator[Sequence[str]]:
-    """Yield, by bins of the ratio, what single precision does to cosine distances: medians over images.
-
-    The head's weights are multiplied by `SHARPEN` to reach small ratios.
-    """
-    rows = pick_private(data.labels, ROUNDING_IMAGES, SEED)
-    found = []
-    for factor in SHARPEN:
-        sharp = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in sharp.get_submodule("fc").parameters():
-                parameter.mul_(factor)
-        single, double = GradientOracle(sharp), GradientOracle(copy.deepcopy(sharp).double())
-        ratios = gradient_health(double, data.images[rows].double(), data.labels[rows]).ratios
-        found += [
-            (ratio, *_rounding(single, double, data, int(row)))
-            for ratio, row in zip(ratios, rows, strict=True)
-        ]
-    table = np.array(found)
-    for low, high in pairwise(BINS):
-        inside = table[(table[:, 0] >= low) & (table[:, 0] < high)]
-        if len(inside):
-            medians = np.nanmedian(inside[:, 1:], axis=0)
-            yield (f"{low:.0e} to {high:.0e}", str(len(inside)), *(f"{x:.1e}" for x in medians))
-
-
-def _rounding(
-    single: GradientOracle, double: GradientOracle, data: Dataset, row: int
-) -> tuple[float, float, float]:
-    """Return three distances from an image's gradient in double precision to what single precision gives.
-
-    That of its own gradient, the relative error of a near candidate's, and that of the nearest of a few
-    other images of the class.
-    """
-    image, label = data.images[row], data.labels[row : row + 1]
-    others = (data.labels == label).nonzero()[:, 0]
-    noise = torch.randn(image.shape, generator=stream(SEED, "near", row))
-    near = (image + NEAR * noise).clamp(0, 1)
-    candidates = torch.stack([image, near, *data.images[others[others != row][:OTHERS]]])
-    exact = double.gradient(image[None].double(), label)
-    rounded = single.gradient(image[None], label)
-    target = {name: g.double() for name, g in rounded.items()}
-    own = 1 - _cosine(target, exact)
-    distances = double.score(candidates.double(), label, exact, "cosine").detach()
-    if not any(g.any() for g in rounded.values()):
-        return own, np.nan, float(distances[2:].min())
-    seen = float(single.score(candidates[1:2], label, rounded, "cosine")[0].detach())
-    return own, abs(seen / float(distances[1]) - 1), float(distances[2:].min())
-
-
-def _cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    first, second = (torch.cat([g[name].flatten() for name in a]) for g in (a, b))
-    return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return every figure."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
-
-
 HEADINGS = (
     *("victim", "state", "mode", "accuracy", "norm: smallest", "median", "quartiles", "ratio, median"),
     *("defense", "leak score", "identified", "PSNR", "verdict"),
 )
 
 
-ROUNDING = ("ratio", "images", "cosine distance, single to double", "error of a near candidate's", "another")
-
-
 def as_markdown(rows: Sequence[Row], rounded: Sequence[Sequence[str]]) -> str:
     """Return the page."""
     states = ", ".join(f"{step} ({name})" for step, name in MARKS.items())
     settings = (
-        f"`python benchmarks/studies/victim_states.py --data fashion-mnist.npz`: {IMAGES} held-out Fashion-MNIST "
-        f"images, one a gradient, prior {PRIOR}, {STRATEGY}, {BUDGET} evaluations, ceiling by "
-        f"{CEILING_BUDGET}, seed {SEED}. States after {states} steps of {BATCH_SIZE} images. Norms, and "
-        f"ratios to those under a wrong label, of {GRADIENT_IMAGES} held-out images. Leak score and "
-        "identification with 95 % intervals."
+        f"`python benchmarks/studies/victim_states.py --data fashion-mnist.npz`: {IMAGES} held-out "
+        f"Fashion-MNIST images, one a gradient, prior {PRIOR}, {STRATEGY}, {BUDGET} evaluations, "
+        f"ceiling by {CEILING_BUDGET}, seed {SEED}. States after {states} steps of {BATCH_SIZE} images. "
+        f"Norms, and ratios to those under a wrong label, of {GRADIENT_IMAGES} held-out images. "
+        "Leak score and identification with 95 % intervals."
     )
-    title, measured = "# The victim's state and the leak", table(HEADINGS, map(_cells, rows))
-    return "\n\n".join((title, settings, measured, _rounding_text(rounded)))
-
-
-def _rounding_text(rounded: Sequence[Sequence[str]]) -> str:
-    factors = ", ".join(map(str, SHARPEN))
-    settings = (
-        f"The last LeNet, its head times {factors}, on {ROUNDING_IMAGES} held-out images: medians of the "
-        "cosine distance between an image's gradients in single and in double precision, of the relative "
-        f"error of a near candidate's distance (noise of {NEAR} on the image), and of the distance of the "
-        f"nearest of {OTHERS} other images of the class."
-    )
-    return f"## Single precision\n\n{settings}\n\n{table(ROUNDING, rounded)}\n"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    measured = markdown_table(HEADINGS, map(_cells, rows), SPACED)
+    return "\n\n".join(("# The victim's state and the leak", settings, measured, section(rounded)))
 
 
 def _cells(row: Row) -> Sequence[str]:
-    leak = "undefined" if row.leak_score is None else _interval(row.leak_score, row.leak_low, row.leak_high)
     return (
         row.victim,
         f"{row.state} ({row.step})",
@@ -301,15 +212,11 @@ def _cells(row: Row) -> Sequence[str]:
         f"{row.norm_lower_quartile:.2g} to {row.norm_upper_quartile:.2g}",
         f"{row.ratio_median:.2g}",
         row.defense,
-        leak,
-        _interval(row.identified, row.identified_low, row.identified_high),
+        interval_text(row.leak_score, row.leak_low, row.leak_high, missing="undefined"),
+        interval_text(row.identified, row.identified_low, row.identified_high),
         f"{row.psnr:.1f}",
         row.verdict,
     )
-
-
-def _interval(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main() -> None:
@@ -328,12 +235,12 @@ def main() -> None:
     for name in BUILDERS:
         for step, model in states(name, training):
             if (name, step) == ("lenet", max(MARKS)):
-                rounded = list(rounding(model, setting.heldout))
+                rounded = list(rounding(model, setting.heldout, SEED))
             for mode in MODES[name]:
                 for row in setting.rows(name, step, model.train(mode == "train")):
                     rows.append(row)
                     print(f"{time.process_time():.0f} s: {' | '.join(_cells(row))}", flush=True)
-    write_atomically(arguments.out / "victim-states.csv", as_csv(rows).encode())
+    write_csv(arguments.out / "victim-states.csv", Row, rows)
     write_atomically(arguments.out / "victim-states.md", as_markdown(rows, rounded).encode())
 
 

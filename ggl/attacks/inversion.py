@@ -76,8 +76,8 @@ def attack(
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
             some defenses are met by further ones (`Defense.attackers`).
         distance: "cosine" or "l2".
-        latents: how searched coordinates become latents, as `ggl.latents.load_latents` reads it; by default
-            the prior's own rule.
+        latents: how searched coordinates become latents, as `ggl.attacks.latents.load_latents` reads it;
+            by default the prior's own rule.
         label_rule: one of `LABEL_RULES`; by default "known" where `labels` are given, else "searched".
         budget: objective evaluations, all restarts together.
         seed: of every random draw.

@@ -93,7 +93,7 @@ def reconstruct(
 
     Args:
         victim: the model before the update, in the mode that the client trained it in.
-        shared: the update in units of gradients, as `ggl.captured` gives it.
+        shared: the update in units of gradients, as `ggl.captured_update` gives it.
         prior: the attacker's generator.
         pool: images (k, c, h, w) in [0, 1] of the same domain and their labels; controls come from here.
         batch_size: images of the client; of no effect where `labels` are given.

@@ -161,14 +161,14 @@ def test_a_stopped_attack_resumes_bit_for_bit(run, tmp_path, strategy, generatio
 VICTIM_OF_A_KILL = """
 import sys, time
 from pathlib import Path
-import ggl.search
-from ggl.attack import Target, attack_many
+import ggl.attacks.search
+from ggl.attacks.inversion import Target, attack_many
 from ggl.base.weights import load_tensors
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle
 from ggl.victims import load_victim
 
-ggl.search.CHECKPOINT_SECONDS = 0
+ggl.attacks.search.CHECKPOINT_SECONDS = 0
 folder, slow = Path(sys.argv[1]), len(sys.argv) > 2
 oracle = GradientOracle(load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0))
 shared = load_tensors(folder / "shared.safetensors")

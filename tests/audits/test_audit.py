@@ -366,8 +366,8 @@ def test_a_dead_victim_is_refused(data, prior):
 
 
 PROGRAM = """
-import sys, ggl.audit, ggl.search
-ggl.search.CHECKPOINT_SECONDS = 0.0
+import sys, ggl.audits.audit, ggl.attacks.search
+ggl.attacks.search.CHECKPOINT_SECONDS = 0.0
 sys.modules["ggl.audits.audit"].CEILING_BUDGET = 200
 sys.argv = ["ggl", "audit", "--images", "2", "--budget", "96", "--defense", "none", "--defense", "noise:0.1"]
 sys.argv += ["--strategy", "cma-es", "--strategy", "adam", "--device", "cpu", *EXTRA]

@@ -55,7 +55,7 @@ def advance(strategy, objective, generations):
 
 
 def spend(strategy, objective, budget):
-    """Search as the loop of `ggl.search` does, and return the generations."""
+    """Search as the loop of `ggl.attacks.search` does, and return the generations."""
     rows, spent = [], 0
     while not strategy.stopped and spent + strategy.batch_size <= budget:
         rows += advance(strategy, objective, 1)

@@ -23,8 +23,8 @@ from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.measures.statistics import bootstrap_mean
 from ggl.prior_reports import inversion as prior_inversion
-from ggl.prior_reports.inversion import DRAWS, Inverter
-from ggl.prior_reports.page import grid, render
+from ggl.prior_reports.inversion import DRAWS, Inverter, means_of_others
+from ggl.prior_reports.page import grid, render, save
 from ggl.prior_reports.report import prior_report, slerp
 
 BUDGET = 48
@@ -70,7 +70,7 @@ def report(prior, heldout):
 @pytest.fixture(scope="module")
 def folder(report, tmp_path_factory):
     path = tmp_path_factory.mktemp("prior")
-    report.save(path)
+    save(report, path)
     return path
 
 
