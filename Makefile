@@ -1,4 +1,4 @@
-# make demo | test | lint | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
+# make demo | test | test-slow | lint | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +7,17 @@ INSTALLED := $(VENV)/.installed
 # Trust what the machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: demo test lint reproduce-smoke lock clean
+.PHONY: demo test test-slow lint reproduce-smoke lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ggl demo
 
+# The whole product, and then what takes long: clusters, processes that are killed, large networks.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+
+test-slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from ggl.measures.statistics import Interval
 
 __all__ = ["SPACED", "figure_text", "interval_text", "markdown_table", "read_csv", "write_csv"]
 
+Number: TypeAlias = float | int | None
 Figure: TypeAlias = Interval | Mapping[str, Any]
 
 SPACED = " --- "
@@ -32,9 +33,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], rule:
     return "\n".join([first, f"|{f'{rule}|' * len(headings)}", *others])
 
 
-def interval_text(
-    mean: float | None, low: float | None, high: float | None, form: str = ".2f", missing: str = ""
-) -> str:
+def interval_text(mean: Number, low: Number, high: Number, form: str = ".2f", missing: str = "") -> str:
     """Return "mean [low, high]".
 
     Bounds that are None or NaN are left out; a mean that is None is `missing`, whatever the bounds.

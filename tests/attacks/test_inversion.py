@@ -181,6 +181,7 @@ attack_many(
 """
 
 
+@pytest.mark.slow("kills and resumes")
 def test_a_killed_attack_resumes_to_the_result_of_an_uninterrupted_one(oracle, targets, prior, tmp_path):
     """kill -9 in the middle, at whatever moment; the checkpoint in the folder is all that is left."""
     from ggl.base.weights import save_tensors

@@ -63,6 +63,7 @@ def decibels_of(contrast, budget):
     return -10 * math.log10((result.images - image).square().mean().item())
 
 
+@pytest.mark.slow("a long search of pixels")
 @pytest.mark.parametrize(("name", "budget", "bound"), [("idlg", 100, 30), ("ig", 250, 20)])
 def test_an_undefended_image_is_recovered(name, budget, bound):
     assert decibels_of(CONTRASTS[name], budget) > bound

@@ -387,6 +387,7 @@ def outcome(folder):
     return result, pictures
 
 
+@pytest.mark.slow("kills and resumes")
 def test_killed_at_any_moment_and_resumed_the_result_is_identical(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command("--out", str(whole)), check=True, capture_output=True)

@@ -125,6 +125,7 @@ def test_the_closed_form_is_for_one_image_and_one_step(audit):
     assert {cell.attacker for cell in report.cells} == {"naive"}
 
 
+@pytest.mark.slow("a long search of pixels")
 def test_contrasts_search_pixels(audit):
     report = audit(ROWS[:2], strategies=["random", "ig", "idlg", "dlg"], batch_size=1, budget=60)
     own, *contrasts = report.cells

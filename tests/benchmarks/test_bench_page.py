@@ -19,9 +19,12 @@ from ggl.benchmarks.report import render
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason=f"no browser: CHROMIUM is not set, none of {', '.join(NAMES)} is on PATH"
-)
+pytestmark = [
+    pytest.mark.slow("starts a browser"),
+    pytest.mark.skipif(
+        BROWSER is None, reason=f"no browser: CHROMIUM is not set, none of {', '.join(NAMES)} is on PATH"
+    ),
+]
 
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),

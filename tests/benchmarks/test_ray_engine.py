@@ -12,9 +12,12 @@ from ggl.benchmarks.sweeps.ray_engine import RayEngine
 
 pytest.importorskip("ray")
 # Ray's own code: open sockets and logs at its end, and what it still calls in the standard library.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow("starts a Ray cluster"),
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -212,6 +212,7 @@ def fail(number):
     return number
 
 
+@pytest.mark.slow("starts worker processes")
 def test_local_workers_give_results_failures_and_survive_a_death():
     engine = LocalEngine(2)
     try:
@@ -233,6 +234,7 @@ def test_local_workers_give_results_failures_and_survive_a_death():
     }
 
 
+@pytest.mark.slow("starts worker processes")
 def test_a_worker_that_died_while_idle_is_replaced():
     engine = LocalEngine(1)
     try:
@@ -311,6 +313,7 @@ def without_workers(folder):
     return subprocess.Popen([sys.executable, "-c", IN_PROCESS, str(folder)], cwd=Path(__file__).parent)
 
 
+@pytest.mark.slow("kills a sweep of 200 cells ten times")
 def test_killed_at_ten_moments_and_resumed_the_store_is_the_same(many, tmp_path):
     folder = tmp_path / "killed"
     chance = random.Random(0)
@@ -341,6 +344,7 @@ def wait_for_the_end_of(workers):
         time.sleep(0.05)
 
 
+@pytest.mark.slow("runs a sweep of 200 cells twice")
 def test_two_runners_of_one_store_share_its_cells(many, tmp_path):
     folder = tmp_path / "two"
     both = [bench("run", many / "many.toml", "--store", folder, "--workers", 1) for _ in range(2)]

@@ -13,6 +13,8 @@ import ggl
 from ggl.captures.learning_rate import check_learning_rate
 from ggl.captures.update import captured_update
 
+pytestmark = pytest.mark.slow("runs the examples as processes: Flower, Opacus")
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 RATE = 0.1
 

@@ -222,7 +222,13 @@ def test_it_follows_another_defense_in_a_composition():
     assert view.ignored == {"5.weight"}
 
 
-@pytest.mark.parametrize("name", victims.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow("a ResNet-18's Jacobian")] if "resnet" in name else [])
+        for name in victims.names()
+    ],
+)
 def test_every_victim_can_be_defended(name):
     """A column is zero before only where its feature is; those go last: the count is of the others."""
     size = 32 if name == "resnet18-imagenet" else 8

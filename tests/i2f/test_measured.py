@@ -58,6 +58,7 @@ def test_progress(setting):
     assert seen == [(1, 2), (2, 2)]
 
 
+@pytest.mark.slow("a long search of pixels")
 def test_ig_finds_less_the_stronger_the_noise(setting):
     victim, _, _ = setting
     coarse = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
