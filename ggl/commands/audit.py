@@ -102,26 +102,15 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             inputs.victim.to(device),
             inputs.images,
             inputs.labels,
-            prior=inputs.prior,
             defenses=plan.defenses,
             strategies=plan.strategies,
             attackers=plan.attackers,
-            budget=plan.budget,
             ceiling_budget=plan.ceiling_budget,
-            seed=plan.seed,
             decoys=(inputs.pool.images, inputs.pool.labels),
-            distance=plan.distance,
-            latents=plan.latents,
             batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
             label_rule=plan.label_rule or "known",
-            local=inputs.local,
             captured=None if inputs.shared is None else [inputs.shared],
-            backend=plan.backend,
-            precision=plan.precision,
-            round=plan.round,
-            rounds=plan.rounds,
-            checkpoints=plan.out / CHECKPOINTS,
-            progress=stage,
+            **_common(plan, inputs, stage),
         )
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
 
@@ -131,7 +120,6 @@ def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: S
     found = reconstruct(
         inputs.victim.to(device),
         inputs.shared or {},
-        prior=inputs.prior,
         pool=(inputs.pool.images, inputs.pool.labels),
         batch_size=plan.batch_size,
         labels=inputs.labels,
@@ -139,19 +127,27 @@ def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: S
         defense=plan.defenses[0],
         attacker=plan.attackers[0],
         strategy=plan.strategies[0],
-        distance=plan.distance,
-        latents=plan.latents,
-        local=inputs.local,
-        budget=plan.budget,
-        seed=plan.seed,
-        backend=plan.backend,
-        precision=plan.precision,
-        round=plan.round,
-        rounds=plan.rounds,
-        checkpoints=plan.out / CHECKPOINTS,
-        progress=stage,
+        **_common(plan, inputs, stage),
     )
     return replace(found, settings={**found.settings, **_asked(plan, inputs)})
+
+
+def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
+    """Return the options that audits and reconstructions share."""
+    return {
+        "prior": inputs.prior,
+        "distance": plan.distance,
+        "latents": plan.latents,
+        "local": inputs.local,
+        "budget": plan.budget,
+        "seed": plan.seed,
+        "backend": plan.backend,
+        "precision": plan.precision,
+        "round": plan.round,
+        "rounds": plan.rounds,
+        "checkpoints": plan.out / CHECKPOINTS,
+        "progress": stage,
+    }
 
 
 def _asked(plan: AuditPlan, inputs: Inputs) -> dict[str, object]:
