@@ -24,7 +24,16 @@ BUDGET = 96
 
 # The loop's side of the contract; tests/optimizers holds every strategy to its own.
 STRATEGIES = ["cma-es", "sep-cma-es", "pycma", "random", "adam"]
-each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+FIRST = {"cma-es", "adam"}
+"""A group of tensors, and searches side by side that need gradients; the others are left to the long lane."""
+
+each_strategy = pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(s, marks=[] if s in FIRST else [pytest.mark.slow("one more strategy")])
+        for s in STRATEGIES
+    ],
+)
 
 
 class StoppedError(Exception):
@@ -331,6 +340,7 @@ def test_a_batch_of_two_gives_two_images(oracle, private, prior):
         assert torch.equal(result.images, prior.decode(result.latents, labels))
 
 
+@pytest.mark.slow("long searches, compared")
 def test_an_adaptive_attacker_beats_a_naive_one_under_clipping(oracle, private, targets, prior):
     """Under l2 a naive attacker looks for an image of small gradient, which the private one has not."""
     defense = load_defense("clip:0.05")

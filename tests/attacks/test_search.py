@@ -14,7 +14,13 @@ DIM = 6
 # The loop's side of the contract; tests/optimizers holds every strategy to its own.
 STRATEGIES = ["cma-es", "sep-cma-es", "pycma", "random", "adam"]
 each_strategy = pytest.mark.parametrize("name", STRATEGIES)
-every_strategy = pytest.mark.parametrize("name", strategies.names())
+every_strategy = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow("fits Gaussian processes")] if name == "bo" else [])
+        for name in strategies.names()
+    ],
+)
 
 
 class StoppedError(Exception):

@@ -43,6 +43,7 @@ def cell_of(report, defense, attacker="naive"):
     return next(c for c in result if (c["defense"], c["attacker"]) == (defense, attacker))
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_an_undefended_gradient_leaks(report):
     cell = cell_of(report, "none")
     assert cell["leaks"]
@@ -51,6 +52,7 @@ def test_an_undefended_gradient_leaks(report):
     assert cell["label_recovery"]["mean"] == 1.0
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_the_controls_are_at_chance(report):
     cell = cell_of(report, "none")
     for control in ("sibling", "noise"):
@@ -60,17 +62,20 @@ def test_the_controls_are_at_chance(report):
         assert found["leak_score"]["high"] < cell["leak_score"]["low"]
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_heavy_noise_shows_no_leak(report):
     cell = cell_of(report, "noise:30")
     assert not cell["leaks"]
     assert cell["identification"]["mean"] <= 0.25
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_reading_the_mask_off_the_zeros_recovers_more(report):
     naive, adaptive = (cell_of(report, "prune:0.99", attacker) for attacker in ("naive", "adaptive"))
     assert adaptive["mse"]["mean"] < naive["mse"]["mean"]
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_attackers_are_one_where_a_defense_leaves_nothing_to_adapt_to(report):
     pairs = [(c["defense"], c["attacker"]) for c in report.to_dict()["results"]]
     assert pairs == [
@@ -81,6 +86,7 @@ def test_attackers_are_one_where_a_defense_leaves_nothing_to_adapt_to(report):
     ]
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_attackers_are_one_where_the_distance_does_not_see_what_they_do(data, prior):
     victim = ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
     settings = {"prior": prior, "defenses": ["clip:1"], "attackers": ["naive", "informed"], "budget": 16}
@@ -90,6 +96,7 @@ def test_attackers_are_one_where_the_distance_does_not_see_what_they_do(data, pr
         assert [cell.attacker for cell in report.cells] == expected
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_few_images_and_no_last_layer_are_undecided(data, prior):
     victim = torch.nn.Sequential(torch.nn.Conv2d(1, 10, 4, stride=4), torch.nn.AdaptiveAvgPool2d(1))
     victim.append(torch.nn.Flatten())
@@ -99,10 +106,12 @@ def test_few_images_and_no_last_layer_are_undecided(data, prior):
     assert cell["label_recovery"]["mean"] == 0.0
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_the_ceiling_is_above_the_attack(report):
     assert report.to_dict()["ceiling"]["psnr"]["mean"] > cell_of(report, "none")["psnr"]["mean"]
 
 
+@pytest.mark.slow("an audit of eight images that shows something")
 def test_a_saved_report_holds_json_page_and_pictures(report, tmp_path):
     report.save(tmp_path / "out")
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -115,6 +124,7 @@ def test_a_saved_report_holds_json_page_and_pictures(report, tmp_path):
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 8 * (2 + 3 * len(result["results"]))
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_trained_batch_norm_victims_and_two_strategies(data, prior):
     victim = ggl.load_victim("mlp", in_channels=1, num_classes=10, image_size=32, seed=0)
     report = ggl.audit(
@@ -179,6 +189,7 @@ def test_the_private_image_matches_its_own_gradient_and_not_a_noisy_one(audited,
     assert image["match_of_private"] == plain.matches["private"][0]
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_all_is_every_attacker_that_differs(audited, mlp):
     """Informed is adaptive to all three; a victim without noise has nothing to average or match."""
     names = ["none", "soteria:0.8", "precode:16,beta=0.001"]
@@ -215,6 +226,7 @@ def test_the_analytic_attacker_needs_such_a_layer(audited, victim):
         audited(victim, attackers=["analytic"])
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_an_attacker_that_a_defense_does_not_know_is_adaptive_to_it(audited, victim):
     report = audited(victim, defenses=["prune:0.9", "soteria:0.8"], attackers=["drop"])
     assert attackers_of(report, "prune:0.9") == ["adaptive"]
@@ -297,12 +309,14 @@ class Doubled(ggl.Defense):
         return View({name: g / 2 for name, g in observed.items()})
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_attackers_that_differ_in_a_tensor_alone_are_two(audited, victim):
     report = audited(victim, defenses=[Shifted(), Doubled()], attackers=["naive", "adaptive", "informed"])
     assert attackers_of(report, "shifted") == ["naive", "adaptive", "informed"]
     assert attackers_of(report, "doubled") == ["naive", "adaptive"]
 
 
+@pytest.mark.slow("an audit with its ceiling")
 def test_the_round_reaches_the_defense(audited, victim):
     """OUTPOST perturbs every gradient of round 0, and of round 10^9 none."""
     first, last = (audited(victim, defenses=["outpost"], round=r, rounds=2 * 10**9) for r in (0, 10**9))

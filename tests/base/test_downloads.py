@@ -112,6 +112,7 @@ def test_without_a_hash_a_download_starts_anew(server, tmp_path, part):
     assert server.asked == [None]
 
 
+@pytest.mark.slow("waits for answers")
 @pytest.mark.parametrize(
     "answer",
     [

@@ -145,6 +145,7 @@ def test_lines_give_the_time_and_mark_what_grows(spec: Spec) -> None:
     assert any(re.match(r"  adam: \d.* s, 2\.00 s per 1,000$", line) for line in lines)
 
 
+@pytest.mark.slow("measures time")
 def test_a_true_calibration_tells_cheap_from_costly() -> None:
     text = (
         TEXT.replace('"random", "adam", "bo"', '"random", "adam", "pycma"')

@@ -195,6 +195,7 @@ def test_the_page_gives_both_conventions_and_the_cost():
     assert f"| main | 720 | 1e+03 | {720 / 1000 / 3600:.3g} |" in page
 
 
+@pytest.mark.slow("a page of 220 cells, twice")
 def test_reproduce_writes_the_same_page_and_tables_again(tmp_path, made):
     out, page, results = tmp_path / "out", tmp_path / "docs" / "ggl.md", tmp_path / "results"
     notes = []

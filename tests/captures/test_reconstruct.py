@@ -34,6 +34,7 @@ def found(run):
     return run(strategy="adam:starts=2")
 
 
+@pytest.mark.slow("thirteen attacks")
 def test_a_real_update_stands_out_from_its_controls(found):
     assert found.results[0].labels.tolist() == [1, 8]
     assert found.stands_out
@@ -45,6 +46,7 @@ def test_a_real_update_stands_out_from_its_controls(found):
     assert gaps[1:7].min() > gaps[7:].max()
 
 
+@pytest.mark.slow("thirteen attacks")
 def test_nothing_is_scored(found):
     result = found.to_dict()
     assert "leak_score" not in json.dumps(result)
@@ -55,6 +57,7 @@ def test_nothing_is_scored(found):
     assert captured["match_to_captured"] == captured["match_to_own"] == result["match"]
 
 
+@pytest.mark.slow("thirteen attacks")
 def test_noise_does_not_stand_out_and_the_settings_are_doubted(run, data, victim):
     own = ggl.GradientOracle(victim).observe(data.images[:2], data.labels[:2])
     noise = noise_gradient(own, torch.Generator().manual_seed(0))
@@ -64,12 +67,14 @@ def test_noise_does_not_stand_out_and_the_settings_are_doubted(run, data, victim
     assert found.gap.mean < found.gaps()[1:7].min()
 
 
+@pytest.mark.slow("thirteen attacks, twice")
 def test_the_same_twice(run):
     one, two = (run(strategy="random", budget=40) for _ in range(2))
     assert torch.equal(one.results[0].images, two.results[0].images)
     assert one.to_dict() | {"timing": 0} == two.to_dict() | {"timing": 0}
 
 
+@pytest.mark.slow("thirteen attacks")
 def test_what_is_saved(found, tmp_path):
     result = found.save(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == result

@@ -308,6 +308,7 @@ def difference(images, labels, rate, steps, momentum=0.0):
     return {name: before[name] - p.detach() for name, p in victim.named_parameters()}
 
 
+@pytest.mark.slow("twelve trainings simulated")
 @pytest.mark.parametrize("label", [2, 7])
 @pytest.mark.parametrize(("steps", "momentum"), [(1, 0.0), (4, 0.0), (4, 0.9)])
 @pytest.mark.parametrize("rate", [0.03, 0.1])

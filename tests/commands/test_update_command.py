@@ -56,6 +56,7 @@ def test_with_the_images_an_update_is_scored(ggl, captured, tmp_path):
     assert "2 images" in output
 
 
+@pytest.mark.slow("thirteen attacks")
 def test_without_the_images_nothing_is_scored(ggl, captured, tmp_path):
     out = tmp_path / "out"
     options = ["--lr", RATE, "--private-labels", "0,1"]
@@ -69,6 +70,7 @@ def test_without_the_images_nothing_is_scored(ggl, captured, tmp_path):
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow("forty trainings simulated")
 def test_a_learning_rate_that_nobody_says_is_estimated(ggl, captured, tmp_path):
     out = tmp_path / "out"
     options = ["--lr", "estimate", "--private-labels", "0,1"]

@@ -20,6 +20,7 @@ def spend(defense, layers=1, **changes):
     return spending(defense, layers=layers, **given)
 
 
+@pytest.mark.slow("composes thousands of rounds")
 @pytest.mark.parametrize(
     ("defense", "layers", "expected"),
     [

@@ -198,6 +198,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow("three backends")
 @pytest.mark.parametrize("case", WRAPPED)
 def test_the_backends_agree(case):
     name, defense = WRAPPED[case]

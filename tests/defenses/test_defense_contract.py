@@ -300,6 +300,7 @@ def scores_of_images(name, attacker="adaptive", private=0, candidates=20):
     return oracle.score(images, label, defense.view(shared, attacker, oracle.model), "cosine")
 
 
+@pytest.mark.slow("searches, compared")
 @pytest.mark.parametrize(
     "name",
     [

@@ -89,6 +89,7 @@ def draw(prior, n, seed=0):
     return prior.sample(n, generator), torch.randint(prior.num_classes or 1, (n,), generator=generator)
 
 
+@pytest.mark.slow("networks of three resolutions")
 @needs_library
 @pytest.mark.parametrize("resolution", [128, 256, 512])
 def test_images_are_the_librarys_at_every_resolution(resolution, tmp_path):

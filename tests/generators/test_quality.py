@@ -107,6 +107,7 @@ def trained():
         return train_classifier(*stripes(96, seed=0), epochs=24, seed=0)
 
 
+@pytest.mark.slow("trains a classifier")
 def test_a_classifier_learns_what_is_easy(trained):
     assert accuracy(trained, *stripes(90, seed=1)) >= 0.9
     assert not trained.training

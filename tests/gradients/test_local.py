@@ -90,6 +90,7 @@ def test_scores_equal_a_loop_over_candidates(name, batch, size):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow("a residual network in several steps")
 @pytest.mark.parametrize(("batch", "size"), [(1, None), (2, 1)])
 @pytest.mark.parametrize("name", ["resnet18", "resnet18-groupnorm"])
 def test_scores_of_a_residual_network_equal_a_loop(name, batch, size):

@@ -41,6 +41,7 @@ def test_a_ceiling_below_the_control_gives_no_score():
     assert not found.leaks
 
 
+@pytest.mark.slow("a simulation of many audits")
 def test_chance_is_rarely_called_a_leak():
     """Of attacks that draw from the control's own distribution, few are called leaks.
 

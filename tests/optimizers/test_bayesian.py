@@ -297,14 +297,17 @@ def test_a_batch_takes_no_candidate_twice():
 # Strategies
 
 
+more = pytest.mark.slow("one more variant that fits Gaussian processes")
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         ("bo", {}),
-        ("bo", {"population": 1, "initial": 2}),
+        pytest.param("bo", {"population": 1, "initial": 2}, marks=more),
         ("turbo", {}),
-        ("turbo", {"regions": 2}),
-        ("turbo", {"acquisition": "logei"}),
+        pytest.param("turbo", {"regions": 2}, marks=more),
+        pytest.param("turbo", {"acquisition": "logei"}, marks=more),
     ],
 )
 class TestEveryVariant:
@@ -360,6 +363,7 @@ def test_the_model_sees_no_more_than_the_cap(kind, monkeypatch):
     assert seen == [8, 10, 10]
 
 
+@pytest.mark.slow("a whole budget of Gaussian processes")
 @pytest.mark.parametrize(("kind", "bound"), [("bo", 0.6), ("turbo", 1.5)])
 def test_the_sphere_is_searched_better_than_at_random(kind, bound):
     """100 evaluations in 6 dimensions, where the best of 100 standard normal points has a loss of about 2."""

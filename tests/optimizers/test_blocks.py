@@ -252,6 +252,7 @@ def median_of_best(name, evaluations):
     return statistics.median(found)
 
 
+@pytest.mark.slow("long searches, compared")
 def test_blocks_are_ahead_of_one_covariance_and_of_a_diagonal_where_the_objective_is_a_sum():
     blocked = median_of_best("block-cma-es", 2000)
     assert blocked < median_of_best("cma-es", 2000) / 2

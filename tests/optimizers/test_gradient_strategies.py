@@ -335,6 +335,7 @@ def median_of_best(strategy_type, objective, evaluations, dim):
     return statistics.median(found)
 
 
+@pytest.mark.slow("long searches, compared")
 def test_an_ill_conditioned_bowl_favors_the_gradient_in_the_order_of_its_use():
     """L-BFGS learns curvature, Adam scales coordinates, BasinCMA only refines samples, CMA-ES has none."""
     kinds = [LBFGS, Adam, BasinCMA, CMAES]
@@ -343,6 +344,7 @@ def test_an_ill_conditioned_bowl_favors_the_gradient_in_the_order_of_its_use():
     assert found[2] < found[3] / 1.2
 
 
+@pytest.mark.slow("long searches, compared")
 def test_many_local_minima_favor_basin_cma_over_descents_from_few_starts():
     found = [median_of_best(kind, waves, 1000, 16) for kind in (BasinCMA, Adam, LBFGS)]
     assert found[0] < min(found[1:]) / 1.2

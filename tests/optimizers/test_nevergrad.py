@@ -113,6 +113,7 @@ def test_the_published_loop_loses_two_evaluations_of_three(spy):
     assert spy.refused * 18 == 50 * rounds - len(taken)
 
 
+@pytest.mark.slow("long searches, compared")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_whole_generations_end_lower_than_the_published_loop(seed):
     objective, budget = ellipsoid(128, seed), 1500
@@ -151,6 +152,7 @@ def test_the_published_loop_starts_in_the_unit_box():
     assert torch.stack(starts).mean() == pytest.approx(0.5, abs=5 * (1 / 12 + 0.47**2 / 50) ** 0.5 / 512**0.5)
 
 
+@pytest.mark.slow("fifteen optimizers")
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_representative_optimizers_search_and_resume(name):
     budget = 900 if name == "VLPCMA" else BUDGET  # its population is 4 + ⌊100 ln d⌋ = 211
@@ -178,6 +180,7 @@ def test_a_search_that_waits_in_a_thread_does_not_keep_python_from_ending():
     assert all(thread.daemon for thread in begun)
 
 
+@pytest.mark.slow("six optimizers")
 @pytest.mark.parametrize("name", ["CMA", "DE", "NGOpt", "Cobyla", "MultiLN", "RotatedTwoPointsDE"])
 def test_global_random_states_are_neither_read_nor_changed(name):
     runs = []

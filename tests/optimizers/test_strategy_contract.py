@@ -15,7 +15,14 @@ VARIANTS = [
     "pycma:variant=vkd",
     "pycma:restarts=bipop,restart_above=100",
 ]
-pytestmark = pytest.mark.parametrize("name", [*strategies.names(), *VARIANTS])
+SLOW = {"bo", "turbo"}
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow("fits Gaussian processes")] if name in SLOW else [])
+        for name in (*strategies.names(), *VARIANTS)
+    ],
+)
 
 
 def load(name, seed=0):
