@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 # Trust what the machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
 
+# Compile a module once and not in every process, of which the tests start hundreds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow lint reproduce-smoke lock clean
 
 demo: $(INSTALLED)
