@@ -72,9 +72,7 @@ def write_parquet(records: Sequence[Record], path: Path) -> None:
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise InputError(
-            f"Parquet needs pyarrow: {install_command('pyarrow')}, or export as CSV"
-        ) from error
+        raise InputError(f"Parquet needs pyarrow: {install_command('pyarrow')}, or export as CSV") from error
     kinds = {int: arrow.int64(), float: arrow.float64(), str: arrow.string()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     table = arrow.Table.from_pylist([flatten(record) for record in records], schema=schema)
