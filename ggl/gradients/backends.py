@@ -14,6 +14,7 @@ from ggl.gradients.local import LocalTraining
 from ggl.gradients.loss import Loss
 from ggl.gradients.reference import Sequential, Vmap
 from ggl.gradients.sampled import draw_noise
+from ggl.gradients.sketch import SketchAsked
 from ggl.gradients.view import View
 
 __all__ = ["BACKENDS", "Backend", "BackendWarning", "Backends"]
@@ -37,6 +38,12 @@ class Backend(Protocol):
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], distance: Distance
     ) -> Tensor:
         """Return the candidates' distances (n,)."""
+        ...
+
+    def sketch(
+        self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
+    ) -> Tensor:
+        """Return (n, 1 + parts · m): the distances, then the sketches of what is compared."""
         ...
 
 

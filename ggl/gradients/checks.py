@@ -1,6 +1,7 @@
 """What a client's batch must be, and what its gradient must not."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,14 @@ from torch import Tensor, nn
 from ggl.base.errors import GradientError, InputError
 from ggl.gradients.view import Gradients
 
-__all__ = ["check_classes", "check_finite", "check_gradient", "check_probabilities", "count_classes"]
+__all__ = [
+    "check_classes",
+    "check_finite",
+    "check_gradient",
+    "check_probabilities",
+    "check_target",
+    "count_classes",
+]
 
 UNIT_SUM = 1e-3
 """How far from 1 the probabilities of an image may add up: what bfloat16 rounds."""
@@ -70,3 +78,18 @@ def count_classes(model: nn.Module, image: Float[Tensor, "1 c h w"]) -> int:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"expected the victim to return logits (n, classes), found {found}")
     return logits.shape[1]
+
+
+def check_target(target: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless an observed gradient has the victim's parameters, in their shapes."""
+    for name, parameter in parameters.items():
+        if name not in target:
+            raise InputError(f"the shared gradient lacks parameter {name!r} of the victim")
+        if target[name].shape != parameter.shape:
+            raise InputError(
+                f"the shared gradient of {name!r} has shape {tuple(target[name].shape)}, "
+                f"the victim's parameter {tuple(parameter.shape)}"
+            )
+    strange = set(target) - set(parameters)
+    if strange:
+        raise InputError(f"the shared gradient holds {min(strange)!r}, which the victim has not")

@@ -62,6 +62,10 @@ class Factors(ABC):
         """Return the squared norms without building; only where `ghost_pays`."""
         raise NotImplementedError
 
+    def probe(self, left: Float[Tensor, "o r"], right: Float[Tensor, "i c"]) -> Float[Tensor, "n r c"]:
+        """Return leftᵀ G right of every gradient, a matrix of its first dimension by the rest."""
+        return torch.cat([left.T @ part.build().flatten(2) @ right for part in self.blocks()])
+
     def square(self) -> Float[Tensor, " n"]:
         """Return every candidate's squared L2 norm."""
         if self.ghost_pays():
@@ -117,6 +121,9 @@ class LinearWeight(Factors):
     def dot(self, target: Tensor) -> Tensor:  # noqa: D102
         return _total(F.linear(self.inputs, target) * self.errors)
 
+    def probe(self, left: Tensor, right: Tensor) -> Tensor:  # noqa: D102
+        return (self.errors @ left).transpose(1, 2) @ (self.inputs @ right)
+
     def build(self) -> Tensor:  # noqa: D102
         return self.errors.transpose(1, 2) @ self.inputs
 
@@ -155,6 +162,17 @@ class ConvolutionWeight(Factors):
             self.inputs.flatten(0, 1), target, None, self.stride, 0, self.dilation, self.groups
         )
         return _total(response.unflatten(0, self.errors.shape[:2]) * self.errors)
+
+    def probe(self, left: Tensor, right: Tensor) -> Tensor:  # noqa: D102
+        if self.groups > 1:
+            return super().probe(left, right)
+        n, b = self.errors.shape[:2]
+        kernels = right.T.reshape(-1, self.inputs.shape[2], *self.kernel)
+        seen = F.conv2d(self.inputs.flatten(0, 1), kernels, None, self.stride, 0, self.dilation)
+        rows = torch.einsum("nboyx,or->nrbyx", self.errors, left).flatten(2)
+        columns = seen.unflatten(0, (n, b)).transpose(1, 2).flatten(2)
+        probed: Tensor = rows @ columns.transpose(1, 2)
+        return probed
 
     def build(self) -> Tensor:  # noqa: D102
         return self.build_one_by_one() if self._large() else self.build_at_once()

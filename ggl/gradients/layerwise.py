@@ -17,6 +17,7 @@ from ggl.gradients.factors import Factors
 from ggl.gradients.layers import FACTORS, CandidateBatchNorm, with_candidate_batch_norm
 from ggl.gradients.loss import Loss, candidate_losses
 from ggl.gradients.sampled import Sampled
+from ggl.gradients.sketch import Sketch, SketchAsked
 from ggl.gradients.view import Gradients, Mask, View
 
 __all__ = ["Layerwise", "UnsupportedModelError"]
@@ -49,7 +50,35 @@ class Layerwise:
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], distance: Distance
     ) -> Tensor:
         """Return the distances of images (n, b, c, h, w), counts[k] in a row against views[k]."""
-        factors = self._factors(images, labels)
+        records, errors = self._record(images, labels)
+        factors = self._factors(records, errors, (len(images), images.shape[1]), images.requires_grad)
+        return self._scores(factors, views, counts, distance)
+
+    def sketch(
+        self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
+    ) -> Tensor:
+        """Return distances and sketches (n, 1 + parts · m) of images (n, b, c, h, w)."""
+        records, errors = self._record(images, labels)
+        n, b = images.shape[:2]
+        whole = self._factors(records, errors, (n, b), images.requires_grad)
+        parts = self._factors(records, errors, (n * b, 1), images.requires_grad) if asked.apart else whole
+        each, start, found = b if asked.apart else 1, 0, []
+        for view, count in zip(views, counts, strict=True):
+            rows = slice(each * start, each * (start + count))
+            found.append(
+                _sketches({name: f[rows] for name, f in parts.items()}, view, asked.sketch, each * count)
+            )
+            start += count
+        scores = self._scores(whole, views, counts, asked.distance)
+        return torch.cat([scores[:, None], torch.cat(found).view(n, -1).to(scores.dtype)], dim=1)
+
+    def _scores(
+        self,
+        factors: dict[str, Factors],
+        views: Sequence[View],
+        counts: Sequence[int],
+        distance: Distance,
+    ) -> Tensor:
         scores, start = [], 0
         for view, count in zip(views, counts, strict=True):
             rows = slice(start, start + count)
@@ -76,9 +105,10 @@ class Layerwise:
             masked.append(zeros if unused or mask is None else _masked_square(factors[name], name, mask))
         return Moments(*(torch.stack(rows, dim=1).to(zeros.dtype) for rows in (dots, squares, masked)))
 
-    def _factors(self, images: Tensor, labels: Tensor) -> dict[str, Factors]:
-        """Return the factors of every parameter that the forward pass used."""
-        batch = images.shape[:2]
+    def _record(
+        self, images: Tensor, labels: Tensor
+    ) -> tuple[dict[nn.Module, tuple[Tensor, Tensor]], Sequence[Tensor]]:
+        """Return every layer's input and output, and the outputs' gradients, of the forward pass."""
         flat = images.flatten(0, 1)
         if not flat.requires_grad:
             flat = flat.detach().requires_grad_()
@@ -89,11 +119,22 @@ class Layerwise:
             create_graph=images.requires_grad or labels.requires_grad,
             materialize_grads=True,
         )
-        factors: dict[str, Factors] = {}
-        for (layer, (inputs, output)), error in zip(records.items(), errors, strict=True):
+        for layer, (inputs, output) in records.items():
             if len(output) != len(flat) or len(inputs) != len(flat):
                 raise UnsupportedModelError(f"{self.layers[layer]} mixes images")
-            if not images.requires_grad:
+        return records, errors
+
+    def _factors(
+        self,
+        records: dict[nn.Module, tuple[Tensor, Tensor]],
+        errors: Sequence[Tensor],
+        batch: tuple[int, int],
+        differentiable: bool,
+    ) -> dict[str, Factors]:
+        """Return the factors of every parameter that the forward pass used, of candidates of a batch each."""
+        factors: dict[str, Factors] = {}
+        for (layer, (inputs, _)), error in zip(records.items(), errors, strict=True):
+            if not differentiable:
                 inputs = inputs.detach()
             if inputs.is_floating_point():
                 inputs = inputs.to(error.dtype)
@@ -153,6 +194,27 @@ def _layers_with_parameters(model: nn.Module) -> dict[nn.Module, str]:
     return layers
 
 
+def _sketches(factors: dict[str, Factors], view: View, sketch: Sketch, count: int) -> Float[Tensor, "n m"]:
+    """Return the sketches of what a view compares of gradients, built where the view needs them."""
+    if not view.is_linear:
+        names = [name for name in view.target if view.needs_ignored or name not in view.ignored]
+        built = _built(factors, view, names, slice(0, count))
+        return vmap(lambda gradients: sketch.apply(view.apply(gradients)))(built)
+    parts, keep = [], view.mask.keep if view.mask else {}
+    for name in sketch.names:
+        target = view.target[name]
+        if name not in factors:
+            parts.append(sketch.part(name, target.new_zeros((count, *target.shape))))
+        elif name in keep:
+            blocks = [sketch.part(name, block.build() * keep[name]) for block in factors[name].blocks()]
+            parts.append(torch.cat(blocks))
+        elif name in sketch.probes:
+            parts.append(factors[name].probe(*sketch.probes[name]).flatten(1))
+        else:
+            parts.append(factors[name].build().flatten(1))
+    return torch.cat([part.to(_any(view.target).dtype) for part in parts], dim=1)
+
+
 def _by_building(
     factors: dict[str, Factors], view: View, names: Sequence[str], count: int, distance: Distance
 ) -> Float[Tensor, " n"]:
@@ -165,14 +227,18 @@ def _by_building(
     scores = []
     for start in range(0, count, block):
         rows = slice(start, min(count, start + block))
-        built = {
-            name: factors[name][rows].build()
-            if name in factors
-            else view.target[name].new_zeros((rows.stop - start, *view.target[name].shape))
-            for name in names
-        }
-        scores.append(vmap(measure)(built))
+        scores.append(vmap(measure)(_built(factors, view, names, rows)))
     return torch.cat(scores)
+
+
+def _built(factors: dict[str, Factors], view: View, names: Sequence[str], rows: slice) -> Gradients:
+    """Return gradients (n, *shape) of some candidates; zeros of parameters that were not used."""
+    return {
+        name: factors[name][rows].build()
+        if name in factors
+        else view.target[name].new_zeros((rows.stop - rows.start, *view.target[name].shape))
+        for name in names
+    }
 
 
 def _masked_square(factors: Factors, name: str, mask: Mask) -> Tensor:

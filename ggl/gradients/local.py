@@ -4,10 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from ggl.base.errors import InputError
+from ggl.gradients.sampled import sampled_layers
 from ggl.gradients.view import Gradients
 
-__all__ = ["LocalTraining", "local_update"]
+__all__ = ["LocalTraining", "local_update", "refuse_sampled"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,12 @@ def local_update(
         velocity = {name: local.momentum * velocity[name] + g for name, g in found.items()}
         update = {name: total + velocity[name] for name, total in update.items()}
     return update
+
+
+def refuse_sampled(model: nn.Module, local: LocalTraining) -> None:
+    """Refuse several local steps of a victim that samples."""
+    for name, layer in sampled_layers(model).items():
+        raise InputError(
+            f"{local.steps} local steps of a victim that draws noise at every step are not supported, found "
+            f"{name!r} ({type(layer).__name__}); use one step, or for dropout call eval()"
+        )

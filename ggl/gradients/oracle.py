@@ -1,8 +1,7 @@
 """The gradient oracle: what a client shares, and how near every candidate's gradient comes."""
 
 import contextlib
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -18,14 +17,15 @@ from ggl.gradients.checks import (
     check_finite,
     check_gradient,
     check_probabilities,
+    check_target,
     count_classes,
 )
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.gradients.distance import find_distance
 from ggl.gradients.dropout import with_sampled_dropout
-from ggl.gradients.local import LocalTraining
+from ggl.gradients.local import LocalTraining, refuse_sampled
 from ggl.gradients.loss import Loss, cross_entropy
-from ggl.gradients.sampled import Trial, draw_noise, sampled_layers
+from ggl.gradients.sampled import Trial, digest, draw_noise, sampled_layers
 from ggl.gradients.view import Gradients, View
 
 __all__ = ["BackendWarning", "GradientOracle", "check_finite", "check_gradient"]
@@ -77,7 +77,7 @@ class GradientOracle:
         self.precision, self.loss, self.local = precision, loss, local
         steps = local if local is not None and local.steps > 1 else None
         if steps is not None:
-            _refuse_sampled(self.model, steps)
+            refuse_sampled(self.model, steps)
         self._backends = Backends(self.model, loss, steps)
         self._reference = self._backends.reference
         parameter = next(iter(self._reference.parameters.values()), None)
@@ -178,6 +178,24 @@ class GradientOracle:
         Probabilities as labels are taken as they are, on the simplex or not: a search may leave it.
         """
         measure = find_distance(distance)
+
+        def score(
+            backend: Backend, x: Tensor, y: Tensor, views: Sequence[View], counts: Sequence[int]
+        ) -> Tensor:
+            return backend.score(x, y, views, counts, measure)
+
+        return self.map_groups(candidates, labels, views, counts, trial, score)
+
+    def map_groups(
+        self,
+        candidates: Tensor,
+        labels: Tensor,
+        views: Sequence[View],
+        counts: Sequence[int],
+        trial: Trial,
+        call: Callable[[Backend, Tensor, Tensor, Sequence[View], Sequence[int]], Tensor],
+    ) -> Tensor:
+        """Return what `call` makes of the backend and populations, a chunk at a time, concatenated."""
         candidates, labels = candidates.to(self.device, self.dtype), self._placed(labels)
         self._check_width(candidates[:1, 0], labels)
         taken = self._taken(candidates.shape[1])
@@ -186,18 +204,18 @@ class GradientOracle:
             self.backend, self._backend = self._backends.choose(candidates[:1], labels[:1])
         backend = self._backend
         if self.is_sampled:
-            seed = stream_seed(0, "trial", _digest(candidates) if trial.redrawn else "fixed")
+            seed = stream_seed(0, "trial", digest(candidates) if trial.redrawn else "fixed")
             draw_noise(backend.model, seed, regularized=trial.regularized)
             candidates = candidates.repeat_interleave(trial.draws, dim=1)
             labels = labels.repeat_interleave(trial.draws, dim=1)
 
-        def score(rows: slice) -> Tensor:
+        def part(rows: slice) -> Tensor:
             chosen, part_counts = overlaps(counts, rows)
             part_views = [views[k] for k in chosen]
             with torch.enable_grad(), self._autocast():
-                return backend.score(candidates[rows], labels[rows], part_views, part_counts, measure)
+                return call(backend, candidates[rows], labels[rows], part_views, part_counts)
 
-        return self.chunks.map(len(candidates), candidates.shape[1], score)
+        return self.chunks.map(len(candidates), candidates.shape[1], part)
 
     @property
     def is_sampled(self) -> bool:
@@ -263,29 +281,5 @@ class GradientOracle:
         Raises:
             InputError: a parameter of the victim is missing, strange, or of another shape.
         """
-        for name, parameter in self._reference.parameters.items():
-            if name not in view.target:
-                raise InputError(f"the shared gradient lacks parameter {name!r} of the victim")
-            if view.target[name].shape != parameter.shape:
-                raise InputError(
-                    f"the shared gradient of {name!r} has shape {tuple(view.target[name].shape)}, "
-                    f"the victim's parameter {tuple(parameter.shape)}"
-                )
-        strange = set(view.target) - set(self._reference.parameters)
-        if strange:
-            raise InputError(f"the shared gradient holds {min(strange)!r}, which the victim has not")
+        check_target(view.target, self._reference.parameters)
         return view.to(self.device, self.dtype)
-
-
-def _digest(images: Tensor) -> str:
-    """Return what tells populations apart, so that a resumed search meets the noise it would have met."""
-    data = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _refuse_sampled(model: nn.Module, local: LocalTraining) -> None:
-    for name, layer in sampled_layers(model).items():
-        raise InputError(
-            f"{local.steps} local steps of a victim that draws noise at every step are not supported, found "
-            f"{name!r} ({type(layer).__name__}); use one step, or for dropout call eval()"
-        )

@@ -15,6 +15,7 @@ from ggl.gradients.distance import Distance, plain_distance
 from ggl.gradients.local import LocalTraining, local_update
 from ggl.gradients.loss import Loss, candidate_losses
 from ggl.gradients.sampled import take_penalties
+from ggl.gradients.sketch import SketchAsked
 from ggl.gradients.view import Gradients, View
 from ggl.gradients.written_out import NormalizationWrittenOut
 
@@ -62,6 +63,14 @@ class Sequential:
             scores.append(plain_distance(shared, view, distance))
         return torch.stack(scores)
 
+    def sketch(
+        self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
+    ) -> Tensor:
+        """Return distances and sketches (n, 1 + parts · m) of images (n, b, c, h, w)."""
+        owners = [view for view, count in zip(views, counts, strict=True) for _ in range(count)]
+        rows = zip(images, labels, owners, strict=True)
+        return torch.stack([_sketched(self.shared, x, y, view, asked) for x, y, view in rows])
+
 
 class Vmap:
     """All candidates at once by `torch.func`: any model without data-dependent control flow.
@@ -90,7 +99,30 @@ class Vmap:
                 [vmap(self._scorer(view, distance), chunk_size=self.chunk)(x, y) for view, x, y in parts]
             )
 
+    def sketch(
+        self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
+    ) -> Tensor:
+        """Return distances and sketches (n, 1 + parts · m) of images (n, b, c, h, w)."""
+        shared, found = self._sharer(), []
+        for view, x, y in zip(views, images.split(list(counts)), labels.split(list(counts)), strict=True):
+
+            def row(x: Tensor, y: Tensor, view: View = view) -> Tensor:
+                return _sketched(shared, x, y, view, asked)
+
+            found.append(vmap(row, chunk_size=self.chunk)(x, y))
+        return torch.cat(found)
+
     def _scorer(self, view: View, distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
+        shared = self._sharer()
+
+        def score(x: Tensor, y: Tensor) -> Tensor:
+            return plain_distance(shared(x, y), view, distance)
+
+        return score
+
+    def _sharer(self) -> Callable[[Tensor, Tensor], Gradients]:
+        """Return what a client with images (b, c, h, w) and labels (b,) shares."""
+
         def loss(parameters: Gradients, x: Tensor, y: Tensor) -> Tensor:
             logits = functional_call(self.model, parameters, (x,))
             return take_penalties(self.model, self.loss(logits, y)).mean()
@@ -106,10 +138,18 @@ class Vmap:
 
             return local_update(self.local, self.parameters, len(x), gradient)
 
-        def score(x: Tensor, y: Tensor) -> Tensor:
-            return plain_distance(shared(x, y), view, distance)
+        return shared
 
-        return score
+
+def _sketched(
+    shared: Callable[[Tensor, Tensor], Gradients], x: Tensor, y: Tensor, view: View, asked: SketchAsked
+) -> Tensor:
+    """Return the distance of a batch's gradient, then the sketches of its images' shares, or of the whole."""
+    size = 1 if asked.apart else len(x)
+    found = [shared(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)]
+    whole = {name: torch.stack([g[name] for g in found]).mean(0) for name in found[0]}
+    parts = [asked.sketch.apply(view.apply(g)) / len(found) for g in found]
+    return torch.cat([plain_distance(whole, view, asked.distance)[None], *parts])
 
 
 def _gradients(loss: Tensor, weights: Gradients, create_graph: bool) -> Gradients:

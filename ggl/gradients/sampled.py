@@ -1,5 +1,6 @@
 """Victims that draw noise on every forward pass: how a client, and an attacker's trial, draws it."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ggl.base.errors import InputError
 from ggl.base.random import numpy_stream, stream_seed
 
-__all__ = ["Sampled", "Trial", "draw_noise", "sampled_layers", "take_penalties"]
+__all__ = ["Sampled", "Trial", "digest", "draw_noise", "sampled_layers", "take_penalties"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,9 @@ def take_penalties(model: nn.Module, losses: Float[Tensor, " m"]) -> Float[Tenso
         if penalty is not None:
             losses = losses + penalty
     return losses
+
+
+def digest(images: Tensor) -> str:
+    """Return what tells populations apart, so that a resumed search meets the noise it would have met."""
+    data = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

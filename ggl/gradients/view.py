@@ -132,6 +132,11 @@ class View:
             isinstance(step, Mask) or (isinstance(step, Clip) and not step.is_whole) for step in self.steps
         )
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether what is compared is linear in a trial gradient: masked, or parameters left out."""
+        return not self.both and all(isinstance(step, Mask) for step in self.steps)
+
     @cached_property
     def goal(self) -> Gradients:
         """What the attacker compares of the target."""
