@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ggl.base.errors import CheckpointError, InputError
+from ggl.optimizers.residuals import Residuals
 
 __all__ = ["State", "Strategy", "check_state", "finite_losses", "part_of"]
 
@@ -25,6 +26,12 @@ class Strategy(ABC):
 
     needs_gradient: ClassVar[bool] = False
     """Whether `tell` wants the loss's gradient beside it."""
+
+    needs_residuals: ClassVar[bool] = False
+    """Whether `tell` wants what the loss is the sum of squares of; it is in `residuals` then."""
+
+    residuals: Residuals
+    """Of the generation that was told last, its rows in the order of asking, float64 on the CPU."""
 
     anytime: bool = True
     """Whether a search's course does not depend on its budget: a longer one begins as a shorter one."""
@@ -55,13 +62,14 @@ class Strategy(ABC):
         z: Float[Tensor, "n d"],
         loss: Float[Tensor, " n"],
         gradient: Float[Tensor, "n d"] | None = None,
+        residuals: Residuals | None = None,
     ) -> None:
         """Take the losses of the generation that was asked, its rows in any order.
 
         A loss that is not finite counts as worse than every finite one.
 
         Raises:
-            InputError: not the generation that was asked, or no gradient where one is needed.
+            InputError: not the generation that was asked, or no gradient or residuals where they are needed.
         """
         if self._asked is None:
             raise InputError("told before asked: ask for a generation first")
@@ -69,6 +77,10 @@ class Strategy(ABC):
             raise InputError(f"{type(self).__name__} needs the gradient of every loss")
         order = _rows_of(self._asked, z.detach().to("cpu", torch.float64))
         loss = finite_losses(loss.detach().to("cpu", torch.float64))[order]
+        if self.needs_residuals:
+            if residuals is None:
+                raise InputError(f"{type(self).__name__} needs the residuals of every candidate")
+            self.residuals = residuals.sorted(order)
         if gradient is not None:
             gradient = gradient.detach().to("cpu", torch.float64).nan_to_num(0.0, 0.0, 0.0)[order]
         self._tell(self._asked, loss, gradient)

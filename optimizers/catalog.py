@@ -43,6 +43,10 @@ LISTED = {
         "ggl.optimizers.bayesian.turbo:TuRBO",
         "TuRBO: Bayesian optimization in trust regions that grow and shrink; for 500 to 5,000 evaluations.",
     ),
+    "gauss-newton": (
+        "ggl.optimizers.least_squares.gauss_newton:GaussNewton",
+        "Gauss-Newton from residuals, its Jacobian from the population: few evaluations, no gradients.",
+    ),
     "random": (
         "ggl.optimizers.random_search:RandomSearch",
         "Draws independent standard normal latents: the baseline that every searcher must beat.",

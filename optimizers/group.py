@@ -7,6 +7,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from ggl.optimizers.base import State, Strategy, part_of
+from ggl.optimizers.residuals import Residuals
 
 __all__ = ["Group", "Rows", "SideBySide", "SingleSearch"]
 
@@ -22,6 +23,7 @@ class Group(ABC):
     """
 
     needs_gradient: bool
+    needs_residuals: bool = False
     latent_dim: int
 
     @abstractmethod
@@ -37,7 +39,13 @@ class Group(ABC):
         """Return the next generation of each chosen search, in ascending order."""
 
     @abstractmethod
-    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:
+    def tell(
+        self,
+        z: Rows,
+        losses: Rows,
+        gradients: Rows | None = None,
+        residuals: Sequence[Residuals] | None = None,
+    ) -> None:
         """Take the losses of what was asked, one entry a chosen search, in the order of asking."""
 
     @abstractmethod
@@ -55,6 +63,7 @@ class SideBySide(Group):
     def __init__(self, strategies: Sequence[Strategy]) -> None:
         self.strategies = list(strategies)
         self.needs_gradient = self.strategies[0].needs_gradient
+        self.needs_residuals = self.strategies[0].needs_residuals
         self.latent_dim = self.strategies[0].latent_dim
         self._chosen: list[int] = []
 
@@ -70,10 +79,17 @@ class SideBySide(Group):
         self._chosen = list(chosen)
         return [self.strategies[k].ask() for k in chosen]
 
-    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:
+    def tell(
+        self,
+        z: Rows,
+        losses: Rows,
+        gradients: Rows | None = None,
+        residuals: Sequence[Residuals] | None = None,
+    ) -> None:
         """Tell each strategy that was asked."""
         for i, k in enumerate(self._chosen):
-            self.strategies[k].tell(z[i], losses[i], None if gradients is None else gradients[i])
+            gradient = None if gradients is None else gradients[i]
+            self.strategies[k].tell(z[i], losses[i], gradient, None if residuals is None else residuals[i])
 
     def state_dict(self) -> State:
         """Return the strategies' states, their names preceded by the search's number."""

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BestSoFar", "Milestone", "SearchResult"]
+__all__ = ["BestSoFar", "Milestone", "SearchResult", "courses"]
 
 HALVINGS = 7
 """Of the budget: where a search notes what it has found so far."""
@@ -52,6 +54,21 @@ class SearchResult:
     evaluations: int
     backward_passes: int
     milestones: Sequence[Milestone] = ()
+
+
+def courses(results: Sequence[SearchResult]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return evaluations (m,), and the best loss so far of every search at them, (searches, m).
+
+    They are all at which one of the searches ended a generation. Before its first a search's loss is
+    infinite, after its last it stays.
+    """
+    grid = np.array(sorted({done for result in results for done, _ in result.history}), dtype=np.int64)
+    rows = []
+    for result in results:
+        done, losses = zip(*result.history, strict=True)
+        place = np.searchsorted(done, grid, side="right") - 1
+        rows.append(np.where(place < 0, np.inf, np.array(losses)[place]))
+    return grid, np.array(rows)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What a search minimizes: the match of a gradient, or of an image."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ggl.gradients import GradientOracle, Trial, View
+from ggl.gradients.residuals import GradientResiduals
 
-__all__ = ["GradientMatch", "ImageMatch", "Objective", "exact_oracle"]
+__all__ = ["GradientMatch", "ImageMatch", "Objective", "ResidualObjective", "exact_oracle"]
 
 
 @runtime_checkable
@@ -23,6 +25,25 @@ class Objective(Protocol):
 
         counts[i] of them in a row belong to search chosen[i].
         """
+        ...
+
+
+@runtime_checkable
+class ResidualObjective(Objective, Protocol):
+    """An objective that is a sum of squares, and gives what is squared.
+
+    Attributes:
+        targets: (k, m), of each search.
+        unit: whether directions are compared, as `ggl.optimizers.residuals.Residuals` has it.
+    """
+
+    targets: Tensor
+    unit: bool
+
+    def measure(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (n,) as a call does, and values (n, parts, m) that add up to what is compared."""
         ...
 
 
@@ -42,12 +63,40 @@ class GradientMatch:
         views = [self.views[k] for k in chosen]
         return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
 
+    @cached_property
+    def _residuals(self) -> GradientResiduals:
+        return GradientResiduals(self.oracle, self.views, self.distance, self.trial)
+
+    @property
+    def targets(self) -> Float[Tensor, "k m"]:
+        """The sketches of what the views compare of their targets."""
+        return self._residuals.targets
+
+    @property
+    def unit(self) -> bool:
+        """Whether the distance is of unit vectors."""
+        return self._residuals.unit
+
+    def measure(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n parts m"]]:
+        """Return the losses, and the sketches of every image's share or of the batch."""
+        return self._residuals.measure(images, labels, chosen, counts)
+
 
 class ImageMatch:
     """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
 
+    unit = False
+
     def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
-        self.images = images
+        self.images, self.targets = images, images.flatten(1)
+
+    def measure(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n parts m"]]:
+        """Return the losses, and the pixels of the batch as one part."""
+        return self(images, labels, chosen, counts), images.flatten(1)[:, None]
 
     def __call__(
         self,

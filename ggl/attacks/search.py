@@ -14,13 +14,14 @@ from torch import Tensor
 from ggl.attacks.course import BestSoFar, Milestone, SearchResult
 from ggl.attacks.label_rules import KNOWN, LabelRule, classes_of
 from ggl.attacks.latents import LatentRule
-from ggl.attacks.objectives import Objective
+from ggl.attacks.objectives import Objective, ResidualObjective
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
+from ggl.optimizers.residuals import Residuals
 
 __all__ = ["Progress", "Search", "check_budget", "fingerprint"]
 
@@ -119,37 +120,67 @@ class Search:
     def _generation(self, active: Sequence[int]) -> None:
         asked = self.group.ask(active)
         counts = [len(z) for z in asked]
-        losses, gradients = self._evaluate(torch.cat(asked), active, counts)
+        losses, gradients, values = self._evaluate(torch.cat(asked), active, counts)
         parts = losses.split(counts)
-        self.group.tell(asked, parts, gradients.split(counts) if self.group.needs_gradient else None)
+        self.group.tell(
+            asked,
+            parts,
+            gradients.split(counts) if self.group.needs_gradient else None,
+            self._residuals(values, active, counts) if self.group.needs_residuals else None,
+        )
         for k, z, loss in zip(active, asked, parts, strict=True):
             self.best[k].take(z, loss)
 
-    def _evaluate(self, z: Tensor, active: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the losses (n,) and their gradients (n, d), which are empty where none is needed."""
+    def _residuals(self, values: Tensor, active: Sequence[int], counts: Sequence[int]) -> list[Residuals]:
+        """Return what every search is told that asks for residuals."""
+        targets, unit = self._sum_of_squares.targets, self._sum_of_squares.unit
+        split = zip(active, values.split(list(counts)), strict=True)
+        return [Residuals(part, targets[k], unit) for k, part in split]
+
+    @property
+    def _sum_of_squares(self) -> ResidualObjective:
+        if isinstance(self.objective, ResidualObjective):
+            return self.objective
+        raise InputError(
+            f"expected an objective that is a sum of squares, found {type(self.objective).__name__}: take a "
+            "search that is told losses alone, such as cma-es"
+        )
+
+    def _evaluate(
+        self, z: Tensor, active: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses (n,), their gradients (n, d) and what is squared, empty where not needed."""
         owner = torch.tensor(active).repeat_interleave(torch.tensor(counts))
         wanted = self.group.needs_gradient
         gradients: list[Tensor] = []
+        values: list[Tensor] = []
 
         def evaluate(rows: slice) -> Tensor:
             latents = z[rows].to(self.device, torch.float32).requires_grad_(wanted)
             labels = self.labels[owner[rows].to(self.device)]
             places, shares = overlaps(counts, rows)
             with torch.set_grad_enabled(wanted):
-                loss = self._loss(latents, labels, [active[place] for place in places], shares)
+                loss, squared = self._loss(latents, labels, [active[place] for place in places], shares)
+            if squared is not None:
+                values.append(squared.detach())
             if wanted:
                 gradients.append(torch.autograd.grad(loss.sum(), latents)[0].cpu())
             return loss.detach().to("cpu", torch.float64)
 
         losses = self.chunks.map(len(z), self.labels.shape[1], evaluate)
-        return losses, torch.cat(gradients) if wanted else torch.empty(len(z), 0)
+        nothing = [torch.empty(len(z), 0)]
+        return losses, torch.cat(gradients or nothing), torch.cat(values or nothing)
 
     def _loss(
         self, z: Tensor, known: Tensor, chosen: Sequence[int], counts: Sequence[int]
-    ) -> Float[Tensor, " n"]:
+    ) -> tuple[Float[Tensor, " n"], Tensor | None]:
+        """Return the losses, penalty included, and what is squared of searches that ask for it."""
         images, placed, labels = self._decode(z, known)
         penalty = self.latents.penalty(self.prior, placed, images.flatten(0, 1)).view(known.shape).mean(1)
-        return self.objective(images, labels, chosen, counts) + penalty
+        if not self.group.needs_residuals:
+            return self.objective(images, labels, chosen, counts) + penalty, None
+        losses, values = self._sum_of_squares.measure(images, labels, chosen, counts)
+        return losses + penalty, values
 
     def _decode(self, z: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return images (n, b, c, h, w), each one's latents (n · b, d), and labels, of coordinates (n, ·)."""
@@ -176,7 +207,7 @@ class Search:
                     images=images[0].cpu(),
                     latents=placed.cpu(),
                     labels=classes_of(labels)[0].cpu(),
-                    loss=float(self._loss(z, known, [k], [1])),
+                    loss=float(self._loss(z, known, [k], [1])[0]),
                     history=list(best.history),
                     evaluations=spent,
                     backward_passes=spent if self.group.needs_gradient else 0,

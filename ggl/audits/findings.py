@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ggl.attacks.course import SearchResult
+from ggl.attacks.course import SearchResult, courses
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
@@ -86,10 +86,10 @@ class AuditCell:
 
         It begins where every attack has met a finite loss.
         """
-        histories = np.array([result.history for result in self.results["private"]])
-        mean = histories[:, :, 1].mean(axis=0)
+        evaluations, losses = courses(self.results["private"])
+        mean = losses.mean(axis=0)
         finite = np.isfinite(mean)
-        return histories[0, finite, 0].astype(np.int64), mean[finite]
+        return evaluations[finite], mean[finite]
 
     def label_recovery(self) -> Interval:
         """Return the share of labels that are recovered."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ggl.attacks.course import SearchResult
+from ggl.attacks.course import SearchResult, courses
 from ggl.attacks.inversion import invert
 from ggl.attacks.search import Progress
 from ggl.attacks.stages import Stage
@@ -92,12 +92,10 @@ class Inversion:
 
         A search that has stopped counts with its last value.
         """
-        longest = max((result.history for result in self.results), key=len)
-        losses = [[loss for _, loss in result.history] for result in self.results]
-        padded = np.array([found + [found[-1]] * (len(longest) - len(found)) for found in losses])
-        decibels = -10 * np.log10(np.clip(padded, 1e-10, None)).mean(axis=0)
+        evaluations, losses = courses(self.results)
+        decibels = -10 * np.log10(np.clip(losses, 1e-10, None)).mean(axis=0)
         finite = np.isfinite(decibels)
-        return [done for (done, _), ok in zip(longest, finite, strict=True) if ok], decibels[finite].tolist()
+        return evaluations[finite].tolist(), decibels[finite].tolist()
 
     def to_dict(self) -> dict[str, object]:
         """Return every figure."""

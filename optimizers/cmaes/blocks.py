@@ -13,6 +13,7 @@ from ggl.optimizers.base import State, check_state, part_of
 from ggl.optimizers.cmaes.constants import default_population
 from ggl.optimizers.cmaes.searches import BatchedCMAES
 from ggl.optimizers.group import Group, Rows, SingleSearch
+from ggl.optimizers.residuals import Residuals
 
 __all__ = ["BlockCMAES", "BlockSearches"]
 
@@ -113,7 +114,13 @@ class BlockSearches(Group):
         whole[:, list(varied)] = rows.movedim(0, 1)
         return whole.flatten(1)
 
-    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:  # noqa: ARG002
+    def tell(
+        self,
+        z: Rows,
+        losses: Rows,
+        gradients: Rows | None = None,  # noqa: ARG002
+        residuals: Sequence[Residuals] | None = None,  # noqa: ARG002
+    ) -> None:
         """Tell every block that varied the joint losses.
 
         Raises:

@@ -22,6 +22,7 @@ from ggl.optimizers.cmaes.distribution import (
 )
 from ggl.optimizers.cmaes.stopping import SMALLEST_STEP, Stopping
 from ggl.optimizers.group import Group, Rows
+from ggl.optimizers.residuals import Residuals
 
 __all__ = ["BatchedCMAES"]
 
@@ -114,7 +115,13 @@ class BatchedCMAES(Group):
             row.normal_(generator=self._random[k])
         return z.to(self.device, torch.float64)
 
-    def tell(self, z: Rows, losses: Rows, gradients: Rows | None = None) -> None:  # noqa: ARG002
+    def tell(
+        self,
+        z: Rows,
+        losses: Rows,
+        gradients: Rows | None = None,  # noqa: ARG002
+        residuals: Sequence[Residuals] | None = None,  # noqa: ARG002
+    ) -> None:
         """Update every search that was asked.
 
         Raises:

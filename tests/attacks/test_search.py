@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ggl.attacks.course import SearchResult, courses
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import Search, fingerprint
 from ggl.base.errors import CheckpointError, GradientError, InputError
@@ -49,11 +50,24 @@ class Distance:
         return (images.flatten(1) - wanted[:, None]).square().sum(1)
 
 
+class Residual(Distance):
+    """The same, with what is squared."""
+
+    unit = False
+
+    def __init__(self, searches=1, batch=1):
+        super().__init__(searches)
+        self.targets = self.wanted[:, None].expand(-1, batch * DIM)
+
+    def measure(self, images, labels, chosen, counts):
+        return self(images, labels, chosen, counts), images.flatten(1)[:, None]
+
+
 def search(name="cma-es", objective=None, budget=60, seeds=(0,), batch=1, latents="shell:0.1", **options):
     return Search(
         Pixels(),
         torch.zeros(len(seeds), batch, dtype=torch.int64),
-        objective or Distance(len(seeds)),
+        objective or Residual(len(seeds), batch),
         load_group(name, latent_dim=batch * DIM, budget=budget, seeds=seeds),
         budget=budget,
         latents=load_latents(latents),
@@ -97,7 +111,7 @@ def test_every_strategy_is_searched_and_resumed_within_the_budget(name, tmp_path
     expected = search(name, seeds=(0, 1), budget=budget).run()
     with pytest.raises(StoppedError):
         search(name, seeds=(0, 1), budget=budget, checkpoint=path).run(stop_after(1))
-    objective = Distance(2)
+    objective = Residual(2)
     resumed = search(name, objective, seeds=(0, 1), budget=budget, checkpoint=path)
     before = sum(best.evaluations for best in resumed.best)
     assert_same(resumed.run(), expected)
@@ -359,3 +373,13 @@ def test_a_fingerprint_sees_every_setting_and_tensor():
 def test_a_fingerprint_takes_every_dtype(dtype):
     zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
     assert fingerprint({}, [zero]) != fingerprint({}, [one])
+
+
+def test_searches_whose_generations_differ_have_one_course():
+    made = [
+        SearchResult(torch.empty(0), torch.empty(0), torch.empty(0), 0.0, history, 0, 0)
+        for history in ([(4, 3.0), (8, 1.0)], [(6, 2.0), (8, 2.0), (12, 0.5)])
+    ]
+    evaluations, losses = courses(made)
+    assert evaluations.tolist() == [4, 6, 8, 12]
+    assert losses.tolist() == [[3.0, 3.0, 1.0, 1.0], [float("inf"), 2.0, 2.0, 0.5]]

@@ -7,6 +7,7 @@ import torch
 from ggl.base.errors import InputError
 from ggl.base.weights import load_tensors, save_tensors
 from ggl.optimizers import load_strategy, strategies
+from ggl.optimizers.residuals import Residuals
 
 DIM, BUDGET = 16, 400
 VARIANTS = [
@@ -37,16 +38,24 @@ def sphere(z):
 def tell(strategy, z, loss=None, order=None):
     loss = sphere(z) if loss is None else loss
     order = torch.arange(len(z)) if order is None else order
-    strategy.tell(z[order], loss[order], 2 * (z - 1)[order] if strategy.needs_gradient else None)
+    strategy.tell(z[order], loss[order], *told(strategy, z[order]))
+
+
+def told(strategy, z):
+    """Return what is told of latents beside their losses: gradients, residuals, nothing."""
+    return (
+        2 * (z - 1) if strategy.needs_gradient else None,
+        Residuals(z[:, None], torch.ones(z.shape[1]), unit=False) if strategy.needs_residuals else None,
+    )
 
 
 def advance(strategy, generations):
-    """Tell whole generations and return them, (generations, n, d)."""
+    """Tell whole generations and return their rows, (n, d)."""
     rows = []
     for _ in range(generations):
         rows.append(strategy.ask())
         tell(strategy, rows[-1])
-    return torch.stack(rows)
+    return torch.cat(rows)
 
 
 def test_a_generation_is_float64_rows_on_the_cpu(name):
@@ -77,7 +86,7 @@ def test_told_arguments_are_left_as_they_were(name):
     z = strategy.ask()
     loss, gradient = sphere(z), 2 * (z - 1)
     before = z.clone(), loss.clone(), gradient.clone()
-    strategy.tell(z, loss, gradient)
+    strategy.tell(z, loss, gradient, told(strategy, z)[1])
     strategy.ask()
     assert all(torch.equal(now, then) for now, then in zip((z, loss, gradient), before, strict=True))
 
@@ -161,7 +170,7 @@ def test_a_loss_that_is_not_finite_is_the_worst(name, bad):
 def test_a_gradient_that_is_not_finite_is_survived(name):
     strategy = load(name)
     z = strategy.ask()
-    strategy.tell(z, sphere(z), torch.full_like(z, torch.nan))
+    strategy.tell(z, sphere(z), torch.full_like(z, torch.nan), told(strategy, z * torch.nan)[1])
     assert strategy.ask().isfinite().all()
 
 
@@ -236,11 +245,14 @@ def test_a_part_of_the_generation_is_refused(name):
         tell(strategy, z[1:])
 
 
-def test_a_missing_gradient_is_refused_where_one_is_needed(name):
+def test_missing_gradients_or_residuals_are_refused_where_they_are_needed(name):
     strategy = load(name)
     z = strategy.ask()
     if strategy.needs_gradient:
         with pytest.raises(InputError, match="needs the gradient"):
+            strategy.tell(z, sphere(z))
+    elif strategy.needs_residuals:
+        with pytest.raises(InputError, match="needs the residuals"):
             strategy.tell(z, sphere(z))
     else:
         strategy.tell(z, sphere(z))

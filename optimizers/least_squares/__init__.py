@@ -1,0 +1,1 @@
+"""Searches that are told residuals: least squares without derivatives of the objective."""

@@ -1,0 +1,32 @@
+"""What a search is told that minimizes a sum of squares: the residuals, and not their sum alone."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Residuals"]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What n candidates came to, of which the target is wanted.
+
+    The values of a batch are the sum of its parts': every image's own share, or one part where the images
+    can't be told apart.
+
+    Attributes:
+        values: (n, parts, m).
+        target: (m,).
+        unit: whether the loss compares directions: ‖v/‖v‖ - t/‖t‖‖²; else it is ‖v - t‖².
+    """
+
+    values: Float[Tensor, "n parts m"]
+    target: Float[Tensor, " m"]
+    unit: bool
+
+    def sorted(self, order: Tensor) -> "Residuals":
+        """Return the same of candidates in another order, in float64 on the CPU, zero where not finite."""
+        values = self.values.detach().to("cpu", torch.float64)[order].nan_to_num(0.0, 0.0, 0.0)
+        return Residuals(values, self.target.detach().to("cpu", torch.float64), self.unit)
