@@ -83,6 +83,8 @@ PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("lenet", ("none",), 25_000, ("adam", "sep-cma-es")),
     ("lenet", DEFENSES["lenet"][1:], 500, (BO,)),
     ("mlp", DEFENSES["mlp"][1:], 500, (BO,)),
+    ("lenet", DEFENSES["lenet"], 2_000, ("gauss-newton",)),
+    ("mlp", DEFENSES["mlp"], 2_000, ("gauss-newton",)),
 )
 """Victim, defenses, the longest budget, strategies, in the order of running: what the headline comparisons
 need comes first. The whole grid to 25,000 would take two cores a day."""
