@@ -54,7 +54,8 @@ class Registry(Generic[T]):
         return (inspect.getdoc(self[name]) or "").partition("\n")[0]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        ours = name in self._listed or name in self._entries
+        return ours or any(point.name == name for point in entry_points(group=self.group))
 
     def __getitem__(self, name: str) -> T:
         if name in self._entries:

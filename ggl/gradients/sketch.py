@@ -25,9 +25,8 @@ class Sketch:
     A gradient of at most `EXACT` coordinates is kept whole. Of a larger one, parameters of up to 2,048
     coordinates are kept; the gradient G (o, i) of every other is seen through UᵀGV, U (o, 32) and V (i, 64)
     with entries N(0, 1/32) and N(0, 1/64). Then E‖UᵀGV‖² = ‖G‖², and for a single image's linear layer,
-    G = e aᵀ, the squared norm's relative standard deviation is (1 + 2/32)(1 + 2/64) - 1 under the root, 0.31;
-    for a sum of r such terms of equal size it falls towards 1/√r of that. UᵀGV = (EU)ᵀ(AV) of the outputs'
-    gradients E and the inputs A: a layer's gradient need not be built for it.
+    G = e aᵀ, the squared norm's relative standard deviation is (1 + 2/32)(1 + 2/64) - 1 under the root, 0.31.
+    UᵀGV = (EU)ᵀ(AV) of the outputs' gradients E and the inputs A: a layer's gradient need not be built.
 
     Args:
         shapes: of what is compared, by name.

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from ggl.attacks.course import SearchResult, courses
 from ggl.attacks.inversion import invert
-from ggl.attacks.search import Progress
-from ggl.attacks.stages import Stage
+from ggl.attacks.stages import Stage, progress_of
 from ggl.base.random import stream
 from ggl.datasets.loading import Dataset
 from ggl.generators import Prior
@@ -170,7 +169,7 @@ class Inverter:
             seed=self.seed,
             device=self.device,
             checkpoint=None if self.checkpoints is None else self.checkpoints / f"{name}.safetensors",
-            progress=self._stage(name),
+            progress=progress_of(self.progress, name),
         )
         draws = self.draws(len(images), classes)
         values = {
@@ -223,10 +222,6 @@ class Inverter:
             self._class_means = torch.cat([_reduced(drawn.mean(0, keepdim=True)) for drawn in samples])
         means = self._class_means
         return torch.stack([(means - x).square().flatten(1).sum(1).argmin() for x in _reduced(images)])
-
-    def _stage(self, name: str) -> Progress | None:
-        report = self.progress
-        return None if report is None else lambda done, planned, loss: report(name, done, planned, loss)
 
 
 def means_of_others(

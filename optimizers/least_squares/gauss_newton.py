@@ -82,7 +82,7 @@ class GaussNewton(Strategy):
         self.starts, self.step = starts, step
         self.dampings, self.probes, self.shell, self.regularization = dampings, probes, shell, regularization
         self._random = stream(seed, "gauss-newton")
-        self._stalled = 0
+        self._since = 0
         self._window, self._fine = float("inf"), step
         self._loss, self._damping = float("inf"), FIRST_DAMPING
         self._basis = torch.empty(0, dtype=torch.float64)
@@ -107,44 +107,41 @@ class GaussNewton(Strategy):
         parts = z.unflatten(1, (told.values.shape[1], -1))
         best = int(loss.argmin())
         if self._model is None:
-            empty = torch.empty(*told.values.shape[1:], parts.shape[2], dtype=torch.float64)
-            self._model = Linearization(parts[best], told.values[best], empty)
+            unknown = torch.zeros(*told.values.shape[1:], parts.shape[2], dtype=torch.float64)
+            self._model = Linearization(parts[best], told.values[best], unknown)
             self._loss = float(loss[best])
         elif not self._differenced:
             steps = parts - self._model.z
             self._model = Linearization.by_differences(self._model.z, self._model.values, steps, told.values)
             self._differenced = True
-            self._window, self._stalled = self._loss, 0
-            self._move(best, parts, loss, told)
+            self._window, self._since = self._loss, 0
+            self._move(self._model, best, parts, loss, told)
         else:
-            self._learn(best, parts, loss, told)
+            self._learn(self._model, best, parts, loss, told)
         self.batch_size = self._next_size()
 
-    def _learn(self, best: int, parts: Tensor, loss: Tensor, told: Residuals) -> None:
+    def _learn(self, model: Linearization, best: int, parts: Tensor, loss: Tensor, told: Residuals) -> None:
         """Go to a better point, correct the Jacobian around it, and set the damping of the next steps."""
-        model = self._model
-        if model is None:
-            raise InputError("told residuals before a start")
         z, values = torch.cat([parts, model.z[None]]), torch.cat([told.values, model.values[None]])
-        moved = self._move(best, parts, loss, told)
+        moved = self._move(model, best, parts, loss, told)
         model.update(z, values, self.regularization)
         if moved and best < self.dampings:
             self._damping = float(self._dampings()[best])
         elif not moved:
             self._damping = min(LESS_TRUST * self._damping, MOST_DAMPING)
-        self._stalled += len(parts)
-        if self._stalled >= WINDOW * self._cost:
+        self._since += len(parts)
+        if self._since >= WINDOW * self._cost:
             if self._window - self._loss < STALLED * abs(self._window):
                 self._differenced = False
                 self._fine = FINE
-            self._window, self._stalled = self._loss, 0
+            self._window, self._since = self._loss, 0
 
-    def _move(self, best: int, parts: Tensor, loss: Tensor, told: Residuals) -> bool:
+    def _move(self, model: Linearization, best: int, parts: Tensor, loss: Tensor, told: Residuals) -> bool:
         """Go to the best candidate where it is better than the point; return whether it is."""
-        if self._model is None or float(loss[best]) >= self._loss:
+        if float(loss[best]) >= self._loss:
             return False
         self._loss = float(loss[best])
-        self._model.move(parts[best], told.values[best])
+        model.move(parts[best], told.values[best])
         return True
 
     @property
@@ -158,9 +155,8 @@ class GaussNewton(Strategy):
         return self.dampings + self.probes if self._differenced else self._cost
 
     def _dampings(self) -> Tensor:
-        half = DECADES / 2
-        exponents = torch.linspace(-half, half, self.dampings, dtype=torch.float64)
-        return self._damping * 10 ** (exponents if self.dampings > 1 else torch.zeros(1, dtype=torch.float64))
+        places = torch.arange(self.dampings, dtype=torch.float64) - (self.dampings - 1) / 2
+        return self._damping * 10 ** (places * DECADES / max(1, self.dampings - 1))
 
     def _steps(self, model: Linearization) -> Tensor:
         """Return the damped steps (dampings, D): -(JᵀJ + ss' + μ λ_max I)⁻¹ (Jᵀr + s σ), s σ of the shell."""
@@ -199,7 +195,7 @@ class GaussNewton(Strategy):
         return torch.randn(*shape, generator=self._random, dtype=torch.float64)
 
     def _state(self) -> State:
-        numbers = (self._stalled, self._used, self._loss, self._window, self._damping, self._fine)
+        numbers = (self._since, self._used, self._loss, self._window, self._damping, self._fine)
         flags = (self._differenced, self._unit)
         return {
             "numbers": torch.tensor(numbers, dtype=torch.float64),
@@ -211,8 +207,8 @@ class GaussNewton(Strategy):
         }
 
     def _load(self, state: State) -> None:
-        stalled, used, self._loss, self._window, self._damping, self._fine = state["numbers"].tolist()
-        self._stalled, self._used = int(stalled), int(used)
+        since, used, self._loss, self._window, self._damping, self._fine = state["numbers"].tolist()
+        self._since, self._used = int(since), int(used)
         self._differenced, self._unit = state["flags"].tolist()
         self._basis, self._target = state["basis"], state["target"]
         self._random.set_state(state["random"])
