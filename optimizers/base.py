@@ -33,6 +33,9 @@ class Strategy(ABC):
     residuals: Residuals
     """Of the generation that was told last, its rows in the order of asking, float64 on the CPU."""
 
+    choice: tuple[Tensor, float] | None = None
+    """The candidate (d,) that the search would end with, and its loss, where that is not the least met."""
+
     anytime: bool = True
     """Whether a search's course does not depend on its budget: a longer one begins as a shorter one."""
 

@@ -48,6 +48,10 @@ class Group(ABC):
     ) -> None:
         """Take the losses of what was asked, one entry a chosen search, in the order of asking."""
 
+    def choices(self, chosen: Sequence[int]) -> list[tuple[Tensor, float] | None]:
+        """Return what each chosen search would end with, and its loss, where that is not the least it met."""
+        return [None] * len(chosen)
+
     @abstractmethod
     def state_dict(self) -> State:
         """Return everything that resumed searches need."""
@@ -90,6 +94,10 @@ class SideBySide(Group):
         for i, k in enumerate(self._chosen):
             gradient = None if gradients is None else gradients[i]
             self.strategies[k].tell(z[i], losses[i], gradient, None if residuals is None else residuals[i])
+
+    def choices(self, chosen: Sequence[int]) -> list[tuple[Tensor, float] | None]:
+        """Return each chosen strategy's own."""
+        return [self.strategies[k].choice for k in chosen]
 
     def state_dict(self) -> State:
         """Return the strategies' states, their names preceded by the search's number."""

@@ -1,5 +1,6 @@
 """What a search is told that minimizes a sum of squares: the residuals, and not their sum alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,15 @@ class Residuals:
         values: (n, parts, m).
         target: (m,).
         unit: whether the loss compares directions: ‖v/‖v‖ - t/‖t‖‖²; else it is ‖v - t‖².
+        groups: coordinates of each group, in their order, that behave alike: of a layer; none for one group.
     """
 
     values: Float[Tensor, "n parts m"]
     target: Float[Tensor, " m"]
     unit: bool
+    groups: Sequence[int] = ()
 
     def sorted(self, order: Tensor) -> "Residuals":
         """Return the same of candidates in another order, in float64 on the CPU, zero where not finite."""
         values = self.values.detach().to("cpu", torch.float64)[order].nan_to_num(0.0, 0.0, 0.0)
-        return Residuals(values, self.target.detach().to("cpu", torch.float64), self.unit)
+        return Residuals(values, self.target.detach().to("cpu", torch.float64), self.unit, self.groups)

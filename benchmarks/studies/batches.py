@@ -2,12 +2,11 @@
 
     python benchmarks/studies/batches.py [--workers 2]
 
-Settings were written down before anything was run, and cut once for time (eight clients to six, fewer cells
-under pruning) after a first cell. Six clients, their images drawn at random from the held-out ones, so that
+Settings were written down before anything was run. Twelve clients, their images drawn at random from the held-out ones, so that
 labels come twice as they do; a smaller batch holds the first images of the larger one. An untrained LeNet,
 the embedded prior, labels known, equal objective evaluations of the whole batch; strategies that search the
-batch's latents as one space (cma-es), with a covariance for each image (block-cma-es) or along gradients
-(adam); IG on pixels shows what the prior adds. Cells that are there are not run again. Figures and tests are
+batch's latents as one space (cma-es), with a covariance for each image (block-cma-es), by every image's own
+residuals (gauss-newton) or along gradients (adam); IG on pixels shows what the prior adds. Cells that are there are not run again. Figures and tests are
 over batches.
 """
 
@@ -29,9 +28,12 @@ from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.datasets.loading import load_dataset
 
 VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
-CLIENTS, BUDGET, CEILING_BUDGET, SEED = 6, 1000, 1000, 0
+CLIENTS, BUDGET, CEILING_BUDGET, SEED = 12, 1000, 1000, 0
 SIZES = (1, 4, 8)
-PLAN = {"none": ("cma-es", "block-cma-es", "adam", "ig"), "prune:0.9": ("block-cma-es", "adam")}
+PLAN = {
+    "none": ("gauss-newton", "adam", "cma-es", "block-cma-es", "ig"),
+    "prune:0.9": ("gauss-newton", "adam", "block-cma-es"),
+}
 """Strategies against each defense."""
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.strategies import (
     BUDGETS,
-    DEFAULT,
     DEFENSES,
     EQUAL_TIME,
     FINE,
     PATTERN,
+    RESIDUAL,
     RESULTS,
-    SEEDS,
+    SCALAR,
     labels,
 )
 from ggl.benchmarks.studies.strategies_cells import Key, Row
@@ -36,14 +36,21 @@ HEADER = """\
 Made by `python benchmarks/studies/strategies.py`, \
 then `python benchmarks/studies/strategies_table.py`; the settings are in
 the first of the two, every search is a row of `strategies.csv`. Embedded prior, one image a gradient,
-cosine distance, adaptive attacker; ten images, three seeds each. A cell is PSNR in dB with its 95 %
-interval over images, then how many of the thirty searches' images rank the private one first of a hundred.
+cosine distance, adaptive attacker; ten images, three seeds each (ResNet-18: one). A cell is PSNR in dB with
+its 95 % interval over images, then how many of the searches' images rank the private one first of a hundred.
 """
 
 PATTERN_HEADINGS = (
     *("victim", "its latents", "latents", "evaluations"),
     *("lower loss", "median by", "higher PSNR", "by, dB"),
 )
+
+
+CONTRASTS = (
+    *((500, SCALAR, 500), (500, SCALAR, 2_000), (1_000, SCALAR, 10_000)),
+    *((500, "adam", 500), (2_000, SCALAR, 2_000), (2_000, "adam", 2_000)),
+)
+"""The residual search's evaluations, and whose result after how many it is set against."""
 
 
 class Results:
@@ -57,7 +64,8 @@ class Results:
     def values(self, key: Key, name: str) -> NDArray[np.float64]:
         """Return a figure (images, seeds)."""
         rows = self.rows[key]
-        return np.array([getattr(row, name) for row in rows], dtype=np.float64).reshape(-1, SEEDS)
+        seeds = len({row.seed for row in rows})
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64).reshape(-1, seeds)
 
 
 def over_images(values: NDArray[np.float64]) -> Interval:
@@ -91,7 +99,7 @@ def _pace(results: Results, keys: Sequence[Key]) -> str:
 def difference_table(results: Results, budget: int) -> Iterator[str]:
     """Yield each strategy's PSNR less the default's, paired, at one budget."""
     cells = [(victim, defense) for victim, defenses in DEFENSES.items() for defense in defenses]
-    yield f"\n## PSNR less that of `{DEFAULT}`, dB, {budget:,} evaluations\n"
+    yield f"\n## PSNR less that of `{SCALAR}`, dB, {budget:,} evaluations\n"
     yield markdown_table(("strategy", *map(", ".join, cells)), _difference_rows(results, cells, budget))
 
 
@@ -99,9 +107,9 @@ def _difference_rows(
     results: Results, cells: Sequence[tuple[str, str]], budget: int
 ) -> Iterator[Sequence[str]]:
     for label in LABELS:
-        pairs = [((*cell, label, budget), (*cell, DEFAULT, budget)) for cell in cells]
+        pairs = [((*cell, label, budget), (*cell, SCALAR, budget)) for cell in cells]
         known = [results.rows.keys() >= set(pair) for pair in pairs]
-        if label != DEFAULT and any(known):
+        if label != SCALAR and any(known):
             texts = [_difference(results, *pair) if k else "" for pair, k in zip(pairs, known, strict=True)]
             yield label, *texts
 
@@ -111,10 +119,24 @@ def _difference(results: Results, key: Key, other: Key) -> str:
     return figure_text(over_images(less), "+.1f")
 
 
+def residual_lines(results: Results) -> Iterator[str]:
+    """Yield how the search that is told residuals compares with others that had more, paired."""
+    yield f"\n## `{RESIDUAL}`, PSNR less that of others at other budgets, dB\n"
+    cells = [(victim, defense) for victim, defenses in DEFENSES.items() for defense in defenses]
+    headings = [f"at {own:,}: `{other}` at {theirs:,}" for own, other, theirs in CONTRASTS]
+    lines = []
+    for cell in cells:
+        pairs = [((*cell, RESIDUAL, own), (*cell, other, theirs)) for own, other, theirs in CONTRASTS]
+        there = [results.rows.keys() >= set(pair) for pair in pairs]
+        texts = [_difference(results, *pair) if k else "" for pair, k in zip(pairs, there, strict=True)]
+        lines.append((", ".join(cell), *texts))
+    yield markdown_table(("cell", *headings), lines)
+
+
 def pattern_lines(results: Results) -> Iterator[str]:
     """Yield within which budget the default reaches what the published pattern ends at."""
     last = BUDGETS[-1]
-    yield f"\n## `{DEFAULT}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
+    yield f"\n## `{SCALAR}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
     yield markdown_table(PATTERN_HEADINGS, _pattern_rows(results, last))
 
 
@@ -123,7 +145,7 @@ def _pattern_rows(results: Results, last: int) -> Iterator[Sequence[str]]:
         for its, rule in (("", ""), (", free", ", free"), (", free", ", tanh")):
             pattern = (victim, "none", PATTERN + its, last)
             for budget in sorted((*BUDGETS, *FINE)):
-                key = (victim, "none", DEFAULT + rule, budget)
+                key = (victim, "none", SCALAR + rule, budget)
                 if results.rows.keys() >= {pattern, key}:
                     latents = (its[2:] or "shell:0.001", rule[2:] or "shell:0.001")
                     yield victim, *latents, f"{budget:,}", *_against(results, key, pattern)
@@ -144,8 +166,8 @@ def _against(results: Results, key: Key, pattern: Key) -> Sequence[str]:
 
 def time_lines(results: Results, budget: int = 10_000) -> Iterator[str]:
     """Yield how the contrasts compare with the default at about its CPU time."""
-    yield f"\n## Contrasts beside `{DEFAULT}` at {budget:,} evaluations, lenet, none\n"
-    default = ("lenet", "none", DEFAULT, budget)
+    yield f"\n## Contrasts beside `{SCALAR}` at {budget:,} evaluations, lenet, none\n"
+    default = ("lenet", "none", SCALAR, budget)
     contrasts = [("adam", EQUAL_TIME), ("adam", 2_000), ("l-bfgs", 500), ("l-bfgs", 2_000)]
     keys = [default, *(("lenet", "none", *contrast) for contrast in contrasts)]
     lines = []
@@ -164,7 +186,7 @@ def page(results: Results) -> str:
             lines += psnr_table(results, victim, defense)
     for budget in BUDGETS:
         lines += difference_table(results, budget)
-    return "\n".join([*lines, *pattern_lines(results), *time_lines(results)]) + "\n"
+    return "\n".join([*lines, *residual_lines(results), *pattern_lines(results), *time_lines(results)]) + "\n"
 
 
 def main() -> None:

@@ -85,10 +85,12 @@ class BestSoFar:
         """Return the objective evaluations so far."""
         return self.history[-1][0] if self.history else 0
 
-    def take(self, z: Tensor, loss: Tensor) -> None:
-        """Note a generation's evaluations, and its best candidate where that is better."""
+    def take(self, z: Tensor, loss: Tensor, choice: tuple[Tensor, float] | None = None) -> None:
+        """Note a generation's evaluations, and its best candidate where that is better, or a search's own."""
         finite = torch.where(torch.isfinite(loss), loss, torch.inf)
-        if finite.min() < self.loss:
+        if choice is not None:
+            self.z, self.loss = choice[0].cpu(), choice[1]
+        elif finite.min() < self.loss:
             self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
         self.history.append((self.evaluations + len(z), self.loss))
 

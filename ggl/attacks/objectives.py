@@ -35,10 +35,12 @@ class ResidualObjective(Objective, Protocol):
     Attributes:
         targets: (k, m), of each search.
         unit: whether directions are compared, as `ggl.optimizers.residuals.Residuals` has it.
+        groups: coordinates of each group, as it has them.
     """
 
     targets: Tensor
     unit: bool
+    groups: Sequence[int]
 
     def measure(
         self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
@@ -77,6 +79,11 @@ class GradientMatch:
         """Whether the distance is of unit vectors."""
         return self._residuals.unit
 
+    @property
+    def groups(self) -> Sequence[int]:
+        """How many numbers of a sketch are each parameter's."""
+        return self._residuals.sketch.groups
+
     def measure(
         self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n parts m"]]:
@@ -88,6 +95,7 @@ class ImageMatch:
     """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
 
     unit = False
+    groups = ()
 
     def __init__(self, images: Float[Tensor, "k b c h w"]) -> None:
         self.images, self.targets = images, images.flatten(1)

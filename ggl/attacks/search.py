@@ -128,14 +128,14 @@ class Search:
             gradients.split(counts) if self.group.needs_gradient else None,
             self._residuals(values, active, counts) if self.group.needs_residuals else None,
         )
-        for k, z, loss in zip(active, asked, parts, strict=True):
-            self.best[k].take(z, loss)
+        for k, z, loss, choice in zip(active, asked, parts, self.group.choices(active), strict=True):
+            self.best[k].take(z, loss, choice)
 
     def _residuals(self, values: Tensor, active: Sequence[int], counts: Sequence[int]) -> list[Residuals]:
         """Return what every search is told that asks for residuals."""
-        targets, unit = self._sum_of_squares.targets, self._sum_of_squares.unit
+        squares = self._sum_of_squares
         split = zip(active, values.split(list(counts)), strict=True)
-        return [Residuals(part, targets[k], unit) for k, part in split]
+        return [Residuals(part, squares.targets[k], squares.unit, squares.groups) for k, part in split]
 
     @property
     def _sum_of_squares(self) -> ResidualObjective:

@@ -1,76 +1,132 @@
-"""A linear model of what latents come to, kept up to date by secants."""
+"""A linear model of what latents come to, fitted to the points around one."""
 
-from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Linearization"]
+from ggl.optimizers.least_squares.record import Record
+
+__all__ = ["Equations", "Linearization"]
+
+POWER = 4
+"""Of a point's distance, by which its weight in the fit falls: what curvature makes of a difference grows
+with the square of its length."""
+
+NEAR = 0.05
+"""Distance below which points count as equally near: what they differ by drowns in rounding."""
+
+RIDGE = 1e-4
+"""Of the fit, a share of the mean diagonal."""
+
+FREE = 0.1
+"""A point that the fit explains by this much less than wholly has an error of its own to show."""
 
 TINY = 1e-30
 
 
+class Equations(NamedTuple):
+    """Of the residuals of all parts: JᵀJ (D, D), Jᵀr (D,), and ½‖r‖²."""
+
+    square: Tensor
+    slope: Tensor
+    merit: Tensor
+
+
 class Linearization:
-    """A point, what it came to, and the Jacobians of its parts.
+    """The Jacobian of every part at a point of its own, by weighted least squares over a record's points.
+
+    J = argmin Σᵢ ‖vᵢ - v₀ - J (zᵢ - z₀)‖² / ‖zᵢ - z₀‖⁴, so that Jᵀ = A V of the points' values V: what is
+    held is A, and products of J are products of values. Differences are such points, and so is every
+    candidate since (regression models: Conn, Scheinberg, Vicente 2009, chapter 4).
 
     Attributes:
-        z: (parts, d), the point; parts are what has latents and values of its own: images of a batch.
-        values: (parts, m) at the point.
-        jacobian: (parts, m, d).
+        center: (parts,), the point of each part; they are those of one candidate, or recombined.
+        weights: A, (parts, d, n); rows add up to 0.
     """
 
-    def __init__(self, z: Tensor, values: Tensor, jacobian: Tensor) -> None:
-        self.z, self.values, self.jacobian = z, values, jacobian
+    def __init__(self, record: Record, center: Int[Tensor, " parts"]) -> None:
+        self.center = center
+        self.z = record.at(center)
+        steps = (record.z - self.z).transpose(0, 1)  # parts first
+        squares = steps.square().sum(-1)
+        there = squares > 0
+        nearest = torch.where(there, squares, torch.inf).amin(1, keepdim=True).clamp_min(NEAR**2)
+        importance = torch.where(there, (nearest / squares.clamp_min(NEAR**2)) ** (POWER / 2), 0.0)
+        weighted = (steps * importance[..., None]).transpose(1, 2)
+        normal = weighted @ steps
+        ridge = RIDGE * normal.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY)
+        damped = normal + ridge[:, None, None] * torch.eye(normal.shape[1], dtype=normal.dtype)
+        weights = torch.linalg.solve(damped, weighted)
+        places = torch.arange(record.parts)
+        weights[places, :, center] -= weights.sum(2)
+        self.weights = weights
 
-    @classmethod
-    def by_differences(cls, z: Tensor, values: Tensor, steps: Tensor, found: Tensor) -> "Linearization":
-        """Return it from the values (k, parts, m) found at z plus orthogonal steps (k, parts, d)."""
-        scaled = steps / steps.square().sum(-1, keepdim=True).clamp_min(TINY)
-        return cls(z, values, torch.einsum("kpm,kpd->pmd", found - values, scaled))
+    def changes(self, record: Record, first: int, count: int) -> Float[Tensor, "k N"]:
+        """Return, as coefficients, how points differ from the center, their parts together."""
+        coefficients = torch.zeros(count, len(record), record.parts, dtype=torch.float64)
+        coefficients[torch.arange(count), first + torch.arange(count)] += 1
+        coefficients[:, self.center, torch.arange(record.parts)] -= 1
+        return _with_target(coefficients)
 
-    def update(self, z: Tensor, values: Tensor, regularization: float) -> None:
-        """Correct the Jacobians by what points (n, parts, d) came to: the least change that explains it.
+    def errors(self, record: Record, first: int, count: int) -> Float[Tensor, "k N"]:
+        """Return the same less what the model foretold; it was fitted to the points before `first`."""
+        foretold = torch.zeros(count, len(record), record.parts, dtype=torch.float64)
+        steps = record.z[first : first + count] - self.z
+        foretold[:, :first] = torch.einsum("kpd,pdn->knp", steps, self.weights)
+        return self.changes(record, first, count) - _with_target(foretold)
 
-        J ← J + Eᵀ (ΔZ ΔZᵀ + λ I)⁻¹ ΔZ with E the errors of prediction (Broyden, 1965, of several secants), λ
-        a share of the mean squared step.
-        """
-        steps, errors = z - self.z, values - self.values
-        steps, errors = steps.transpose(0, 1), errors.transpose(0, 1)  # parts first
-        errors = errors - steps @ self.jacobian.transpose(1, 2)
-        products = steps @ steps.transpose(1, 2)
-        ridge = regularization * products.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY)
-        damped = products + ridge[:, None, None] * torch.eye(products.shape[1], dtype=products.dtype)
-        self.jacobian = self.jacobian + errors.transpose(1, 2) @ torch.linalg.solve(damped, steps)
+    def misfits(self, record: Record, most: int) -> Float[Tensor, "k N"]:
+        """Return, as coefficients, what the fit leaves of its nearest points, at most so many in all."""
+        n, parts = len(record), record.parts
+        found = []
+        for part in range(parts):
+            steps = record.z[:, part] - self.z[part]
+            left = torch.eye(n, dtype=torch.float64) - steps @ self.weights[part]
+            left[:, self.center[part]] -= 1
+            shown = left.diagonal() > FREE
+            shown[self.center[part]] = False
+            distance = torch.where(shown, steps.square().sum(1), torch.inf)
+            rows = distance.argsort()[: min(int(shown.sum()), most // parts)]
+            own = torch.zeros(len(rows), n, parts, dtype=torch.float64)
+            own[:, :, part] = left[rows]
+            found.append(own)
+        return _with_target(torch.cat(found))
 
-    def move(self, z: Tensor, values: Tensor) -> None:
-        """Take another point, what it came to, and the same Jacobians."""
-        self.z, self.values = z, values
-
-    def normal_equations(
-        self, target: Tensor, unit: bool
-    ) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]]:
-        """Return JᵀJ and Jᵀr of the residuals of the parts' sum, of all D = parts · d coordinates.
+    def equations(self, products: Float[Tensor, "N N"], unit: bool) -> Equations:
+        """Return the equations of the residuals in the metric of `products`.
 
         With unit vectors r = v/‖v‖ - t/‖t‖ and ∂r = (I - v̂ v̂ᵀ) ∂v / ‖v‖; else r = (v - t)/‖t‖.
         """
-        jacobian = self.jacobian.permute(1, 0, 2).flatten(1)
-        value, length = self.values.sum(0), target.norm().clamp_min(TINY)
+        parts, d, n = self.weights.shape
+        rows = 1 + self.center * parts + torch.arange(parts)
+        inner = products[1:, 1:].view(n, parts, n, parts)
+        half = torch.einsum("pdn,npmq->pdmq", self.weights, inner)
+        square = torch.einsum("pdmq,qem->pdqe", half, self.weights).reshape(parts * d, parts * d)
+        along_value, along_target = products[:, 0].clone(), products[:, 0]
+        along_value += products[:, rows].sum(1)
+        value, target = along_value[0] + along_value[rows].sum(), along_target[0].clamp_min(TINY)
+        both = along_target[0] + along_target[rows].sum()
+        slope_value, slope_target = (self._transposed(x) for x in (along_value, along_target))
         if not unit:
-            jacobian, residual = jacobian / length, (value - target) / length
-            return jacobian.T @ jacobian, jacobian.T @ residual
-        norm = value.norm().clamp_min(TINY)
-        direction = value / norm
-        residual = direction - target / length
-        along = jacobian.T @ direction
-        square = jacobian.T @ jacobian - torch.outer(along, along)
-        return square / norm**2, (jacobian.T @ residual - along * (direction @ residual)) / norm
+            merit = (value - 2 * both + target) / (2 * target)
+            return Equations(square / target, (slope_value - slope_target) / target, merit)
+        norm, length = value.clamp_min(TINY).sqrt(), target.sqrt()
+        cosine = both / (norm * length)
+        along = slope_value / norm
+        return Equations(
+            (square - torch.outer(along, along)) / norm**2,
+            (cosine * along - slope_target / length) / norm,
+            1 - cosine,
+        )
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything as tensors."""
-        return {"point": self.z, "values": self.values, "jacobian": self.jacobian}
+    def _transposed(self, products: Tensor) -> Float[Tensor, " D"]:
+        """Return Jᵀx of a vector's products with the target and all values."""
+        parts, _, n = self.weights.shape
+        return torch.einsum("pdn,np->pd", self.weights, products[1:].view(n, parts)).flatten()
 
-    @classmethod
-    def of_state(cls, state: Mapping[str, Tensor]) -> "Linearization":
-        """Return what `state` was made of."""
-        return cls(state["point"], state["values"], state["jacobian"])
+
+def _with_target(coefficients: Float[Tensor, "k n parts"]) -> Float[Tensor, "k N"]:
+    """Return coefficients of all rows of a record's products: none of the target."""
+    return torch.nn.functional.pad(coefficients.flatten(1), (1, 0))

@@ -9,8 +9,7 @@ from ggl import GradientOracle, LocalTraining, load_victim
 from ggl.base.errors import InputError
 from ggl.gradients import Trial, View
 from ggl.gradients.residuals import GradientResiduals, is_separable
-from ggl.gradients.sketch import COLUMNS, ROWS, Sketch
-from ggl.gradients.view import global_norm
+from ggl.gradients.sketch import KERNELS, MATRIX, Sketch
 
 BACKENDS = ("sequential", "vmap", "layerwise")
 
@@ -31,8 +30,9 @@ def measured(model, backend, view, images, labels, distance="cosine"):
 def small_probes(monkeypatch):
     """Sketch what is small too."""
     monkeypatch.setattr("ggl.gradients.sketch.EXACT", 0)
-    monkeypatch.setattr("ggl.gradients.sketch.ROWS", 4)
-    monkeypatch.setattr("ggl.gradients.sketch.COLUMNS", 5)
+    monkeypatch.setattr("ggl.gradients.sketch.KEPT", 20)
+    monkeypatch.setattr("ggl.gradients.sketch.MATRIX", (4, 5))
+    monkeypatch.setattr("ggl.gradients.sketch.KERNELS", (5, 4))
 
 
 @pytest.mark.usefixtures("small_probes")
@@ -77,16 +77,17 @@ def test_a_small_gradient_is_its_own_sketch_and_residuals_make_the_distance():
         torch.testing.assert_close(scores, squares, rtol=1e-3, atol=1e-6)
 
 
-def test_squared_norms_are_unbiased_with_the_stated_spread():
+@pytest.mark.parametrize(("shape", "probes"), [((300, 400), MATRIX), ((300, 100, 2, 2), KERNELS)])
+def test_squared_norms_are_unbiased_with_the_stated_spread(shape, probes):
     """A rank-one gradient, the worst case; 400 sketches, the mean within three standard errors."""
     random = torch.Generator().manual_seed(0)
-    g = {"w": torch.outer(torch.randn(300, generator=random), torch.randn(400, generator=random)).double()}
-    square = global_norm(g).square()
+    g = torch.outer(torch.randn(300, generator=random), torch.randn(400, generator=random)).double()
     found = []
     for seed in range(400):
-        sketch = Sketch({"w": (300, 400)}, seed).to(torch.device("cpu"), torch.float64)
-        found.append(sketch.apply(g).square().sum() / square)
-    spread = ((1 + 2 / ROWS) * (1 + 2 / COLUMNS) - 1) ** 0.5
+        sketch = Sketch({"w": shape}, seed).to(torch.device("cpu"), torch.float64)
+        found.append(sketch.apply({"w": g.view(shape)}).square().sum() / g.square().sum())
+    rows, columns = probes
+    spread = ((1 + 2 / rows) * (1 + 2 / columns) - 1) ** 0.5
     ratios = torch.stack(found)
     assert abs(ratios.mean() - 1) < 3 * spread / 400**0.5
     assert ratios.std().item() == pytest.approx(spread, rel=0.15)
@@ -100,7 +101,8 @@ def test_a_sketch_is_defined_by_its_seed_and_is_linear():
     assert not torch.equal(one.apply(a), other.apply(a))
     both = {name: 2 * a[name] - b[name] for name in shapes}
     torch.testing.assert_close(one.apply(both), 2 * one.apply(a) - one.apply(b), rtol=1e-4, atol=1e-3)
-    assert one.size == ROWS * COLUMNS + 64
+    assert one.size == MATRIX[0] * MATRIX[1] + 64
+    assert one.groups == [MATRIX[0] * MATRIX[1], 64]
 
 
 def test_what_mixes_images_has_one_sketch_a_batch():
