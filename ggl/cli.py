@@ -110,7 +110,10 @@ def audit(
     ] = None,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="repeatable; default cma-es", autocompletion=completion("strategies")),
+        typer.Option(
+            help="repeatable; default auto: gauss-newton where it can be, else cma-es",
+            autocompletion=completion("strategies"),
+        ),
     ] = None,
     attacker: Annotated[
         list[str] | None,
@@ -183,7 +186,7 @@ def audit(
         fit=fit,
         prior=prior,
         defenses=tuple(defense or ["none"]),
-        strategies=tuple(strategy or ["cma-es"]),
+        strategies=tuple(strategy or ["auto"]),
         attackers=tuple(attacker or ["adaptive"]),
         out=out,
         images=images,

@@ -47,6 +47,10 @@ LISTED = {
         "ggl.optimizers.least_squares.gauss_newton:GaussNewton",
         "Gauss-Newton from residuals, its Jacobian from the population: few evaluations, no gradients.",
     ),
+    "eki": (
+        "ggl.optimizers.least_squares.eki:EnsembleKalman",
+        "Ensemble Kalman inversion from residuals: a contrast that fits no Jacobian.",
+    ),
     "random": (
         "ggl.optimizers.random_search:RandomSearch",
         "Draws independent standard normal latents: the baseline that every searcher must beat.",

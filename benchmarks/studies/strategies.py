@@ -5,7 +5,7 @@
 
 Victims, defenses, images, seeds and budgets were written down before anything was run; how far each
 strategy goes (`PLAN`) was set while it ran, by the hours at hand. Ten held-out Fashion-MNIST images, one a
-class, each attacked with three seeds (ResNet-18 with one); a strategy's searches of a cell run side by side
+class, each attacked with three seeds (ResNet-18: six images, one seed); a strategy's searches of a cell run side by side
 in a process of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end, and a command
 that was stopped goes on with the cells that are missing there. Seconds are the process's CPU seconds a
 search, so that other work on the machine counts little.
@@ -39,9 +39,8 @@ from ggl.optimizers import load_group, load_strategy
 from ggl.victims import load_victim
 
 PRIOR, DATA = "fashion-dcgan32", "fashion-mnist-heldout"
-IMAGES = 10
-SEEDS = {"lenet": 3, "mlp": 3, "convnet": 3, "resnet18": 1}
-"""Of each image's searches, by victim: ResNet-18 takes 30 ms an evaluation."""
+SEARCHES = {"lenet": (10, 3), "mlp": (10, 3), "convnet": (10, 3), "resnet18": (6, 1)}
+"""Images, and seeds of each one's searches, by victim: ResNet-18 takes 30 ms an evaluation."""
 
 DISTANCE = "cosine"
 ATTACKER = "adaptive"
@@ -54,7 +53,7 @@ NOISE = {"lenet": "noise:0.2", "mlp": "noise:0.005"}
 
 DEFENSES: dict[str, Sequence[str]] = {
     **{victim: ("none", noise, "prune:0.9") for victim, noise in NOISE.items()},
-    **{victim: ("none",) for victim in SEEDS if victim not in NOISE},
+    **{victim: ("none",) for victim in SEARCHES if victim not in NOISE},
 }
 
 PATTERN, SCALAR, RESIDUAL = "nevergrad-cma-ggl", "cma-es", "gauss-newton"
@@ -93,6 +92,8 @@ PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("mlp", DEFENSES["mlp"][1:], 500, (BO,)),
     ("lenet", DEFENSES["lenet"], 2_000, (RESIDUAL,)),
     ("mlp", DEFENSES["mlp"], 2_000, (RESIDUAL,)),
+    ("lenet", DEFENSES["lenet"], 2_000, ("eki",)),
+    ("mlp", ("none",), 2_000, ("eki",)),
     ("convnet", ("none",), 2_000, (SCALAR, RESIDUAL, "adam")),
     ("resnet18", ("none",), 2_000, (RESIDUAL, SCALAR, "adam")),
 )
@@ -184,8 +185,8 @@ class Bench:
     """The private images, their gradients and what scores a reconstruction, for one victim and defense."""
 
     def __init__(self, victim: str, defense: str) -> None:
-        data, seeds = load_dataset(DATA), SEEDS[victim]
-        rows = pick_private(data.labels, IMAGES, 0).repeat_interleave(seeds)
+        data, (images, seeds) = load_dataset(DATA), SEARCHES[victim]
+        rows = pick_private(data.labels, images, 0).repeat_interleave(seeds)
         self.seeds, self.images, self.labels = seeds, data.images[rows], data.labels[rows]
         decoys = choose_decoys(self.images[::seeds], self.labels[::seeds], data.images, data.labels, 0)
         self.decoys = [images for images in decoys.images for _ in range(seeds)]

@@ -36,8 +36,8 @@ HEADER = """\
 Made by `python benchmarks/studies/strategies.py`, \
 then `python benchmarks/studies/strategies_table.py`; the settings are in
 the first of the two, every search is a row of `strategies.csv`. Embedded prior, one image a gradient,
-cosine distance, adaptive attacker; ten images, three seeds each (ResNet-18: one). A cell is PSNR in dB with
-its 95 % interval over images, then how many of the searches' images rank the private one first of a hundred.
+cosine distance, adaptive attacker; ten images, three seeds each (ResNet-18: six, one). A cell is PSNR in dB
+with its 95 % interval over images, then how many searches' images rank the private one first of a hundred.
 """
 
 PATTERN_HEADINGS = (

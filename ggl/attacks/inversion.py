@@ -14,7 +14,8 @@ from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import GradientMatch, ImageMatch, Objective
 from ggl.attacks.search import Progress, Search, fingerprint
-from ggl.attacks.settings import AttackSettings
+from ggl.attacks.settings import AUTO, AttackSettings
+from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
@@ -50,7 +51,7 @@ def attack(
     labels: Int[Tensor, " b"] | int,
     *,
     prior: Prior,
-    strategy: str = "cma-es",
+    strategy: str = AUTO,
     defense: str | Defense = "none",
     attacker: str = "adaptive",
     distance: str = "cosine",
@@ -71,7 +72,8 @@ def attack(
         shared: the observed gradient, as the defense left it.
         labels: (b,) of the private batch, or b alone where the attacker does not know them.
         prior: whose latents are searched.
-        strategy: "name" or "name:option=value,...".
+        strategy: "name" or "name:option=value,..."; "auto" takes `gauss-newton` where the budget holds two
+            of its Jacobians, else `cma-es`, and that too, with a warning, where there are no residuals.
         defense: what the attacker believes that the client did.
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
             some defenses are met by further ones (`Defense.attackers`).
@@ -114,7 +116,7 @@ def attack_many(
     targets: Sequence[Target],
     *,
     prior: Prior,
-    strategy: str = "cma-es",
+    strategy: str = AUTO,
     defense: str | Defense = "none",
     attacker: str = "adaptive",
     distance: str = "cosine",
@@ -169,6 +171,8 @@ def search_targets(
     views = [
         defense.view(t.shared, attacker, oracle.model) for t in targets for _ in range(settings.restarts)
     ]
+    strategy = chosen_strategy(settings, oracle, views[0], targets[0].batch_size)
+    settings = replace(settings, strategy=strategy)
     identity = {
         "prior": prior.name,
         "strategy": settings.strategy,

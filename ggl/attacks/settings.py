@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from ggl.defenses import Defense, NoDefense
 from ggl.generators import Prior
 
-__all__ = ["AttackSettings"]
+__all__ = ["AUTO", "AttackSettings"]
+
+AUTO = "auto"
+"""Stands for the strategy that suits an attack; `ggl.attacks.strategy_choice` says which."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class AttackSettings:
 
     prior: Prior
     budget: int
-    strategy: str = "cma-es"
+    strategy: str = AUTO
     defense: Defense = field(default_factory=NoDefense)
     attacker: str = "adaptive"
     distance: str = "cosine"

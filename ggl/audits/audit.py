@@ -15,8 +15,9 @@ from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.label_sources import check_label_rule, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import check_budget
-from ggl.attacks.settings import AttackSettings
+from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage
+from ggl.attacks.strategy_choice import SCALAR
 from ggl.audits.attackers import ANALYTIC, check_attackers
 from ggl.audits.cells import cells_of, invert_private
 from ggl.audits.clients import Clients, rows_of
@@ -50,7 +51,7 @@ def audit(
     *,
     prior: Prior,
     defenses: Sequence[str | Defense] = ("none",),
-    strategies: Sequence[str] = ("cma-es",),
+    strategies: Sequence[str] = (AUTO,),
     attackers: Sequence[str] = ("adaptive",),
     budget: int = 2000,
     ceiling_budget: int | None = None,
@@ -83,8 +84,8 @@ def audit(
         labels: their classes.
         prior: the attacker's generator.
         defenses: names such as "none", "prune:0.9", "clip:4+noise:0.01".
-        strategies: names such as "cma-es", "adam:starts=2", or contrasts that search pixels instead of the
-            prior ("dlg", "idlg", "ig").
+        strategies: "auto" as in `ggl.attack`, names such as "cma-es", "adam:starts=2", or contrasts that
+            search pixels instead of the prior ("dlg", "idlg", "ig").
         attackers: of "naive", "adaptive", "informed" and those that a defense adds; one that a defense
             does not know is "adaptive" to it. "analytic" solves the gradient of a first linear layer for
             the image; "all" is every one that applies. Those that would do the same are one, the first.
@@ -172,7 +173,7 @@ def _check_strategy(audit: AuditSetting, strategy: str) -> None:
     settings, batch = audit.searching(strategy), audit.clients.batch_size
     labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
     trial = load_strategy(
-        settings.strategy,
+        SCALAR if strategy == AUTO else settings.strategy,
         latent_dim=batch * (settings.prior.latent_dim + labels.size),
         budget=settings.budget,
         seed=settings.seed,

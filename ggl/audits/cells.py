@@ -13,8 +13,9 @@ from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import Target, invert, search_targets
 from ggl.attacks.objectives import exact_oracle
-from ggl.attacks.settings import AttackSettings
+from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import checkpoint_of, progress_of
+from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell
@@ -69,8 +70,11 @@ def cells_of(
         distance = settings.distance
         for attacker in distinct_attackers(defense, oracle, searching, shared["private"], distance):
             met, started = replace(settings, attacker=attacker), time.monotonic()
-            results = _search(audit, comparing, strategy, met, shared)
-            cell = _cell(audit, comparing, strategy, met, shared, results, passive, started)
+            view = defense.view(shared["private"][0], attacker, comparing.model)
+            met = replace(met, strategy=chosen_strategy(met, comparing, view, audit.clients.batch_size))
+            name = met.strategy if strategy == AUTO else strategy
+            results = _search(audit, comparing, name, met, shared)
+            cell = _cell(audit, comparing, name, met, shared, results, passive, started)
             yield replace(cell, passes=defense.trial(attacker).draws if oracle.is_sampled else 1)
     if ANALYTIC in asked and layer is not None:
         settings, started = replace(audit.attack, defense=defense, attacker=ANALYTIC), time.monotonic()

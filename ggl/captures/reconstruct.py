@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import Target, search_targets
 from ggl.attacks.label_sources import check_label_rule
-from ggl.attacks.settings import AttackSettings
+from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage, checkpoint_of, progress_of
 from ggl.audits.clients import noise_client
 from ggl.base.errors import InputError
@@ -75,7 +75,7 @@ def reconstruct(
     label_rule: str | None = None,
     defense: str | Defense = "none",
     attacker: str = "adaptive",
-    strategy: str = "cma-es",
+    strategy: str = AUTO,
     distance: str = "cosine",
     latents: str | None = None,
     local: LocalTraining | None = None,

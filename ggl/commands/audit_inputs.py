@@ -51,7 +51,7 @@ class AuditPlan:
     seed: int
     device: str
     ceiling_budget: int | None = None
-    strategies: tuple[str, ...] = ("cma-es",)
+    strategies: tuple[str, ...] = ("auto",)
     victim_weights: Path | None = None
     victim_mode: str = "eval"
     split: str = "test"

@@ -43,7 +43,7 @@ def check_names(
     asked = {
         "victims": [victim],
         "priors": [prior],
-        "strategies": [text for text in strategies if text not in CONTRASTS],
+        "strategies": [text for text in strategies if text not in (*CONTRASTS, "auto")],
         "defenses": [part.strip() for text in defenses for part in text.split("+")],
     }
     for kind, specifications in asked.items():
