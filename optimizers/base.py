@@ -27,7 +27,7 @@ class Strategy(ABC):
     needs_gradient: ClassVar[bool] = False
     """Whether `tell` wants the loss's gradient beside it."""
 
-    needs_residuals: ClassVar[bool] = False
+    needs_residuals: bool = False
     """Whether `tell` wants what the loss is the sum of squares of; it is in `residuals` then."""
 
     residuals: Residuals

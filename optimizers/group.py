@@ -114,7 +114,7 @@ class SingleSearch(Strategy):
 
     def __init__(self, searches: Group) -> None:
         super().__init__(searches.latent_dim, searches.sizes()[0])
-        self._searches = searches
+        self._searches, self.needs_residuals = searches, searches.needs_residuals
 
     def _ask(self) -> Tensor:
         z = self._searches.ask([0])[0]
@@ -122,7 +122,7 @@ class SingleSearch(Strategy):
         return z
 
     def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
-        self._searches.tell([z], [loss])
+        self._searches.tell([z], [loss], None, [self.residuals] if self.needs_residuals else None)
         self._follow()
 
     def _follow(self) -> None:

@@ -31,8 +31,8 @@ VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
 CLIENTS, BUDGET, CEILING_BUDGET, SEED = 12, 1000, 1000, 0
 SIZES = (1, 4, 8)
 PLAN = {
-    "none": ("gauss-newton", "adam", "cma-es", "block-cma-es", "ig"),
-    "prune:0.9": ("gauss-newton", "adam", "block-cma-es"),
+    "none": ("gauss-newton", "adam", "cma-es", "block-cma-es:recombine=1", "block-cma-es", "ig"),
+    "prune:0.9": ("gauss-newton", "adam"),
 }
 """Strategies against each defense."""
 
@@ -146,7 +146,7 @@ def main() -> None:
     cells: list[dict[str, Any]] = json.loads(CELLS.read_text()) if CELLS.exists() else []
     done = {(c["size"], c["defense"], c["strategy"]) for c in cells}
     left = [t for t in tasks() if (t.size, t.defense, t.strategy) not in done]
-    left.sort(key=lambda task: (task.size == max(SIZES), -task.size))
+    left.sort(key=lambda task: (task.strategy == "ig", task.size == 1, task.defense != "none", -task.size))
     ceiling = ceilings() if left else torch.empty(0)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run, task, ceiling) for task in left]):

@@ -5,10 +5,10 @@
 
 Victims, defenses, images, seeds and budgets were written down before anything was run; how far each
 strategy goes (`PLAN`) was set while it ran, by the hours at hand. Ten held-out Fashion-MNIST images, one a
-class, each attacked with three seeds (ResNet-18: six images, one seed); a strategy's searches of a cell run side by side
-in a process of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end, and a command
-that was stopped goes on with the cells that are missing there. Seconds are the process's CPU seconds a
-search, so that other work on the machine counts little.
+class, each attacked with three seeds (ResNet-18: six images, one seed); a strategy's searches of a cell run
+side by side in a process of one thread. Rows are added to `benchmarks/results/strategies.csv` as cells end,
+and a command that was stopped goes on with the cells that are missing there. Seconds are the process's CPU
+seconds a search, so that other work on the machine counts little.
 """
 
 import argparse
@@ -132,8 +132,11 @@ def _extra_cells() -> list[StudyCell]:
         StudyCell("lenet", "none", SCALAR, _up_to(longest, fine=rule in ("free", "tanh")), rule)
         for rule, longest in RULES.items()
     ]
-    free = StudyCell("lenet", "none", PATTERN, BUDGETS[-1:], "free")
-    return [*rules, free, StudyCell("lenet", "none", "adam", (EQUAL_TIME,))]
+    free = [
+        StudyCell("lenet", "none", PATTERN, BUDGETS[-1:], "free"),
+        StudyCell("lenet", "none", RESIDUAL, _up_to(2_000, fine=True), "free"),
+    ]
+    return [*rules, *free, StudyCell("lenet", "none", "adam", (EQUAL_TIME,))]
 
 
 def labels() -> list[str]:

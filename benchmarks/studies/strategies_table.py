@@ -41,9 +41,14 @@ with its 95 % interval over images, then how many searches' images rank the priv
 """
 
 PATTERN_HEADINGS = (
-    *("victim", "its latents", "latents", "evaluations"),
-    *("lower loss", "median by", "higher PSNR", "by, dB"),
+    *("victim", "its latents", "strategy", "latents", "evaluations"),
+    *("lower loss", "median by", "higher PSNR", "by, dB", "its seconds", "seconds"),
 )
+PATTERN_PAIRS = (
+    *(("", SCALAR, ""), (", free", SCALAR, ", free"), (", free", SCALAR, ", tanh")),
+    *(("", RESIDUAL, ""), (", free", RESIDUAL, ", free")),
+)
+"""The published pattern's latents, and what is set against it."""
 
 
 CONTRASTS = (
@@ -134,21 +139,25 @@ def residual_lines(results: Results) -> Iterator[str]:
 
 
 def pattern_lines(results: Results) -> Iterator[str]:
-    """Yield within which budget the default reaches what the published pattern ends at."""
+    """Yield within which budget two searches reach what the published pattern ends at."""
     last = BUDGETS[-1]
-    yield f"\n## `{SCALAR}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
+    yield f"\n## `{SCALAR}` and `{RESIDUAL}` against what `{PATTERN}` ends at after {last:,} evaluations\n"
     yield markdown_table(PATTERN_HEADINGS, _pattern_rows(results, last))
 
 
 def _pattern_rows(results: Results, last: int) -> Iterator[Sequence[str]]:
     for victim in DEFENSES:
-        for its, rule in (("", ""), (", free", ", free"), (", free", ", tanh")):
+        for its, strategy, rule in PATTERN_PAIRS:
             pattern = (victim, "none", PATTERN + its, last)
             for budget in sorted((*BUDGETS, *FINE)):
-                key = (victim, "none", SCALAR + rule, budget)
+                key = (victim, "none", strategy + rule, budget)
                 if results.rows.keys() >= {pattern, key}:
                     latents = (its[2:] or "shell:0.001", rule[2:] or "shell:0.001")
-                    yield victim, *latents, f"{budget:,}", *_against(results, key, pattern)
+                    seconds = (f"{results.values(k, 'seconds').mean():.1f}" for k in (pattern, key))
+                    yield (
+                        *(victim, latents[0], strategy, latents[1], f"{budget:,}"),
+                        *(*_against(results, key, pattern), *seconds),
+                    )
 
 
 def _against(results: Results, key: Key, pattern: Key) -> Sequence[str]:

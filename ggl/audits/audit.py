@@ -33,6 +33,7 @@ from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
+from ggl.gradients.residuals import check_sum_of_squares
 from ggl.measures.leakage import Measure, measures
 from ggl.measures.lpips import load_lpips
 from ggl.measures.metrics import feature_distance
@@ -180,6 +181,8 @@ def _check_strategy(audit: AuditSetting, strategy: str) -> None:
         blocks=batch,
     )
     check_budget(settings.budget, trial.batch_size)
+    if trial.needs_residuals:
+        check_sum_of_squares(settings.distance)
 
 
 def _run(

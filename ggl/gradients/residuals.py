@@ -14,7 +14,7 @@ from ggl.gradients.sampled import Trial
 from ggl.gradients.sketch import Sketch, SketchAsked
 from ggl.gradients.view import View
 
-__all__ = ["GradientResiduals", "is_separable", "is_sum_of_squares"]
+__all__ = ["GradientResiduals", "check_sum_of_squares", "is_separable", "is_sum_of_squares"]
 
 SQUARES = {"cosine": True, "l2": False}
 """Distances that are sums of squares, and whether of unit vectors: 1 - cos = ‖g/‖g‖ - t/‖t‖‖² / 2."""
@@ -45,11 +45,7 @@ class GradientResiduals:
         self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial, seed: int = 0
     ) -> None:
         compared = views[0].distance or distance
-        if not is_sum_of_squares(views[0], distance):
-            raise InputError(
-                f"expected a distance that is a sum of squares, {' or '.join(SQUARES)}, for a search that is "
-                f"told residuals; found {compared!r}: take a search that needs losses alone, such as cma-es"
-            )
+        check_sum_of_squares(compared)
         self.oracle, self.views, self.distance, self.trial = oracle, views, distance, trial
         self.unit = SQUARES[compared]
         shapes = {name: tuple(g.shape) for name, g in views[0].goal.items()}
@@ -75,6 +71,15 @@ class GradientResiduals:
         views = [self.views[k] for k in chosen]
         found = self.oracle.map_groups(candidates, labels, views, counts, self.trial, sketch)
         return found[:, 0], found[:, 1:].unflatten(1, (-1, self.sketch.size))
+
+
+def check_sum_of_squares(distance: str) -> None:
+    """Raise `InputError` unless a search can be told the residuals of a distance."""
+    if distance not in SQUARES:
+        raise InputError(
+            f"expected a distance that is a sum of squares, {' or '.join(SQUARES)}, for a search that is "
+            f"told residuals; found {distance!r}: take a search that needs losses alone, such as cma-es"
+        )
 
 
 def is_sum_of_squares(view: View, distance: str) -> bool:

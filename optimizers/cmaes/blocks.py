@@ -13,6 +13,8 @@ from ggl.optimizers.base import State, check_state, part_of
 from ggl.optimizers.cmaes.constants import default_population
 from ggl.optimizers.cmaes.searches import BatchedCMAES
 from ggl.optimizers.group import Group, Rows, SingleSearch
+from ggl.optimizers.least_squares.recombination import beside_others, recombined
+from ggl.optimizers.least_squares.record import Record
 from ggl.optimizers.residuals import Residuals
 
 __all__ = ["BlockCMAES", "BlockSearches"]
@@ -30,6 +32,10 @@ class BlockSearches(Group):
     met, 0 at first: coordinate descent, by blocks that have not stopped. The losses then differ by that
     block alone.
 
+    With `recombine`, where every image of a batch has residuals of its own, a block is not told the joint
+    loss but that of its candidates beside the other blocks' best, by inner products of residuals and no
+    further evaluation; these bests, recombined, are a candidate more of the next generation.
+
     Args:
         latent_dim: B · d.
         blocks: B; with one, each search is `CMAES` of its seed, bit for bit.
@@ -38,9 +44,11 @@ class BlockSearches(Group):
         sigma0: initial step size, in standard deviations of the prior.
         population: λ, candidates a generation; by default 4 + ⌊3 ln(B · d)⌋.
         turns: vary one block at a time.
+        recombine: tell blocks losses of their own.
 
     Raises:
-        InputError: blocks that do not divide the dimension, and what `BatchedCMAES` refuses.
+        InputError: `turns` and `recombine` together, blocks that do not divide the dimension, and what
+            `BatchedCMAES` refuses.
     """
 
     needs_gradient = False
@@ -55,7 +63,10 @@ class BlockSearches(Group):
         sigma0: float = 0.5,
         population: int | None = None,
         turns: bool = False,
+        recombine: bool = False,
     ) -> None:
+        if turns and recombine:
+            raise InputError("block-cma-es: expected turns or recombine, found both")
         if latent_dim < 1:
             raise InputError(f"expected a latent dimension of at least 1, found {latent_dim}")
         if blocks < 1 or latent_dim % blocks:
@@ -64,6 +75,7 @@ class BlockSearches(Group):
             )
         self.latent_dim, self.blocks, self.turns, self.device = latent_dim, blocks, turns, device
         self.population = default_population(latent_dim) if population is None else population
+        self.needs_residuals = recombine and blocks > 1
         self.searches = BatchedCMAES(
             latent_dim // blocks,
             seeds=[_block_seed(seed, block) for seed in seeds for block in range(blocks)],
@@ -81,8 +93,8 @@ class BlockSearches(Group):
         return len(self.turn)
 
     def sizes(self) -> list[int]:
-        """Return λ, 0 where all blocks of a search have stopped."""
-        return [max(own) for own in self._block_sizes()]
+        """Return λ, or λ + 1 with recombination, 0 where all blocks of a search have stopped."""
+        return [max(own) + self.needs_residuals if max(own) else 0 for own in self._block_sizes()]
 
     def _block_sizes(self) -> list[list[int]]:
         sizes, count = self.searches.sizes(), self.blocks
@@ -106,10 +118,11 @@ class BlockSearches(Group):
         order = [(int(self.turn[k]) + step) % self.blocks for step in range(self.blocks)]
         return [next((block for block in order if sizes[block]), order[0])]
 
-    def _compose(self, k: int, varied: Sequence[int], rows: Float[Tensor, "b n d"]) -> Float[Tensor, "n bd"]:
+    def _compose(self, k: int, varied: Sequence[int], rows: Float[Tensor, "b n d"]) -> Float[Tensor, "k bd"]:
         """Return candidates whose varied blocks are these rows, the rest the best of search k."""
         if len(varied) == self.blocks:
-            return rows.movedim(0, 1).flatten(1)
+            whole = rows.movedim(0, 1)
+            return torch.cat([whole, self.best[k][None]] if self.needs_residuals else [whole]).flatten(1)
         whole = self.best[k].repeat(self.population, 1, 1)
         whole[:, list(varied)] = rows.movedim(0, 1)
         return whole.flatten(1)
@@ -119,15 +132,15 @@ class BlockSearches(Group):
         z: Rows,
         losses: Rows,
         gradients: Rows | None = None,  # noqa: ARG002
-        residuals: Sequence[Residuals] | None = None,  # noqa: ARG002
+        residuals: Sequence[Residuals] | None = None,
     ) -> None:
-        """Tell every block that varied the joint losses.
+        """Tell every block that varied the joint losses, or its own.
 
         Raises:
             InputError: nothing was asked, or rows of another shape.
         """
         shapes = [tuple(rows.shape) for rows in z]
-        expected = [(self.population, self.latent_dim)] * len(self._chosen)
+        expected = [(self.population + self.needs_residuals, self.latent_dim)] * len(self._chosen)
         if self._chosen and (shapes != expected or len(losses) != len(z)):
             raise InputError(
                 f"expected {len(expected)} generations of {expected[0]} with their losses, found {shapes}: "
@@ -136,12 +149,34 @@ class BlockSearches(Group):
         parts = [
             self._blocks_of(rows)[varied].unbind() for rows, varied in zip(z, self._varied, strict=False)
         ]
-        repeated = [[loss] * len(varied) for loss, varied in zip(losses, self._varied, strict=False)]
-        self.searches.tell(list(chain.from_iterable(parts)), list(chain.from_iterable(repeated)))
+        if self.needs_residuals and residuals is not None:
+            told = [self._recombine(*each) for each in zip(self._chosen, z, losses, residuals, strict=True)]
+        else:
+            told = [[loss] * len(varied) for loss, varied in zip(losses, self._varied, strict=False)]
+        own = [rows[: self.population] for rows in chain.from_iterable(parts)]
+        self.searches.tell(own, list(chain.from_iterable(told)))
         for k, varied, rows, loss in zip(self._chosen, self._varied, z, losses, strict=True):
             self.turn[k] = (varied[-1] + 1) % self.blocks
-            self._keep_best(k, rows, loss.detach().to(self.device, torch.float64))
+            if not self.needs_residuals:
+                self._keep_best(k, rows, loss.detach().to(self.device, torch.float64))
         self._chosen, self._varied = [], []
+
+    def _recombine(self, k: int, rows: Tensor, loss: Tensor, told: Residuals) -> list[Tensor]:
+        """Return each block's own losses, and keep the best blocks; the last row holds those of before."""
+        told = told.sorted(torch.arange(len(rows)))
+        if told.values.shape[1] != self.blocks:
+            raise InputError(
+                "block-cma-es: recombine expects every image's own residuals, found those of a whole batch: "
+                "images interact here, or the view is not linear; leave it out"
+            )
+        points = rows.detach().to("cpu", torch.float64).unflatten(1, (self.blocks, -1))
+        record = Record(told.target, (len(told.target),), self.blocks, points.shape[2], len(points))
+        record.add(points, told.values, loss.detach().to("cpu", torch.float64))
+        products, before = record.products[0], torch.full((self.blocks,), len(rows) - 1)
+        own = [beside_others(products, before, block, told.unit) for block in range(self.blocks)]
+        best = recombined(products, torch.zeros(len(rows), self.blocks), before, told.unit)
+        self.best[k] = record.at(best).to(self.device)
+        return [losses[: self.population].to(self.device) for losses in own]
 
     def _blocks_of(self, rows: Float[Tensor, "n bd"]) -> Float[Tensor, "b n d"]:
         parts: Tensor = rows.unflatten(1, (self.blocks, -1)).movedim(1, 0)
@@ -198,6 +233,7 @@ class BlockCMAES(SingleSearch):
         sigma0: initial step size, in standard deviations of the prior.
         population: λ, candidates a generation; by default 4 + ⌊3 ln(B · d)⌋.
         turns: vary one block a generation, the others held at the best so far.
+        recombine: tell each block the losses of its candidates beside the other blocks' best.
 
     Raises:
         InputError: a dimension below 1, blocks that do not divide it, a population below 3 or a sigma0
@@ -214,6 +250,7 @@ class BlockCMAES(SingleSearch):
         sigma0: float = 0.5,
         population: int | None = None,
         turns: bool = False,
+        recombine: bool = False,
     ) -> None:
         searches = self.group(
             latent_dim,
@@ -224,6 +261,7 @@ class BlockCMAES(SingleSearch):
             sigma0=sigma0,
             population=population,
             turns=turns,
+            recombine=recombine,
         )
         super().__init__(searches)
 
@@ -239,6 +277,7 @@ class BlockCMAES(SingleSearch):
         sigma0: float = 0.5,
         population: int | None = None,
         turns: bool = False,
+        recombine: bool = False,
     ) -> BlockSearches:
         """Return searches that advance together on `device`, one a seed; otherwise as the class."""
         return BlockSearches(
@@ -249,4 +288,5 @@ class BlockCMAES(SingleSearch):
             sigma0=sigma0,
             population=population,
             turns=turns,
+            recombine=recombine,
         )

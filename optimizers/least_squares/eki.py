@@ -17,8 +17,8 @@ class EnsembleKalman(Strategy):
     """Ensemble Kalman inversion from residuals: a contrast that fits no Jacobian.
 
     zⱼ ← zⱼ + C_zv (C_vv + γ I)⁻¹ (t - vⱼ), the covariances those of the ensemble (Iglesias, Law, Stuart,
-    arXiv 1209.2736, eq. 15, without perturbed observations), γ a share of the largest eigenvalue of C_vv. It
-    never leaves the span of its first ensemble, and contracts. A batch is searched jointly.
+    arXiv 1209.2736, without perturbed observations), γ a share of the largest eigenvalue of C_vv. It never
+    leaves the span of its first ensemble, and contracts. A batch is searched jointly.
 
     Args:
         latent_dim: d, of all images.

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["merits", "recombined"]
+__all__ = ["beside_others", "merits", "recombined"]
 
 SWEEPS = 3
 """Rounds over the parts, at most."""
@@ -27,22 +27,28 @@ def recombined(
         start: to begin with.
         unit: whether directions are compared.
     """
-    n, parts = penalties.shape
-    chosen = start.clone()
+    chosen, parts = start.clone(), penalties.shape[1]
     for _ in range(SWEEPS):
         before = chosen.clone()
         for part in range(parts):
-            own = 1 + torch.arange(n) * parts + part
-            others = torch.tensor([1 + int(chosen[q]) * parts + q for q in range(parts) if q != part])
-            others = others.to(torch.int64)
-            square = products[others[:, None], others].sum()
-            squares = square + 2 * products[own][:, others].sum(1) + products[own, own]
-            along = products[0, others].sum() + products[own, 0]
-            misfits = _misfits(squares, along, products[0, 0], unit)
+            misfits = beside_others(products, chosen, part, unit)
             chosen[part] = int((misfits + penalties[:, part]).argmin())
         if torch.equal(chosen, before):
             break
     return chosen
+
+
+def beside_others(
+    products: Float[Tensor, "N N"], chosen: Int[Tensor, " parts"], part: int, unit: bool
+) -> Float[Tensor, " n"]:
+    """Return the misfit of every point's `part`, the other parts taken from the points that are chosen."""
+    parts = len(chosen)
+    own = torch.arange(1 + part, len(products), parts)
+    others = (1 + chosen * parts + torch.arange(parts))[torch.arange(parts) != part]
+    square = products[others[:, None], others].sum()
+    squares = square + 2 * products[own][:, others].sum(1) + products[own, own]
+    along = products[0, others].sum() + products[own, 0]
+    return _misfits(squares, along, products[0, 0], unit)
 
 
 def merits(

@@ -15,6 +15,7 @@ from ggl.optimizers import SideBySide, load_group, load_strategy
 from ggl.optimizers.cmaes.blocks import BlockCMAES, BlockSearches
 from ggl.optimizers.cmaes.constants import default_population
 from ggl.optimizers.cmaes.strategies import CMAES
+from ggl.optimizers.residuals import Residuals
 
 BLOCKS, DIM = 4, 6
 NAMES = ["block-cma-es", "block-cma-es:turns=1"]
@@ -311,3 +312,65 @@ def test_a_group_of_blocks_is_asked_and_told_in_turn():
     with pytest.raises(InputError, match="return what was asked"):
         searches.tell(rows, losses[:1])
     searches.tell(rows, losses)
+
+
+MAPS = torch.randn(BLOCKS, 30, DIM // BLOCKS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+GOAL = torch.einsum("pmd,pd->m", MAPS, torch.ones(BLOCKS, DIM // BLOCKS, dtype=torch.float64))
+
+
+def advance_by_residuals(searches, generations):
+    """Tell searches what a sum of linear maps comes to; return the least loss of each search."""
+    least = [float("inf")] * len(searches)
+    for _ in range(generations):
+        chosen = [k for k, size in enumerate(searches.sizes()) if size]
+        z = searches.ask(chosen)
+        values = [torch.einsum("pmd,npd->npm", MAPS, rows.unflatten(1, (BLOCKS, -1))) for rows in z]
+        losses = [(v.sum(1) - GOAL).square().sum(1) for v in values]
+        searches.tell(z, losses, None, [Residuals(v, GOAL, unit=False) for v in values])
+        for k, loss in zip(chosen, losses, strict=True):
+            least[k] = min(least[k], float(loss.min()))
+    return least
+
+
+def test_recombined_blocks_are_told_losses_of_their_own_and_are_ahead():
+    plain, told = (group(f"block-cma-es{options}") for options in ("", ":recombine=1"))
+    assert told.needs_residuals
+    assert told.sizes() == [plain.sizes()[0] + 1] * 3
+    before = advance_by_residuals(told, 1)
+    after = advance_by_residuals(told, 40)
+    assert max(after) < 0.05 * min(before)
+    assert max(after) < 0.5 * min(advance_by_residuals(plain, 40))
+
+
+def test_the_best_blocks_are_a_candidate_of_the_next_generation_and_never_worse():
+    searches, last = group("block-cma-es:recombine=1"), [float("inf")] * 3
+    for _ in range(10):
+        z = searches.ask([0, 1, 2])
+        values = [torch.einsum("pmd,npd->npm", MAPS, rows.unflatten(1, (BLOCKS, -1))) for rows in z]
+        losses = [(v.sum(1) - GOAL).square().sum(1) for v in values]
+        for rows, best, loss, before in zip(z, searches.best, losses, last, strict=True):
+            assert torch.equal(rows[-1], best.flatten())
+            assert loss[-1] <= before * (1 + 1e-4)  # products of float32
+        last = [float(loss.min()) for loss in losses]
+        searches.tell(z, losses, None, [Residuals(v, GOAL, unit=False) for v in values])
+
+
+def test_a_recombining_search_continues_bit_for_bit_and_alone_as_in_a_group():
+    whole, resumed = group("block-cma-es:recombine=1"), group("block-cma-es:recombine=1")
+    advance_by_residuals(whole, 3)
+    resumed.load_state_dict(whole.state_dict())
+    assert advance_by_residuals(whole, 3) == advance_by_residuals(resumed, 3)
+
+
+def test_one_block_has_nothing_to_recombine():
+    assert not load("block-cma-es:recombine=1", blocks=1).needs_residuals
+
+
+def test_recombination_needs_every_images_own_residuals_and_no_turns():
+    searches = group("block-cma-es:recombine=1", seeds=[0])
+    z = searches.ask([0])
+    joint = Residuals(z[0][:, None], torch.ones(z[0].shape[1]), unit=False)
+    with pytest.raises(InputError, match=r"^block-cma-es: recombine expects every image's own residuals"):
+        searches.tell(z, [z[0].square().sum(1)], None, [joint])
+    with pytest.raises(InputError, match=r"^block-cma-es: expected turns or recombine, found both"):
+        load("block-cma-es:recombine=1,turns=1")
