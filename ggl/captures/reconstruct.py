@@ -21,6 +21,7 @@ from ggl.attacks.inversion import Target, search_targets
 from ggl.attacks.label_sources import check_label_rule
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage, checkpoint_of, progress_of
+from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.audits.clients import noise_client
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed
@@ -146,8 +147,10 @@ def reconstruct(
         label_rule=rule,
         seed=seed,
     )
-    attack = _Attack(oracle, settings, checkpoints, progress)
     target = Target("captured", shared, batch_size if labels is None else labels)
+    view = known.view(shared, attacker, oracle.model)
+    settings = replace(settings, strategy=chosen_strategy(settings, oracle, view, target.batch_size))
+    attack = _Attack(oracle, settings, checkpoints, progress)
     (result,) = attack.run("captured update", [target])
     updates = [shared, *_control_updates(attack, result.labels, pool, controls, round, rounds, shared)]
     names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]

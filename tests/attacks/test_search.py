@@ -53,7 +53,7 @@ class Distance:
 class Residual(Distance):
     """The same, with what is squared."""
 
-    unit = False
+    unit, groups = False, ()
 
     def __init__(self, searches=1, batch=1):
         super().__init__(searches)
