@@ -64,7 +64,7 @@ class Accountant(StrEnum):
 def demo(
     out: Out = Path("runs/demo"),
     images: Annotated[int, typer.Option(help="private images", min=1)] = 10,
-    budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 2000,
+    budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,

@@ -89,7 +89,7 @@ class BestSoFar:
         """Note a generation's evaluations, and its best candidate where that is better, or a search's own."""
         finite = torch.where(torch.isfinite(loss), loss, torch.inf)
         if choice is not None:
-            self.z, self.loss = choice[0].cpu(), choice[1]
+            self.z, self.loss = choice[0].to("cpu", copy=True), choice[1]
         elif finite.min() < self.loss:
             self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
         self.history.append((self.evaluations + len(z), self.loss))

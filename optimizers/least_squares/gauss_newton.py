@@ -172,7 +172,7 @@ class GaussNewton(Strategy):
         self._center = recombined(products, penalties, before, self._unit)
         if self._metric is not None:
             best = int(merits(products, penalties, self._unit).argmin())
-            self.choice = record.z[best].flatten(), float(record.losses[best])
+            self.choice = record.z[best].flatten().clone(), float(record.losses[best])
             self._metric.weigh(record, record.rows(self._center))
         moved = self._center[self._center != before]
         self._center = record.keep_nearest(self._center, HELD * self._cost)

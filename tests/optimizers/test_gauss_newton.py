@@ -5,6 +5,7 @@ import torch
 
 import ggl
 from ggl.attacks.inversion import Target
+from ggl.attacks.search import Search
 from ggl.base.errors import InputError
 from ggl.datasets.picking import pick_private
 from ggl.optimizers import load_strategy
@@ -226,7 +227,9 @@ class Table(torch.nn.Module):
             return torch.from_numpy(self.prior.decode(z, labels).numpy().copy())
 
 
-def attacked(data, prior, strategy, budget, batch=1, distance="cosine", defense="none", victim="lenet"):
+def attacked(
+    data, prior, strategy, budget, batch=1, distance="cosine", defense="none", victim="lenet", checkpoint=None
+):
     """Return the results of attacks on three clients of an untrained victim."""
     oracle = ggl.GradientOracle(ggl.load_victim(victim, in_channels=1, num_classes=10, image_size=32))
     rows = pick_private(data.labels, 3 * batch, 101).view(3, batch)
@@ -240,7 +243,7 @@ def attacked(data, prior, strategy, budget, batch=1, distance="cosine", defense=
         for k, r in enumerate(rows)
     ]
     options = {"prior": prior, "strategy": strategy, "budget": budget, "distance": distance}
-    return ggl.attack_many(oracle, targets, defense=defense, **options)
+    return ggl.attack_many(oracle, targets, defense=defense, checkpoint=checkpoint, **options)
 
 
 def mean_loss(results):
@@ -263,6 +266,30 @@ def test_it_is_ahead_where_gradients_jump_and_ends_with_its_own_choice(data, pri
     found, scalar = (attacked(data, prior, s, 300, victim="mlp") for s in ("gauss-newton", "cma-es"))
     assert error(found) < 0.9 * error(scalar)
     assert any(result.history[-1][1] > min(loss for _, loss in result.history) for result in found)
+
+
+@pytest.mark.parametrize("victim", ["lenet", "mlp"])
+def test_an_attack_that_was_killed_resumes_bit_for_bit(data, prior, victim, tmp_path, monkeypatch):
+    """On a smooth and on a rough victim, whose search has a choice of its own."""
+    path = tmp_path / "attack.safetensors"
+    whole = attacked(data, prior, "gauss-newton", 130, victim=victim)
+    monkeypatch.setattr("ggl.attacks.search.CHECKPOINT_SECONDS", 0.0)
+    ended = Search._generation
+    calls = iter(range(10**6))
+
+    def killed(self, active):
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        ended(self, active)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_generation", killed)
+        with pytest.raises(KeyboardInterrupt):
+            attacked(data, prior, "gauss-newton", 130, victim=victim, checkpoint=path)
+    resumed = attacked(data, prior, "gauss-newton", 130, victim=victim, checkpoint=path)
+    for a, b in zip(whole, resumed, strict=True):
+        assert torch.equal(a.latents, b.latents)
+        assert a.history == b.history
 
 
 def test_a_batch_is_ahead_too_by_either_distance(data, prior):
