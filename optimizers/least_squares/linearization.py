@@ -113,7 +113,7 @@ class Linearization:
             merit = (value - 2 * both + target) / (2 * target)
             return Equations(square / target, (slope_value - slope_target) / target, merit)
         norm, length = value.clamp_min(TINY).sqrt(), target.sqrt()
-        cosine = both / (norm * length)
+        cosine = (both / (norm * length)).clamp(-1, 1)  # products are rounded
         along = slope_value / norm
         return Equations(
             (square - torch.outer(along, along)) / norm**2,

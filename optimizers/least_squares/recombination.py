@@ -68,4 +68,4 @@ def _misfits(squares: Tensor, along: Tensor, target: Tensor, unit: bool) -> Tens
     if not unit:
         return squares / (2 * target)
     lengths = (squares + 2 * along + target).clamp_min(1e-30).sqrt() * target.sqrt()
-    return 1 - (along + target) / lengths
+    return 1 - ((along + target) / lengths).clamp(-1, 1)  # products are rounded
