@@ -2,7 +2,7 @@
 
     python benchmarks/speed/packing.py [--victim resnet18] [--images 8] [--budget 26] [--repeats 3]
 
-A cell is one image with its sibling and noise controls, by the default strategy, as `ggl bench` runs it.
+A cell is one image with its sibling and noise controls, by `cma-es`, as `ggl bench` runs it.
 One cell at a time: in one process whose threads take every processor, and in one process a processor with
 one thread each. Packed: as many packs as there are processors, one thread each. They take turns; a row is
 the median over repeats of objective evaluations a second, scoring and start of the search included, loading

@@ -148,7 +148,7 @@ def labels() -> list[str]:
 def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[StudyCell]:
     """Yield one cell for all budgets that an anytime strategy passes on its way.
 
-    Others need one a budget, and are run at the longest alone where there is a defense or another victim.
+    Others need one a budget, and are run at the longest alone on the MLP and where there is a defense.
     """
     scalar = strategy == SCALAR and defense == "none" and victim in NOISE
     within = _up_to(longest, fine=scalar or strategy == RESIDUAL)
@@ -160,7 +160,7 @@ def _cells(victim: str, defense: str, strategy: str, longest: int) -> Iterator[S
     yield from (
         StudyCell(victim, defense, strategy, (budget,))
         for budget in budgets
-        if budget == budgets[-1] or (victim == first and defense == "none")
+        if budget == budgets[-1] or (victim == first and defense == "none") or victim not in NOISE
     )
 
 

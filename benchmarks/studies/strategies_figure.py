@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.strategies import BUDGETS, FINE, RESIDUAL, RESULTS, SCALAR, SEARCHES
@@ -22,7 +23,7 @@ from ggl.benchmarks.studies.tables import read_csv
 from ggl.pages.style import COLORS, INK, LINES, MARKERS, STYLE, to_svg
 
 SHOWN = (RESIDUAL, "adam", SCALAR, "turbo")
-LONGEST = 10_000
+LONGEST, TICKS = 10_000, (500, 2_000, 10_000)
 GRAY, WHITE = "#6b7f8c", "#ffffff"
 
 
@@ -39,9 +40,12 @@ def draw(results: Results) -> str:
             axes[0, column].set_title(victim)
             axes[1, column].set_xlabel("objective evaluations")
             axes[1, column].set_xscale("log")
+            axes[1, column].set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
+            axes[1, column].xaxis.set_minor_formatter(NullFormatter())
         axes[0, 0].set_ylabel("mean PSNR, dB")
         axes[1, 0].set_ylabel("median of 1 - cosine + penalty + 0.001")
         axes[1, 0].set_yscale("log")
+        axes[1, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         for one in axes.flat:
             one.grid(color=INK, alpha=0.15, linewidth=0.6)
             one.spines[["top", "right"]].set_visible(False)
