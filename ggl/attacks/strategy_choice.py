@@ -8,13 +8,17 @@ from ggl.gradients import GradientOracle, View
 from ggl.gradients.residuals import is_separable, is_sum_of_squares
 from ggl.optimizers.least_squares.gauss_newton import LARGEST
 
-__all__ = ["SCALAR", "chosen_strategy"]
+__all__ = ["SCALAR", "StrategyWarning", "chosen_strategy"]
 
 RESIDUAL, SCALAR = "gauss-newton", "cma-es"
 """The search that is told residuals, and the one that is told losses alone."""
 
 JACOBIANS = 2
 """Evaluations of so many Jacobians are the least budget that one search with residuals is worth."""
+
+
+class StrategyWarning(UserWarning):
+    """The strategy that was taken is not the one that is told most, and why."""
 
 
 def chosen_strategy(settings: AttackSettings, oracle: GradientOracle, view: View, batch_size: int) -> str:
@@ -35,7 +39,7 @@ def chosen_strategy(settings: AttackSettings, oracle: GradientOracle, view: View
     elif coordinates > LARGEST:
         reason = f"{coordinates:,} coordinates are more than {LARGEST:,}"
     if reason:
-        warnings.warn(f"the strategy is {SCALAR}, not {RESIDUAL}: {reason}", UserWarning, stacklevel=3)
+        warnings.warn(f"the strategy is {SCALAR}, not {RESIDUAL}: {reason}", StrategyWarning, stacklevel=3)
         return SCALAR
     jacobian = settings.prior.latent_dim if is_separable(oracle, view) else coordinates
     return RESIDUAL if settings.budget // settings.restarts >= JACOBIANS * jacobian else SCALAR

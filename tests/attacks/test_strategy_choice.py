@@ -7,7 +7,7 @@ import torch
 
 import ggl
 from ggl.attacks.settings import AttackSettings
-from ggl.attacks.strategy_choice import chosen_strategy
+from ggl.attacks.strategy_choice import StrategyWarning, chosen_strategy
 from ggl.base.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_residuals_are_used_where_the_budget_holds_two_jacobians(oracle, prior, 
     ],
 )
 def test_where_there_are_none_a_warning_says_so(oracle, prior, data, settings, reason):
-    with pytest.warns(UserWarning, match=f"^the strategy is cma-es, not gauss-newton: {reason}"):
+    with pytest.warns(StrategyWarning, match=f"^the strategy is cma-es, not gauss-newton: {reason}"):
         assert chosen(oracle, prior, data, budget=10_000, **settings) == "cma-es"
 
 
