@@ -2,12 +2,13 @@
 
     python benchmarks/studies/batches.py [--workers 2]
 
-Settings were written down before anything was run. Twelve clients, their images drawn at random from the
-held-out ones, so that labels come twice as they do; a smaller batch holds the first images of the larger
-one. An untrained LeNet, the embedded prior, labels known, equal objective evaluations of the whole batch;
-strategies that search the batch's latents as one space (cma-es), with a covariance for each image
-(block-cma-es), by every image's own residuals (gauss-newton) or along gradients (adam); IG on pixels shows
-what the prior adds. Cells that are there are not run again. Figures and tests are over batches.
+Settings were written down before anything was run; cells that are missing in the table were left out for
+time. Twelve clients, their images drawn at random from the held-out ones, so that labels come twice as they
+do; a smaller batch holds the first images of the larger one. An untrained LeNet, the embedded prior, labels
+known, equal objective evaluations of the whole batch; strategies that search the batch's latents as one
+space (cma-es), with a covariance for each image (block-cma-es), by every image's own residuals
+(gauss-newton) or along gradients (adam); IG on pixels shows what the prior adds. Cells that are there are not
+run again. Figures and tests are over batches.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from ggl.optimizers.base import State, Strategy, part_of
 from ggl.optimizers.least_squares.linearization import Linearization
 from ggl.optimizers.least_squares.metric import Metric
 from ggl.optimizers.least_squares.recombination import merits, recombined
-from ggl.optimizers.least_squares.record import Record
+from ggl.optimizers.least_squares.record import Record, rows_of
 from ggl.optimizers.least_squares.roughness import PAIRS, measure_roughness
 from ggl.optimizers.least_squares.steps import damped_steps, off_shell, penalized
 
@@ -138,7 +138,7 @@ class GaussNewton(Strategy):
             found = measure_roughness(record, self._center, known, self._pairs)
             if found.worst > ROUGH:
                 self._metric = Metric(found.noise, found.change)
-                self._metric.weigh(record, record.rows(self._center))
+                self._metric.weigh(record, rows_of(self._center))
             else:
                 record.join()
             self._errors = torch.empty(0, 1 + len(record) * record.parts, dtype=torch.float64)
@@ -173,7 +173,7 @@ class GaussNewton(Strategy):
         if self._metric is not None:
             best = int(merits(products, penalties, self._unit).argmin())
             self.choice = record.z[best].flatten().clone(), float(record.losses[best])
-            self._metric.weigh(record, record.rows(self._center))
+            self._metric.weigh(record, rows_of(self._center))
         moved = self._center[self._center != before]
         self._center = record.keep_nearest(self._center, HELD * self._cost)
         self._fit(record)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ggl.optimizers.least_squares.record import Record
+from ggl.optimizers.least_squares.record import Record, rows_of
 
 __all__ = ["Equations", "Linearization"]
 
@@ -100,7 +100,7 @@ class Linearization:
         With unit vectors r = v/‖v‖ - t/‖t‖ and ∂r = (I - v̂ v̂ᵀ) ∂v / ‖v‖; else r = (v - t)/‖t‖.
         """
         parts, d, n = self.weights.shape
-        rows = 1 + self.center * parts + torch.arange(parts)
+        rows = rows_of(self.center)
         inner = products[1:, 1:].view(n, parts, n, parts)
         half = torch.einsum("pdn,npmq->pdmq", self.weights, inner)
         square = torch.einsum("pdmq,qem->pdqe", half, self.weights).reshape(parts * d, parts * d)

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ggl.optimizers.least_squares.record import rows_of
+
 __all__ = ["beside_others", "merits", "recombined"]
 
 SWEEPS = 3
@@ -44,7 +46,7 @@ def beside_others(
     """Return the misfit of every point's `part`, the other parts taken from the points that are chosen."""
     parts = len(chosen)
     own = torch.arange(1 + part, len(products), parts)
-    others = (1 + chosen * parts + torch.arange(parts))[torch.arange(parts) != part]
+    others = rows_of(chosen)[torch.arange(parts) != part]
     square = products[others[:, None], others].sum()
     squares = square + 2 * products[own][:, others].sum(1) + products[own, own]
     along = products[0, others].sum() + products[own, 0]

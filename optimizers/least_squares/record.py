@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Record"]
+__all__ = ["Record", "rows_of"]
 
 HUGE = 1e15
 """Values are held within, in lengths of the target: their products stay finite in float32."""
@@ -74,10 +74,6 @@ class Record:
         """Return the latents of each part's own point."""
         return self.z[center, torch.arange(self.parts)]
 
-    def rows(self, center: Tensor) -> Int[Tensor, " parts"]:
-        """Return the rows of the products that each part's own point has."""
-        return 1 + center * self.parts + torch.arange(self.parts)
-
     def keep_nearest(self, center: Tensor, most: int) -> Tensor:
         """Forget all but so many points, the center's and those nearest to it; return its new places."""
         if len(self) <= most:
@@ -132,6 +128,12 @@ class Record:
         record._places = state["places"]
         record._values[: len(state["values"])] = state["values"]
         return record
+
+
+def rows_of(center: Int[Tensor, " parts"]) -> Int[Tensor, " parts"]:
+    """Return the rows of a record's products that each part's own point has."""
+    parts = len(center)
+    return 1 + center * parts + torch.arange(parts)
 
 
 def _joined(sizes: Sequence[int], most: int) -> list[int]:

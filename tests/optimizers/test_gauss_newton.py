@@ -12,7 +12,7 @@ from ggl.optimizers import load_strategy
 from ggl.optimizers.least_squares.linearization import Linearization
 from ggl.optimizers.least_squares.metric import Metric
 from ggl.optimizers.least_squares.recombination import merits, recombined
-from ggl.optimizers.least_squares.record import Record
+from ggl.optimizers.least_squares.record import Record, rows_of
 from ggl.optimizers.least_squares.roughness import measure_roughness
 from ggl.optimizers.residuals import Residuals
 
@@ -167,7 +167,7 @@ def test_what_the_model_foretells_weighs_more_and_known_errors_are_taken_out():
     metric = Metric(torch.zeros(2).double(), torch.ones(2).double())
     record.add(points[40:], values[40:], torch.zeros(5))
     metric.learn(record, model.errors(record, 40, 5), model.changes(record, 40, 5), errors)
-    metric.weigh(record, record.rows(center))
+    metric.weigh(record, rows_of(center))
     assert metric.weights[0] > 50 * metric.weights[1]
     own, plain = Metric(*torch.ones(2, 2).double()).products(record, errors), record.products.sum(0)
     direction = torch.nn.functional.pad(errors[0], (0, 5))
