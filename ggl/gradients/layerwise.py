@@ -61,8 +61,9 @@ class Layerwise:
         records, errors = self._record(images, labels)
         n, b = images.shape[:2]
         whole = self._factors(records, errors, (n, b), images.requires_grad)
-        parts = self._factors(records, errors, (n * b, 1), images.requires_grad) if asked.apart else whole
-        each, start, found = b if asked.apart else 1, 0, []
+        apart = asked.apart and b > 1
+        parts = self._factors(records, errors, (n * b, 1), images.requires_grad) if apart else whole
+        each, start, found = b if apart else 1, 0, []
         for view, count in zip(views, counts, strict=True):
             rows = slice(each * start, each * (start + count))
             found.append(

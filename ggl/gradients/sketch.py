@@ -18,7 +18,7 @@ EXACT = 2**16
 KEPT = 2**13
 """Coordinates of a parameter up to which it is kept whole in any sketch: a classifier's head, mostly."""
 
-MATRIX, KERNELS = (8, 512), (32, 64)
+MATRIX, KERNELS = (8, 512), (32, 16)
 """Probes on either side of a large parameter's gradient, a matrix of outputs by the rest: of a linear layer,
 whose inputs say most, and of a convolution, where each probe of the inputs costs a channel."""
 
