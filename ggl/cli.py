@@ -130,7 +130,9 @@ def audit(
     distance: Annotated[str, typer.Option(help="cosine or l2")] = "cosine",
     latents: Annotated[
         str | None,
-        typer.Option(help='free, shell:W, kld:W, tv:W, tanh, box:B, joined by "+"; default the prior\'s own'),
+        typer.Option(
+            help='free, shell:W, ridge:W, kld:W, tv:W, tanh, box:B, joined by "+"; default the prior\'s own'
+        ),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, layerwise, vmap or sequential")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, for scoring")] = "float32",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["Residuals"]
 
+TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Residuals:
@@ -33,3 +35,13 @@ class Residuals:
         """Return the same of candidates in another order, in float64 on the CPU, zero where not finite."""
         values = self.values.detach().to("cpu", torch.float64)[order].nan_to_num(0.0, 0.0, 0.0)
         return Residuals(values, self.target.detach().to("cpu", torch.float64), self.unit, self.groups)
+
+    def compared(self) -> tuple[Float[Tensor, "n m"], Float[Tensor, " m"]]:
+        """Return what candidates came to and the target, in the target's lengths.
+
+        Where directions are compared, everything has length 1.
+        """
+        values, length = self.values.sum(1), self.target.norm().clamp_min(TINY)
+        if self.unit:
+            return values / values.norm(dim=1, keepdim=True).clamp_min(TINY), self.target / length
+        return values / length, self.target / length

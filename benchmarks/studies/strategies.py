@@ -66,7 +66,7 @@ VARIANTS = (
 )
 """Settings of the above."""
 
-BO, TURBO = "bo:population=50", "turbo"
+BO, COMPOSITE, TURBO = "bo:population=50", "bo:population=50,composite=1", "turbo"
 """Their own time bounds their budget: 500 evaluations."""
 
 PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
@@ -94,6 +94,7 @@ PLAN: tuple[tuple[str, Sequence[str], int, Sequence[str]], ...] = (
     ("mlp", DEFENSES["mlp"], 2_000, (RESIDUAL,)),
     ("lenet", DEFENSES["lenet"], 2_000, ("eki",)),
     ("mlp", ("none",), 2_000, ("eki",)),
+    ("lenet", ("none",), 500, (COMPOSITE,)),
     ("convnet", ("none",), 2_000, (SCALAR, RESIDUAL, "adam")),
     ("resnet18", ("none",), 2_000, (RESIDUAL, SCALAR, "adam")),
 )
@@ -187,7 +188,7 @@ def write_rows(rows: Iterable[Row], path: Path = RESULTS) -> None:
 class Bench:
     """The private images, their gradients and what scores a reconstruction, for one victim and defense."""
 
-    def __init__(self, victim: str, defense: str) -> None:
+    def __init__(self, victim: str, defense: str, distance: str = DISTANCE) -> None:
         data, (images, seeds) = load_dataset(DATA), SEARCHES[victim]
         rows = pick_private(data.labels, images, 0).repeat_interleave(seeds)
         self.seeds, self.images, self.labels = seeds, data.images[rows], data.labels[rows]
@@ -203,7 +204,7 @@ class Bench:
             )
             for i, (image, label) in enumerate(zip(self.images, self.labels, strict=True))
         ]
-        self.objective = GradientMatch(self.oracle, [known.view(g, ATTACKER) for g in shared], DISTANCE)
+        self.objective = GradientMatch(self.oracle, [known.view(g, ATTACKER) for g in shared], distance)
 
     def search(self, cell: StudyCell) -> Search:
         """Return the searches of a cell, image by image and seed by seed."""

@@ -51,12 +51,15 @@ class LatentRule:
 
 
 def load_latents(specification: str) -> LatentRule:
-    """Return the rule of "free", "shell:WEIGHT", "kld:WEIGHT", "tv:WEIGHT", "tanh", "box:BOUND".
+    """Return the rule of "free", "shell:WEIGHT", "tanh", "box:BOUND" and others.
 
     Several are joined by "+".
 
     - `free`: latents as the strategy gives them.
     - `shell:WEIGHT`: adds WEIGHT times the prior's own `penalty` to the objective.
+    - `ridge:WEIGHT`: adds WEIGHT times ‖z‖²: with the distance "l2" and noise of variance WEIGHT on every
+      coordinate of the gradient, the maximum a posteriori under the prior's density (Bora et al.,
+      arXiv 1703.03208, section 2).
     - `kld:WEIGHT`: adds WEIGHT times the divergence of the latent's empirical Gaussian from the standard
       one, -1/2 (1 + ln s² - m² - s²), m and s² the mean and variance of its entries, as in GGL's code.
     - `tv:WEIGHT`: adds WEIGHT times the decoded image's anisotropic total variation: the mean absolute
@@ -82,12 +85,16 @@ def load_latents(specification: str) -> LatentRule:
         elif name in PENALTIES:
             penalties.append((_positive(part, text), PENALTIES[name]))
         else:
-            raise unknown_name("latents rule", name, ["free", "shell", "kld", "tv", "tanh", "box"])
+            raise unknown_name("latents rule", name, ["free", *PENALTIES, "tanh", "box"])
     return LatentRule(specification, tuple(placements), tuple(penalties))
 
 
 def _shell(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG001
     return prior.penalty(z)
+
+
+def _ridge(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG001
+    return z.square().sum(-1)
 
 
 def _divergence(prior: Prior, z: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG001
@@ -106,7 +113,7 @@ def _mean_step(images: Tensor, dim: int) -> Tensor:
     return steps.sum(1) / max(1, steps.shape[1])
 
 
-PENALTIES: dict[str, Penalty] = {"shell": _shell, "kld": _divergence, "tv": _variation}
+PENALTIES: dict[str, Penalty] = {"shell": _shell, "ridge": _ridge, "kld": _divergence, "tv": _variation}
 
 
 def _reflect_at(bound: float) -> Placement:

@@ -1,11 +1,12 @@
 """Gaussian processes over BoTorch: fitting, and batches by LogEI or Thompson sampling.
 
 Inputs x are (n, d) in the unit box, scores are standardized negated losses (higher is better), all
-float64. Importing this module imports BoTorch, so strategies import it when they first need a model.
+float64. Several outputs are modeled apart, each standardized by itself. Importing this module imports
+BoTorch, so strategies import it when they first need a model.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
     )  # linear_operator compiles as it is imported
     from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.logei import qLogExpectedImprovement
+    from botorch.acquisition.objective import GenericMCObjective
     from botorch.exceptions.errors import ModelFittingError, OptimizationGradientError
     from botorch.exceptions.warnings import BotorchWarning
     from botorch.models import SingleTaskGP
@@ -74,28 +76,28 @@ def isolated(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class Surrogate(NamedTuple):
-    """A fitted model of scores; loss = center - scale · score."""
+    """A fitted model of scores (n, k); outputs = center - scale · score."""
 
     model: SingleTaskGP
-    center: float
-    scale: float
+    center: Float[Tensor, " k"]
+    scale: Float[Tensor, " k"]
     held: bool
     """Whether the fit succeeded; otherwise the hyperparameters are the defaults."""
 
 
 def fit(
-    x: Float[Tensor, "n d"], loss: Float[Tensor, " n"], kind: Kind, start: Tensor, steps: int = FIT_STEPS
+    x: Float[Tensor, "n d"], outputs: Float[Tensor, "n k"], kind: Kind, start: Tensor, steps: int = FIT_STEPS
 ) -> Surrogate:
     """Return a model at a maximum of its (penalized) marginal likelihood.
 
     Args:
         x: inputs.
-        loss: of each; standardized and negated for the model.
+        outputs: of each, the loss alone or several; standardized and negated for the model.
         kind: of kernel.
         start: `hyperparameters` to begin from; none (empty) for the defaults.
         steps: L-BFGS-B steps; 0 takes `start` as it is.
     """
-    score, center, scale = standardize(loss)
+    score, center, scale = standardize(outputs)
     model = _model(x, score, kind)
     if len(start):
         vector_to_parameters(start.to(x), model.parameters())
@@ -105,16 +107,18 @@ def fit(
     return Surrogate(model.eval().requires_grad_(False), center, scale, held)
 
 
-def standardize(loss: Float[Tensor, " n"]) -> tuple[Float[Tensor, "n 1"], float, float]:
-    """Return scores, and the center and the scale of loss = center - scale · score.
+def standardize(
+    outputs: Float[Tensor, "n k"],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """Return scores, and the centers and the scales of outputs = center - scale · score.
 
-    Equal losses give scores of zero.
+    Equal outputs give scores of zero.
     """
-    size = max(float(loss.abs().max()), 1e-300)
-    small = loss / size  # squares of huge losses would overflow
-    center, scale = small.mean(), small.std(correction=0)
-    scale = scale if scale > 1e-12 else torch.ones_like(scale)
-    return ((center - small) / scale)[:, None], float(center) * size, float(scale) * size
+    size = outputs.abs().amax(0).clamp_min(1e-300)
+    small = outputs / size  # squares of huge losses would overflow
+    center, scale = small.mean(0), small.std(0, correction=0)
+    scale = torch.where(scale > 1e-12, scale, 1.0)
+    return (center - small) / scale, center * size, scale * size
 
 
 def hyperparameters(model: SingleTaskGP) -> Float[Tensor, " p"]:
@@ -164,7 +168,12 @@ def thompson(
 
 
 def greedy_log_ei(
-    surrogate: Surrogate, raw: Float[Tensor, "r d"], box: Float[Tensor, "2 d"], count: int, seed: int
+    surrogate: Surrogate,
+    raw: Float[Tensor, "r d"],
+    box: Float[Tensor, "2 d"],
+    count: int,
+    seed: int,
+    worth: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "q d"]:
     """Return `count` points, each maximizing the batch's LogEI given those before (arXiv 2310.20708).
 
@@ -175,16 +184,23 @@ def greedy_log_ei(
         box: lower and upper corner.
         count: q.
         seed: of the quasi-Monte-Carlo samples.
+        worth: what is to be improved, of scores (..., k); the score itself where the model has a single one.
     """
     model = surrogate.model
-    best = model.train_targets.max()
-    single = LogExpectedImprovement(model, best)
+    sampler = SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed % 2**31)
+    single: LogExpectedImprovement | qLogExpectedImprovement
+    if worth is None:
+        best = model.train_targets.max()
+        single = LogExpectedImprovement(model, best)
+        batch = qLogExpectedImprovement(model, best, sampler)
+    else:
+        objective = GenericMCObjective(lambda samples, X: worth(samples))  # noqa: ARG005, N803
+        best = worth(model.train_targets.T).max()
+        single = batch = qLogExpectedImprovement(model, best, sampler, objective)
     with torch.no_grad():
         starts = raw[single(raw[:, None]).argsort(descending=True, stable=True)]
     if count == 1:
         return _climb(single, starts[:STARTS], box)
-    sampler = SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed % 2**31)
-    batch = qLogExpectedImprovement(model, best, sampler)
     chosen = torch.empty_like(raw[:0])
     for i in range(count):
         batch.set_X_pending(chosen if i else None)

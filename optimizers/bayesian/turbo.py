@@ -132,7 +132,7 @@ class TuRBO(Strategy):
         rows = best_rows(self._loss[own], self.cap)
         z, loss = self._z[own][rows], self._loss[own][rows]
         x = (z / (2 * self.bound) + 0.5).to(self.device)
-        surrogate = fit(x, loss.to(self.device), "local", self._hyperparameters[region])
+        surrogate = fit(x, loss[:, None].to(self.device), "local", self._hyperparameters[region])
         self._hyperparameters[region] = hyperparameters(surrogate.model)
         self.failed_fits += not surrogate.held
         center = x[int(loss.argmin())]

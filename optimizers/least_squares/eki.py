@@ -6,7 +6,6 @@ from torch import Tensor
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.optimizers.base import State, Strategy
-from ggl.optimizers.residuals import Residuals
 
 __all__ = ["EnsembleKalman"]
 
@@ -56,7 +55,7 @@ class EnsembleKalman(Strategy):
         return self._members
 
     def _tell(self, z: Tensor, loss: Tensor, gradient: Tensor | None) -> None:  # noqa: ARG002
-        values, target = _compared(self.residuals)
+        values, target = self.residuals.compared()
         spread, misfits = values - values.mean(0), target - values
         inner = spread @ spread.T
         largest = torch.linalg.eigvalsh(inner)[-1].clamp_min(TINY)
@@ -69,13 +68,3 @@ class EnsembleKalman(Strategy):
 
     def _load(self, state: State) -> None:
         self._members = state["members"]
-
-
-def _compared(told: Residuals) -> tuple[Tensor, Tensor]:
-    """Return values (n, m) and the target (m,), of unit length where directions are compared."""
-    values, target = told.values.sum(1), told.target
-    length = target.norm().clamp_min(TINY)
-    if told.unit:
-        values = values / values.norm(dim=1, keepdim=True).clamp_min(TINY)
-        return values, target / length
-    return values / length, target / length

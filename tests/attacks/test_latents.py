@@ -68,6 +68,13 @@ def test_the_shell_is_the_priors_own_penalty():
     )
 
 
+def test_the_ridge_is_minus_the_log_density_but_for_a_constant():
+    z = normals(5)
+    normal = torch.distributions.Normal(torch.zeros_like(z), torch.ones_like(z))
+    expected = 2 * (normal.log_prob(torch.zeros_like(z)) - normal.log_prob(z)).sum(1)
+    torch.testing.assert_close(load_latents("ridge:0.25").penalty(Plain(), z), 0.25 * expected)
+
+
 def test_the_divergence_is_that_of_two_gaussians():
     """Against torch.distributions, on the mean and standard deviation of each latent's entries."""
     z = 0.5 + 2 * normals(5)
@@ -156,6 +163,6 @@ def test_bad_numbers_are_refused(rule, reason):
 @pytest.mark.parametrize("rule", ["shel:0.1", "", "free+", "boxes:2"])
 def test_unknown_rules_are_refused(rule):
     with pytest.raises(
-        UnknownNameError, match=r"no latents rule is named .* known: free, shell, kld, tv, tanh, box"
+        UnknownNameError, match=r"no latents rule is named .* known: free, shell, ridge, kld, tv, tanh, box"
     ):
         load_latents(rule)

@@ -11,10 +11,12 @@ from scipy.stats import kstest, multivariate_normal, norm, truncnorm
 
 from ggl.base.errors import InputError
 from ggl.optimizers.bayesian import surrogate as gp_model
+from ggl.optimizers.bayesian.composite import principal_residuals, squared_residual
 from ggl.optimizers.bayesian.design import best_rows, normal_design
 from ggl.optimizers.bayesian.gp import GaussianProcess
 from ggl.optimizers.bayesian.trust_region import TrustRegion, box, perturb
 from ggl.optimizers.bayesian.turbo import TuRBO
+from ggl.optimizers.residuals import Residuals
 
 DIM = 6
 CPU = torch.device("cpu")
@@ -31,11 +33,20 @@ def sphere(z):
     return (z - 1).square().sum(1)
 
 
+def residuals_of(z):
+    """Eight numbers of which the target is wanted: a linear map, bent a little."""
+    maps = torch.randn(DIM, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    target = torch.ones(1, DIM, dtype=torch.float64) @ maps
+    values = z @ maps + 0.1 * (z @ maps).sin()
+    return Residuals(values[:, None], (target + 0.1 * target.sin())[0], unit=False)
+
+
 def advance(strategy, generations, objective=sphere):
     rows = []
     for _ in range(generations):
         rows.append(strategy.ask())
-        strategy.tell(rows[-1], objective(rows[-1]))
+        told = residuals_of(rows[-1]) if strategy.needs_residuals else None
+        strategy.tell(rows[-1], objective(rows[-1]), None, told)
     return torch.cat(rows)
 
 
@@ -47,7 +58,7 @@ def data(n=20, dim=DIM):
 def surrogate(kind="global"):
     x, loss = data()
     with gp_model.isolated(0, CPU):
-        return gp_model.fit(x, loss, kind, NONE)
+        return gp_model.fit(x, loss[:, None], kind, NONE)
 
 
 def kernel_matrix(model, x):
@@ -68,7 +79,7 @@ def test_a_model_predicts_what_the_equations_of_a_gaussian_process_say():
     k = kernel_matrix(fitted.model, torch.cat([x, new]))
     mean = fitted.model.mean_module.constant.item()
     noisy = k[:20, :20] + fitted.model.likelihood.noise.item() * torch.eye(20)
-    score = gp_model.standardize(loss)[0][:, 0]
+    score = gp_model.standardize(loss[:, None])[0][:, 0]
     weights = torch.linalg.solve(noisy, k[:20, 20:])
     expected = mean + weights.T @ (score - mean)
     covariance = k[20:, 20:] - k[20:, :20] @ weights
@@ -103,15 +114,15 @@ def test_a_fit_raises_the_likelihood(kind):
 
     x, loss = data()
     with gp_model.isolated(0, CPU):
-        start = gp_model.fit(x, loss, kind, NONE, steps=0)
-        assert likelihood(gp_model.fit(x, loss, kind, NONE)) > likelihood(start) + 1
+        start = gp_model.fit(x, loss[:, None], kind, NONE, steps=0)
+        assert likelihood(gp_model.fit(x, loss[:, None], kind, NONE)) > likelihood(start) + 1
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=20))
 @settings(max_examples=50)
 def test_scores_are_standardized_and_turn_back_into_losses(losses):
     loss = torch.tensor(losses, dtype=torch.float64)
-    score, center, scale = gp_model.standardize(loss)
+    score, center, scale = gp_model.standardize(loss[:, None])
     assert score.isfinite().all()
     size = loss.abs().max()
     assert torch.allclose(center - scale * score[:, 0], loss, rtol=1e-9, atol=1e-9 * float(size) + 1e-290)
@@ -121,7 +132,7 @@ def test_scores_are_standardized_and_turn_back_into_losses(losses):
 
 
 def test_equal_losses_have_scores_of_zero():
-    assert not gp_model.standardize(torch.full((5,), 0.1, dtype=torch.float64))[0].any()
+    assert not gp_model.standardize(torch.full((5, 1), 0.1, dtype=torch.float64))[0].any()
 
 
 # LogEI
@@ -164,6 +175,44 @@ def test_a_greedy_batch_has_more_joint_improvement_than_its_best_point_or_a_rand
         joint = improvement(batch)
         assert joint > 1.05 * max(improvement(point[None]) for point in batch)
         assert joint > max(improvement(raw[4 * i : 4 * i + 4]) for i in range(64))
+
+
+# Residuals
+
+
+def test_principal_residuals_and_what_is_left_make_the_squared_residual():
+    residuals = torch.randn(12, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1
+    for count in (1, 4, 11, 100):
+        numbers = principal_residuals(residuals, count)
+        assert numbers.shape == (12, count + 1)
+        assert torch.allclose(squared_residual(numbers), residuals.square().sum(1))
+    centered = residuals - residuals.mean(0)
+    expected = torch.linalg.svdvals(centered)[:4].square()
+    assert torch.allclose(
+        principal_residuals(residuals, 4)[:, :4].var(0, correction=0).flip(0) * 12, expected
+    )
+
+
+def test_equal_residuals_have_no_direction():
+    numbers = principal_residuals(torch.ones(5, 3, dtype=torch.float64), 2)
+    assert torch.allclose(numbers, torch.tensor([0.0, 0.0, 3.0]).double())
+
+
+def test_a_composite_search_is_ahead_of_one_that_is_told_losses():
+    def least(**options):
+        return objective(advance(load("bo", **options), 8, objective)).min().log10()
+
+    def objective(z):
+        told = residuals_of(z)
+        values, target = told.compared()
+        return (values - target).square().sum(1)
+
+    assert least(composite=True) < least() - 0.5
+
+
+def test_residuals_out_of_range_are_refused():
+    with pytest.raises(InputError, match=r"^bo: expected residuals of at least 1, found 0$"):
+        load("bo", residuals=0)
 
 
 # Trust regions
@@ -304,6 +353,7 @@ more = pytest.mark.slow("one more variant that fits Gaussian processes")
     ("kind", "options"),
     [
         ("bo", {}),
+        ("bo", {"composite": True, "residuals": 3}),
         pytest.param("bo", {"population": 1, "initial": 2}, marks=more),
         ("turbo", {}),
         pytest.param("turbo", {"regions": 2}, marks=more),
@@ -319,7 +369,7 @@ class TestEveryVariant:
         for _ in range(7):
             z = whole.ask()
             assert torch.equal(resumed.ask(), z)
-            whole.tell(z, sphere(z))
+            whole.tell(z, sphere(z), None, residuals_of(z) if whole.needs_residuals else None)
             resumed = load(kind, **options)
             resumed.load_state_dict(whole.state_dict())
 
