@@ -28,9 +28,9 @@ class Sketch:
 
     A gradient of at most `EXACT` coordinates is kept whole. Of a larger one, parameters of up to 8,192
     coordinates are kept; the gradient G (o, i) of every other is seen through UᵀGV, U (o, r) and V (i, c)
-    with entries N(0, 1/r) and N(0, 1/c), r by c 8 by 512 for a linear layer and 32 by 64 for a convolution.
+    with entries N(0, 1/r) and N(0, 1/c), r by c 8 by 512 for a linear layer and 32 by 16 for a convolution.
     Then E‖UᵀGV‖² = ‖G‖², and for a single image's linear layer, G = e aᵀ, the squared norm's relative
-    standard deviation is (1 + 2/r)(1 + 2/c) - 1 under the root: 0.50; 0.31 for a convolution of one position.
+    standard deviation is (1 + 2/r)(1 + 2/c) - 1 under the root: 0.50; 0.44 for a convolution of one position.
     UᵀGV = (EU)ᵀ(AV) of the outputs' gradients E and the inputs A: a layer's gradient need not be built.
 
     Attributes:
