@@ -1,4 +1,4 @@
-"""What a batch hides: audits of 1, 4 and 8 images a gradient.
+"""What a batch hides, or a sum over clients: audits of 1 to 16 images a gradient.
 
     python benchmarks/studies/batches.py [--workers 2]
 
@@ -9,6 +9,10 @@ known, equal objective evaluations of the whole batch; strategies that search th
 space (cma-es), with a covariance for each image (block-cma-es), by every image's own residuals
 (gauss-newton) or along gradients (adam); IG on pixels shows what the prior adds. Cells that are there are not
 run again. Figures and tests are over batches.
+
+Under secure aggregation a server sees the sum of its clients' gradients alone. Where each takes one step on
+one image that is the gradient of a batch of so many images, times their number, which the cosine does not
+see: the rows of B images are those of B such clients.
 """
 
 import argparse
@@ -30,12 +34,13 @@ from ggl.datasets.loading import load_dataset
 
 VICTIM, PRIOR, HELDOUT = "lenet", "fashion-dcgan32", "fashion-mnist-heldout"
 CLIENTS, BUDGET, CEILING_BUDGET, SEED = 12, 1000, 1000, 0
-SIZES = (1, 4, 8)
+SIZES = (1, 2, 4, 8, 16)
+SUMMED = ("gauss-newton", "adam", "cma-es")
 PLAN = {
-    "none": ("gauss-newton", "adam", "cma-es", "block-cma-es:recombine=1", "block-cma-es", "ig"),
+    "none": (*SUMMED, "block-cma-es:recombine=1", "block-cma-es", "ig"),
     "prune:0.9": ("gauss-newton", "adam"),
 }
-"""Strategies against each defense."""
+"""Strategies against each defense: of 2 and 16 images `SUMMED` alone, without a defense."""
 
 RESULTS = Path(__file__).parents[1] / "results"
 CELLS, TABLE = RESULTS / "batches.json", RESULTS / "batches.md"
@@ -58,9 +63,9 @@ class Task:
 
 
 def private_rows() -> torch.Tensor:
-    """Return the rows of every client's images, (clients, largest batch)."""
+    """Return the rows of every client's images, (clients, largest batch), drawn by eights."""
     order = torch.randperm(len(load_dataset(HELDOUT).labels), generator=stream(SEED, "batches"))
-    return order[: CLIENTS * max(SIZES)].view(CLIENTS, -1)
+    return torch.cat([part.view(CLIENTS, 8) for part in order.split(CLIENTS * 8)[: max(SIZES) // 8]], dim=1)
 
 
 def ceilings() -> torch.Tensor:
@@ -136,7 +141,8 @@ def _texts(cell: Mapping[str, Any]) -> Sequence[str]:
 
 def tasks() -> list[Task]:
     """Return every cell, in the table's order."""
-    return [Task(b, d, s) for b in SIZES for d, strategies in PLAN.items() for s in strategies]
+    every = [Task(b, d, s) for b in SIZES for d, strategies in PLAN.items() for s in strategies]
+    return [t for t in every if t.size not in (2, 16) or (t.strategy in SUMMED and t.defense == "none")]
 
 
 def main() -> None:
@@ -147,7 +153,7 @@ def main() -> None:
     cells: list[dict[str, Any]] = json.loads(CELLS.read_text()) if CELLS.exists() else []
     done = {(c["size"], c["defense"], c["strategy"]) for c in cells}
     left = [t for t in tasks() if (t.size, t.defense, t.strategy) not in done]
-    left.sort(key=lambda task: (task.strategy == "ig", task.size == 1, task.defense != "none", -task.size))
+    left.sort(key=lambda task: (task.strategy == "ig", task.defense != "none", task.strategy not in SUMMED))
     ceiling = ceilings() if left else torch.empty(0)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run, task, ceiling) for task in left]):
