@@ -1,5 +1,6 @@
 """What reconstructions and matches are worth."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ggl.attacks.course import SearchResult
 from ggl.attacks.label_inference import label_accuracy
@@ -17,12 +18,15 @@ from ggl.audits.attackers import ANALYTIC
 from ggl.audits.clients import rows_of
 from ggl.audits.controls import class_means, prior_samples
 from ggl.audits.setting import AuditSetting
+from ggl.base.errors import InputError
 from ggl.base.random import stream
+from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
-from ggl.measures.leakage import Scores, score
-from ggl.measures.metrics import match
+from ggl.measures.leakage import Measure, Scores, score
+from ggl.measures.metrics import feature_distance, match
+from ggl.victims import Victim
 
-__all__ = ["aligned", "label_accuracies", "matches", "passive_controls", "scored"]
+__all__ = ["aligned", "features_distance", "label_accuracies", "matches", "passive_controls", "scored"]
 
 PRIOR_DRAWS = 8
 """Samples of the prior whose errors are averaged for each private image."""
@@ -88,6 +92,25 @@ def label_accuracies(
         found: list[Tensor | None] = [result.labels for result in results]
     else:
         size = audit.clients.batch_size
-        found = [infer_client_labels(oracle, g, size, audit.attack.prior) for g in shared]
+        found = [_told(oracle, g, size, audit.attack.prior) for g in shared]
     pairs = zip(found, audit.clients.batch_labels(), strict=True)
     return [0.0 if labels is None else label_accuracy(labels, true) for labels, true in pairs]
+
+
+def _told(oracle: GradientOracle, shared: Gradients, batch_size: int, prior: Prior) -> Tensor | None:
+    """Return the labels that a gradient tells, None where it tells none to a method that is here."""
+    try:
+        return infer_client_labels(oracle, shared, batch_size, prior)
+    except InputError:
+        return None
+
+
+def features_distance(victim: nn.Module, device: torch.device) -> Measure | None:
+    """Return the distance between the penultimate features of a victim of `ggl.victims.Victim`.
+
+    Another's attribute of that name may be anything, such as the convolutions of an AlexNet.
+    """
+    if not isinstance(victim, Victim):
+        return None
+    features = copy.deepcopy(victim).eval().features
+    return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()

@@ -77,7 +77,9 @@ def with_sampled_dropout(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     replacements: dict[nn.Module, SampledDropout] = {}
     for module in model.modules():
-        if type(module) in _CHANNELWISE and module.training and module.p > 0:
+        if not isinstance(module, nn.modules.dropout._DropoutNd) or not module.training or module.p == 0:
+            continue
+        if type(module) in _CHANNELWISE:
             dims = _CHANNELWISE[type(module)]
             replacements[module] = SampledDropout(module.p, dims, inplace=module.inplace)
     for module in model.modules():

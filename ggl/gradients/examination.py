@@ -84,9 +84,9 @@ def examine(model: nn.Module, images: Tensor) -> Examined:
         )
     if float((first - again).abs().max()) > REPEATED * float(first.abs().max()):
         raise InputError(
-            "expected a victim whose answer follows from its images and a seed, found another one in the next "
-            "pass: it keeps a state, or draws from a generator of its own; call eval(), --victim-mode eval on "
-            "the command line, or have it draw from torch's global generator"
+            "expected a victim whose answer follows from its images and a seed, found another one in the "
+            "next pass: it keeps a state, or draws from a generator of its own; call eval(), --victim-mode "
+            "eval on the command line, or have it draw from torch's global generator"
         )
     return Examined(first.shape[1], draws)
 

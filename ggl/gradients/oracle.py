@@ -234,7 +234,7 @@ class GradientOracle:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether the victim draws noise on its forward passes; from global streams, once it was looked at."""
+        """Whether the victim draws noise in its passes; from global streams, once it has met images."""
         drew = self._examined is not None and self._examined.draws
         return drew or bool(sampled_layers(self.model))
 

@@ -103,13 +103,13 @@ class GlobalNoise:
         self._found: GlobalStreams | None = None
         self._seeded: GlobalStreams | None = None
 
-    def begin(self, model: nn.Module, arguments: tuple[object, ...]) -> None:
+    def begin(self, _: nn.Module, _arguments: tuple[object, ...]) -> None:
         """Seed the streams."""
         self._found = GlobalStreams()
         seed_global_streams(self.seed)
         self._seeded = GlobalStreams() if self.drew is None else None
 
-    def end(self, model: nn.Module, arguments: tuple[object, ...], returned: object) -> None:
+    def end(self, _: nn.Module, _arguments: tuple[object, ...], _returned: object) -> None:
         """Set the streams back, after a pass that raised too."""
         if self._seeded is not None:
             self.drew = self._seeded.moved()

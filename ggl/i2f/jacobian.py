@@ -209,8 +209,8 @@ def check_separable(model: nn.Module) -> None:
 
 def _random(where: str) -> InputError:
     return InputError(
-        f"expected a victim whose gradient is a function of its image, found {where} that draws noise on every "
-        "pass: the influence function has no Jacobian there; leave it out"
+        f"expected a victim whose gradient is a function of its image, found {where} that draws noise on "
+        "every pass: the influence function has no Jacobian there; leave it out"
     )
 
 

@@ -192,7 +192,8 @@ def load_loss(specification: str | Loss) -> Loss:
 
     Raises:
         UnknownNameError: a name or an option that is not known.
-        InputError: an option that is missing, of the wrong kind or out of range, or what was found is no loss.
+        InputError: an option that is missing, of the wrong kind or out of range, or what was found is
+            no loss.
     """
     if not isinstance(specification, str):
         return specification

@@ -25,7 +25,7 @@ class Logits:
     def __init__(self, output: str | None) -> None:
         self.output = output
 
-    def __call__(self, model: nn.Module, arguments: tuple[Any, ...], returned: object) -> Tensor:
+    def __call__(self, _: nn.Module, arguments: tuple[Any, ...], returned: object) -> Tensor:
         """Return the logits; an output without a dimension of classes, of one logit, gets one.
 
         Raises:
@@ -104,10 +104,11 @@ def _named(returned: object) -> Mapping[str, object]:
 
 
 def _question(returned: object, named: Mapping[str, Tensor], output: str | None) -> str:
-    found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items()) or "no tensor"
+    tensors = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items()) or "no tensor"
+    found = f"{type(returned).__name__} of {tensors}"
     if output is None:
         return (
-            f"expected the victim to return logits (n, classes), found a {type(returned).__name__} of {found}; "
-            "say which are the logits: output= by name or number, --victim-output on the command line"
+            f"expected the victim to return logits (n, classes), found a {found}; say which are the logits: "
+            "output= by name or number, --victim-output on the command line"
         )
-    return f"the victim returns no tensor {output!r}: its {type(returned).__name__} is of {found}"
+    return f"the victim returns no tensor {output!r}, but a {found}"
