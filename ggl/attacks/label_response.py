@@ -150,23 +150,33 @@ def _errors(loss: Loss, head: HeadPass, label: int) -> Float64[Tensor, "m rows"]
     return errors.double().cpu()
 
 
-@torch.no_grad()
 def last_linear(model: nn.Module, images: Float[Tensor, "m c h w"]) -> str | None:
-    """Return the linear layer that a forward pass runs last with one vector an image; None without one.
+    """Return the linear layer that a victim's logits are made by, None without one.
+
+    Of those that reach them with a row for each output it is the one that runs last.
 
     Raises:
         UserCodeError: the victim raised.
     """
-    copied, ran = prepared(model), []
+    copied, ran = prepared(model), dict[str, Tensor]()
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        ran.pop(name, None)
+        ran[name] = output.detach().requires_grad_() if not output.requires_grad else output
+        return ran[name]
+
     for name, module in copied.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_hook(
-                lambda _, _given, output, name=name: ran.append(name) if output.dim() == 2 else None
-            )
+            module.register_forward_hook(lambda _, _given, output, name=name: keep(name, output))
     parameter = next(copied.parameters())
-    with users_code("the victim"):
-        copied(images.to(parameter.device, parameter.dtype))
-    return ran[-1] if ran else None
+    with torch.enable_grad(), users_code("the victim"):
+        logits = copied(images.to(parameter.device, parameter.dtype))
+    fitting = {name: x for name, x in ran.items() if x.shape == logits.shape}
+    if not fitting:
+        return None
+    reached = torch.autograd.grad(logits.sum(), [*fitting.values()], allow_unused=True)
+    names = [name for name, g in zip(fitting, reached, strict=True) if g is not None]
+    return names[-1] if names else None
 
 
 def pass_head(model: nn.Module, layer: str, dummies: Float[Tensor, "m c h w"], seed: int) -> HeadPass:

@@ -52,7 +52,7 @@ def infer_client_labels(
     """
     summed = 1.0 if oracle.local is None else oracle.local.gradients
     layer = _head_layer(oracle, prior.image_shape)
-    head = find_head(shared, summed, layer)
+    head = None if layer is None else find_head(shared, summed, layer)
     if head is None:
         return None
     single = batch_size == 1

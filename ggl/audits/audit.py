@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.attacks.analytic import find_first_linear
-from ggl.attacks.label_sources import check_label_rule, load_label_rule
+from ggl.attacks.label_sources import check_label_rule, labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO, AttackSettings
@@ -206,8 +206,11 @@ def _run(
                 "the analytic attacker solves the gradient of one image: expected batches of 1 and one local "
                 "step; leave that attacker out"
             )
-        for g in audit.clients.shared(defense, oracle, "private"):
+        batches = audit.clients.batch_labels()
+        for g, batch in zip(audit.clients.shared(defense, oracle, "private"), batches, strict=True):
             check_gradient(g, f"a gradient under {defense.name}")
+            attack = audit.attack
+            labels_to_start_from(defense.name, batch, g, attack.label_rule, oracle, attack.prior)
     # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)

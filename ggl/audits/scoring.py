@@ -1,6 +1,7 @@
 """What reconstructions and matches are worth."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,9 +19,8 @@ from ggl.audits.attackers import ANALYTIC
 from ggl.audits.clients import rows_of
 from ggl.audits.controls import class_means, prior_samples
 from ggl.audits.setting import AuditSetting
-from ggl.base.errors import InputError
-from ggl.base.random import stream
-from ggl.generators import Prior
+from ggl.base.errors import InputError, users_code
+from ggl.base.random import global_stream, stream
 from ggl.gradients import GradientOracle, Gradients
 from ggl.measures.leakage import Measure, Scores, score
 from ggl.measures.metrics import feature_distance, match
@@ -87,22 +87,20 @@ def label_accuracies(
     results: Sequence[SearchResult],
     label_rule: str,
 ) -> list[float]:
-    """Return the share of each client's labels that a search found, or else that its gradient tells."""
+    """Return the share of each client's labels that a search found, or else that its gradient tells.
+
+    NaN where no method that is here reads labels under this loss.
+    """
     if label_rule != "known":
         found: list[Tensor | None] = [result.labels for result in results]
     else:
         size = audit.clients.batch_size
-        found = [_told(oracle, g, size, audit.attack.prior) for g in shared]
+        try:
+            found = [infer_client_labels(oracle, g, size, audit.attack.prior) for g in shared]
+        except InputError:
+            return [math.nan] * len(shared)
     pairs = zip(found, audit.clients.batch_labels(), strict=True)
     return [0.0 if labels is None else label_accuracy(labels, true) for labels, true in pairs]
-
-
-def _told(oracle: GradientOracle, shared: Gradients, batch_size: int, prior: Prior) -> Tensor | None:
-    """Return the labels that a gradient tells, None where it tells none to a method that is here."""
-    try:
-        return infer_client_labels(oracle, shared, batch_size, prior)
-    except InputError:
-        return None
 
 
 def features_distance(victim: nn.Module, device: torch.device) -> Measure | None:
@@ -113,4 +111,9 @@ def features_distance(victim: nn.Module, device: torch.device) -> Measure | None
     if not isinstance(victim, Victim):
         return None
     features = copy.deepcopy(victim).eval().features
-    return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        with global_stream(0), users_code("the victim's features"):
+            return feature_distance(features, a.to(device), b.to(device)).cpu()
+
+    return distance

@@ -8,7 +8,7 @@ from ggl.base.registry import Registry
 from ggl.defenses.catalog import defenses
 from ggl.generators.catalog import priors
 from ggl.optimizers.catalog import strategies
-from ggl.victims.catalog import losses, victims
+from ggl.victims.catalog import check_victim_name, losses, victims
 
 __all__ = ["check_names", "completion", "describe"]
 
@@ -46,8 +46,9 @@ def check_names(
     loss: str = "",
 ) -> None:
     """Raise `UnknownNameError` for a specification that names nothing; empty ones are not looked at."""
+    if victim:
+        check_victim_name(victim)
     asked = {
-        "victims": [victim],
         "losses": [loss],
         "priors": [prior],
         "strategies": [text for text in strategies if text not in (*CONTRASTS, "auto")],

@@ -1,13 +1,18 @@
 """Victims and the losses that clients minimize, by name; none is imported before it is asked for."""
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ggl.base.errors import InputError
 from ggl.base.registry import Registry
 
 if TYPE_CHECKING:
     from ggl.victims.base import VictimBuilder
 
-__all__ = ["losses", "register_loss", "register_victim", "victims"]
+__all__ = ["check_victim_name", "losses", "register_loss", "register_victim", "victims"]
+
+FILES = {".pt", ".pth", ".ts", ".torchscript", ".jit", ".safetensors", ".onnx", ".py"}
+"""Suffixes of files, which no victim is named by."""
 
 LISTED = {
     "convnet": (
@@ -42,6 +47,18 @@ LISTED = {
 
 victims: "Registry[VictimBuilder]" = Registry("victim", "ggl.victims", LISTED)
 register_victim = victims.register
+
+
+def check_victim_name(name: str) -> None:
+    """Raise `InputError` for a file and `UnknownNameError` for a name of nothing; nothing is imported."""
+    if PurePath(name).suffix in FILES:
+        raise InputError(
+            f"victim {name!r}: expected a name or package.module:function, found a file; one that "
+            "torch.jit.save wrote runs code of its own, and is not read: give the function that builds the "
+            "network, and its weights with --victim-weights"
+        )
+    victims.check(name)
+
 
 LOSSES = {
     "cross-entropy": (

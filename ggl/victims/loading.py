@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from ggl.base.errors import InputError, WeightsError, users_code
 from ggl.base.random import global_stream, stream_seed
 from ggl.base.weights import load_tensors
-from ggl.victims.catalog import victims
+from ggl.victims.catalog import check_victim_name, victims
 from ggl.victims.outputs import bare_module, with_output
 
 __all__ = ["check_state", "load_victim"]
-
-SUFFIXES = {".pt", ".pth", ".ts", ".torchscript", ".jit", ".safetensors", ".onnx"}
-"""Of files, which no victim is named by."""
 
 
 def load_victim(
@@ -60,12 +57,7 @@ def load_victim(
 
 
 def _build(name: str, sizes: Mapping[str, int], seed: int) -> nn.Module:
-    if Path(name).suffix in SUFFIXES:
-        raise InputError(
-            f"victim {name!r}: expected a name or package.module:function, found a file; one that "
-            "torch.jit.save wrote runs code of its own, and is not read: give the function that builds the "
-            "network, and its weights with --victim-weights"
-        )
+    check_victim_name(name)
     builder, parameter = victims.resolve(name)
     what = f"victim {name!r}"
     if parameter is not None:
