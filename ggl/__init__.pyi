@@ -18,8 +18,9 @@ from .i2f.influence import influence
 from .optimizers.base import Strategy
 from .optimizers.catalog import register_strategy
 from .optimizers.loading import load_strategy
-from .victims.catalog import register_victim
+from .victims.catalog import register_loss, register_victim
 from .victims.loading import load_victim
+from .victims.losses import load_loss
 
 __all__ = [
     "Dataset",
@@ -40,11 +41,13 @@ __all__ = [
     "invert",
     "load_dataset",
     "load_defense",
+    "load_loss",
     "load_prior",
     "load_strategy",
     "load_victim",
     "reconstruct",
     "register_defense",
+    "register_loss",
     "register_prior",
     "register_strategy",
     "register_victim",

@@ -1,6 +1,8 @@
 """The command line: audits, utility, accounting, priors and their weights."""
 
+import os
 import sys
+import traceback
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -9,10 +11,20 @@ from typing import Annotated, TextIO
 import typer
 from rich.console import Console
 
-from ggl.base.errors import GGLError
+from ggl.base.errors import DEBUG, GGLError, cause, users_line
 from ggl.benchmarks.cli import bench_app, report, reproduce
 from ggl.commands.names import check_names, completion, describe
-from ggl.commands.options import Device, Out, PriorName, Resume, Seed, Victim, VictimWeights
+from ggl.commands.options import (
+    Device,
+    LossName,
+    Out,
+    PriorName,
+    Resume,
+    Seed,
+    Victim,
+    VictimOutput,
+    VictimWeights,
+)
 
 __all__ = ["main"]
 
@@ -36,6 +48,7 @@ class Kind(StrEnum):
     strategies = "strategies"
     defenses = "defenses"
     victims = "victims"
+    losses = "losses"
 
 
 class VictimMode(StrEnum):
@@ -85,6 +98,8 @@ def audit(
     out: Out,
     victim: Victim = "lenet",
     victim_weights: VictimWeights = None,
+    victim_output: VictimOutput = None,
+    loss: LossName = "cross-entropy",
     data: Annotated[
         str,
         typer.Option(
@@ -175,7 +190,7 @@ def audit(
     resume: Resume = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
-    check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or ())
+    check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or (), loss=loss)
     from ggl.base.options import read_integers
     from ggl.commands.audit import run
     from ggl.commands.audit_inputs import AuditPlan
@@ -213,6 +228,8 @@ def audit(
         learning_rate=lr,
         update=update,
         truth=truth,
+        loss=loss,
+        victim_output=victim_output,
     )
     run(plan, resume)
 
@@ -520,13 +537,18 @@ def _show_warning(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit code 2."""
+    """Run the command line; an error of ours, or of code that was brought, is one line and exit code 2."""
     warnings.showwarning = _show_warning
     sys.path.append("")  # so that package.module:name finds the user's code in the current folder
     try:
         app()
-    except GGLError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"ggl: {error}", markup=False)
+    except Exception as error:
+        if not isinstance(error, GGLError) and users_line(error) is None:
+            raise
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        text = str(error) if isinstance(error, GGLError) else f"{cause(error)}; {DEBUG}=1 shows the traceback"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"ggl: {text}", markup=False)
         sys.exit(2)
 
 

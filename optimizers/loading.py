@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, users_code
 from ggl.base.options import parameters_of, read_options
 from ggl.optimizers.base import Strategy
 from ggl.optimizers.catalog import StrategyFactory, strategies
@@ -75,7 +75,8 @@ def load_group(
 
 
 def _build(specification: str, factory: StrategyFactory, options: dict[str, Any], **given: int) -> Strategy:
-    strategy = factory(given.pop("latent_dim"), **given, **options)
+    with users_code(f"strategy {specification!r}"):
+        strategy = factory(given.pop("latent_dim"), **given, **options)
     if not isinstance(strategy, Strategy):
         raise InputError(f"strategy {specification!r}: expected a Strategy, found {type(strategy).__name__}")
     return strategy

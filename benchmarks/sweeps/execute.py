@@ -188,7 +188,7 @@ def _record(cell: SweepCell, i: int, report: Report, setting: _Setting, timed: M
             },
             "label": label,
             "decoys": int(found.attack.decoys[i]),
-            "label_recovered": int(found.label_accuracy[i]),
+            "label_recovered": int(found.label_accuracy[i] == 1),
             "loss": finite_or_none(result.loss),
             **{f"match_of_{kind}": finite_or_none(values[i]) for kind, values in found.matches.items()},
             "evaluations": result.evaluations,

@@ -23,6 +23,7 @@ from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.oracle import check_gradient
 from ggl.optimizers import load_group
+from ggl.victims.losses import loss_name
 
 __all__ = ["Target", "attack", "attack_many", "invert", "search_targets"]
 
@@ -161,6 +162,7 @@ def search_targets(
         raise InputError(f"expected at least 1 restart, found {settings.restarts}")
     if len({target.batch_size for target in targets}) != 1:
         raise InputError("expected at least one target, all of one batch size")
+    oracle.count_classes(settings.prior.image_shape)
     prior, defense, attacker = settings.prior, settings.defense, settings.attacker
     rule = load_latents(settings.latents)
     for target in targets:
@@ -186,6 +188,7 @@ def search_targets(
         "restarts": settings.restarts,
         "precision": oracle.precision,
         "local": oracle.local,
+        "loss": loss_name(oracle.loss),
         "training": [module.training for module in oracle.model.modules()],
         "targets": [target.name for target in targets],
     }

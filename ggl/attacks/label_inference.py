@@ -1,11 +1,10 @@
-"""What a shared gradient says of its labels.
+"""What a shared gradient says of its labels, of cross-entropy; `ggl.attacks.label_response` is of any loss.
 
-Of cross-entropy, a batch's gradient of the last bias is b_i = p̄_i - n_i/B, softmax mean less label share,
+A batch's gradient of the last bias is b_i = p̄_i - n_i/B, softmax mean less label share,
 and the sum of a row of the last weight's is g_i = mean((p_i - y_i) o), o an image's features' sum. Features
 are non-negative behind a ReLU or a sigmoid; then a negative row is one of a class that is there.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,13 +13,23 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from ggl.attacks.label_response import HeadPass, pass_head
 from ggl.base.errors import GradientError, InputError
-from ggl.base.random import stream, stream_seed
+from ggl.base.random import stream
 from ggl.base.registry import unknown_name
 from ggl.gradients import Gradients
-from ggl.gradients.sampled import draw_noise
 
-__all__ = ["DUMMIES", "LABEL_METHODS", "chance_accuracy", "infer_label", "infer_labels", "label_accuracy"]
+__all__ = [
+    "DUMMIES",
+    "LABEL_METHODS",
+    "Head",
+    "assign_labels",
+    "chance_accuracy",
+    "find_head",
+    "infer_label",
+    "infer_labels",
+    "label_accuracy",
+]
 
 LABEL_METHODS: Mapping[str, str] = {
     "auto": "iDLG for one image, wainakh for more",
@@ -38,7 +47,7 @@ Counts = Float64[Tensor, " classes"]
 
 
 @dataclass(frozen=True)
-class _Head:
+class Head:
     """The last layer's gradient, of the mean of all steps: row sums of its weight, and its bias, if any."""
 
     layer: str
@@ -73,7 +82,7 @@ def infer_label(shared: Gradients) -> int | None:
     the label alone; without a bias the rows of the weight gradient are summed. The last layer is
     the last matrix among the parameters; without one nothing is read, and None returned.
     """
-    head = _head(shared)
+    head = find_head(shared)
     return None if head is None else int(head.evidence.argmin())
 
 
@@ -85,10 +94,13 @@ def infer_labels(
     model: nn.Module | None = None,
     image_shape: tuple[int, int, int] | None = None,
     dummies: Float[Tensor, "m c h w"] | None = None,
+    layer: str | None = None,
     summed: float = 1.0,
     seed: int = 0,
 ) -> Int[Tensor, " b"] | None:
     """Return the labels (b,) of a batch, ascending, a label as often as it is found; None without a matrix.
+
+    The loss is the cross-entropy, and nothing but a softmax follows the last layer.
 
     Every method estimates how often each class is there, as a real number. Classes that must be there
     get one label each, those of the largest estimates if they are too many; then the class of which most is
@@ -111,6 +123,7 @@ def infer_labels(
         model: the victim that clients train, as a defense wrapped it, in the mode that clients have.
         image_shape: (c, h, w) of its images, for random dummies: uniform in [0, 1].
         dummies: images of the attacker's own, such as a prior's samples, to be taken instead.
+        layer: the last linear layer; by default that of the last matrix among the parameters.
         summed: how many gradients `shared` is the sum of: a client's local steps, or
             `LocalTraining.gradients` where it has momentum.
         seed: of random dummies, and of what a sampled victim or dropout draws.
@@ -121,7 +134,7 @@ def infer_labels(
         GradientError: the gradient is not finite.
     """
     _check(shared, batch_size, method, summed)
-    head = _head(shared, summed)
+    head = find_head(shared, summed, layer)
     if head is None:
         return None
     if method == "auto":
@@ -133,9 +146,9 @@ def infer_labels(
             return _from_negatives(head.rows, batch_size, 1 + 1 / len(head.rows))
         raise InputError(f"label method {method!r} needs the model: give model=, or take 'wainakh'")
     images = _random_images(image_shape, seed) if dummies is None else dummies
-    typical = _typical(model, head.layer, images, seed)
+    typical = _typical(pass_head(model, head.layer, images, seed))
     present = head.rows < 0 if method == "wainakh" else None
-    return _assign(_estimates(method, head, batch_size, typical), present, batch_size)
+    return assign_labels(_estimates(method, head, batch_size, typical), present, batch_size)
 
 
 def label_accuracy(found: Int[Tensor, " m"], true: Int[Tensor, " b"]) -> float:
@@ -168,14 +181,21 @@ def chance_accuracy(batch_size: int, num_classes: int) -> float:
     return float(num_classes / batch_size * (tails**2).sum())
 
 
-def _head(shared: Gradients, summed: float = 1.0) -> _Head | None:
-    weight = next((name for name in reversed(list(shared)) if shared[name].dim() == 2), None)
-    if weight is None:
+def find_head(shared: Gradients, summed: float = 1.0, layer: str | None = None) -> Head | None:
+    """Return a linear layer's gradient, divided by `summed`; None where it is not shared.
+
+    By default it is the layer of the last matrix among the parameters.
+    """
+    matrices = [name for name, g in shared.items() if g.dim() == 2]
+    if layer is not None:
+        matrices = [name for name in matrices if name == (f"{layer}.weight" if layer else "weight")]
+    if not matrices:
         return None
+    weight = matrices[-1]
     layer = weight.removesuffix("weight")
     bias = shared.get(f"{layer}bias")
     rows = shared[weight].detach().cpu().double().sum(1) / summed
-    return _Head(
+    return Head(
         layer.removesuffix("."), rows, None if bias is None else bias.detach().cpu().double() / summed
     )
 
@@ -203,10 +223,10 @@ def _from_negatives(evidence: Counts, batch_size: int, factor: float) -> Int[Ten
     total = evidence[negative].sum() if negative.any() else -evidence.abs().sum()
     # A gradient of zeros says nothing: any impact will do.
     impact = torch.where(total == 0, -1.0, factor * total / batch_size)
-    return _assign(evidence / impact, negative, batch_size)
+    return assign_labels(evidence / impact, negative, batch_size)
 
 
-def _estimates(method: str, head: _Head, batch_size: int, typical: _Typical) -> Counts:
+def _estimates(method: str, head: Head, batch_size: int, typical: _Typical) -> Counts:
     """Return how often each class is there, by a method that knows the model."""
     if method == "wainakh":
         impact = -(1 - 1 / len(head.rows) ** 2) * _nonzero(typical) / batch_size
@@ -218,7 +238,7 @@ def _estimates(method: str, head: _Head, batch_size: int, typical: _Typical) -> 
     return batch_size * (typical.posterior - head.bias)
 
 
-def _assign(counts: Counts, present: Tensor | None, batch_size: int) -> Int[Tensor, " b"]:
+def assign_labels(counts: Counts, present: Tensor | None, batch_size: int) -> Int[Tensor, " b"]:
     """Return the labels: those present once, then what is missing most."""
     missing = counts.clone()
     labels: list[int] = []
@@ -238,33 +258,11 @@ def _random_images(image_shape: tuple[int, int, int] | None, seed: int) -> Float
     return torch.rand((DUMMIES, *image_shape), generator=stream(seed, "label dummies"))
 
 
-def _typical(model: nn.Module, layer: str, dummies: Tensor, seed: int) -> _Typical:
-    """Return the means over dummy images, on a copy of the model as it stands."""
-    copied = copy.deepcopy(model)
-    inputs: list[Tensor] = []
-    _submodule(copied, layer).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-    parameter = next(copied.parameters())
-    draw_noise(copied, stream_seed(seed, "label noise"))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(seed, "label dropout"))
-        logits = copied(dummies.to(parameter.device, parameter.dtype))
-    if len(inputs) != 1 or inputs[0].dim() != 2:
-        found = ", ".join(str(tuple(given.shape)) for given in inputs) or "none"
-        raise InputError(f"expected layer {layer!r} to read one vector an image, found inputs {found}")
-    posteriors = logits.double().softmax(1).cpu()
-    features = inputs[0].double().sum(1, keepdim=True).cpu()
+def _typical(head: HeadPass) -> _Typical:
+    """Return the means over dummy images."""
+    posteriors = head.logits.detach().double().softmax(1).cpu()
+    features = head.inputs.double().sum(1, keepdim=True).cpu()
     return _Typical(posteriors.mean(0), float(features.mean()), (posteriors * features).mean(0))
-
-
-def _submodule(model: nn.Module, layer: str) -> nn.Module:
-    modules = dict(model.named_modules())
-    if layer not in modules:
-        raise InputError(
-            f"expected the model that was trained, with a layer {layer!r}; {type(model).__name__} has none: "
-            "give the victim as the defense wraps it"
-        )
-    found: nn.Module = modules[layer]
-    return found
 
 
 def _nonzero(typical: _Typical) -> float:

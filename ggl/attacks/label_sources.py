@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ggl.attacks.label_inference import DUMMIES, infer_labels
+from ggl.attacks.label_inference import DUMMIES, Head, assign_labels, find_head, infer_labels
+from ggl.attacks.label_response import Response, last_linear, respond
 from ggl.attacks.label_rules import KNOWN, LabelRule, SearchedLabels, SoftLabels
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.base.registry import unknown_name
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
+from ggl.victims.losses import loss_name
 
 __all__ = [
     "LABEL_RULES",
@@ -26,6 +28,8 @@ LABEL_RULES = ("known", "inferred", "searched", "soft")
 """Where an attacker has a batch's labels from: given, read off the shared gradient beforehand, or searched
 with the latents, as classes or (DLG) as distributions."""
 
+NOISE_IMAGES = 8
+
 
 def check_label_rule(name: str) -> None:
     """Raise `UnknownNameError` unless the rule is one of `LABEL_RULES`."""
@@ -38,11 +42,70 @@ def infer_client_labels(
 ) -> Int[Tensor, " b"] | None:
     """Return the labels that a client's gradient tells, None where the victim's last layer tells nothing.
 
-    Of a batch they are read with the help of the victim's answers to samples of the prior.
+    Of a batch they are read with the help of the victim's answers to samples of the prior. Where its loss and
+    what follows its last layer are no cross-entropy of a softmax, the head's response to labels is measured:
+    a single image's label is that of the least row, if every dummy's was, and other labels are counted by it.
+
+    Raises:
+        InputError: a batch whose loss is no mean of its images', such as with class weights, or a head that
+            does not answer to labels.
     """
-    dummies = None if batch_size == 1 else _dummies(prior, oracle.device)
     summed = 1.0 if oracle.local is None else oracle.local.gradients
-    return infer_labels(shared, batch_size, model=oracle.model, dummies=dummies, summed=summed)
+    layer = _head_layer(oracle, prior.image_shape)
+    head = None if layer is None else find_head(shared, summed, layer)
+    if head is None:
+        return None
+    single = batch_size == 1
+    response = _response(oracle, head, None if single else prior, prior.image_shape)
+    if not (single or response.is_mean):
+        raise InputError(
+            f"the labels of a batch cannot be read: its loss {loss_name(oracle.loss)!r} is no mean of its "
+            "images' losses; give the labels, or have them searched"
+        )
+    if response.is_cross_entropy:
+        dummies = None if single else _dummies(prior, oracle.device)
+        return infer_labels(
+            shared, batch_size, model=oracle.model, dummies=dummies, layer=layer, summed=summed
+        )
+    if single and response.is_least:
+        return _least(head.evidence)
+    response = _response(oracle, head, prior, prior.image_shape)
+    return assign_labels(response.counts(head.evidence, batch_size), None, batch_size)
+
+
+def _least(evidence: Tensor) -> Int[Tensor, " 1"]:
+    """Return the label of one image: the least row's; of one output, 1 where it is below 0."""
+    return (evidence < 0).long() if len(evidence) == 1 else evidence.argmin(keepdim=True)
+
+
+_LAYERS: WeakKeyDictionary[GradientOracle, str | None] = WeakKeyDictionary()
+
+
+def _head_layer(oracle: GradientOracle, image_shape: tuple[int, int, int]) -> str | None:
+    """Return the victim's last linear layer, in the order in which they run."""
+    if oracle not in _LAYERS:
+        _LAYERS[oracle] = last_linear(oracle.model, _noise(image_shape))
+    return _LAYERS[oracle]
+
+
+def _noise(image_shape: tuple[int, int, int]) -> Float[Tensor, "m c h w"]:
+    return torch.rand((NOISE_IMAGES, *image_shape), generator=stream(0, "label noise images"))
+
+
+_RESPONSES: WeakKeyDictionary[GradientOracle, dict[object, Response]] = WeakKeyDictionary()
+"""How a victim's head answers to labels: the same for every client."""
+
+
+def _response(
+    oracle: GradientOracle, head: Head, prior: Prior | None, image_shape: tuple[int, int, int]
+) -> Response:
+    """Return the response on samples of the prior, or on noise, which is enough to see what kind it is."""
+    known = _RESPONSES.setdefault(oracle, {})
+    key = (head.layer, head.bias is None, None if prior is None else id(prior))
+    if key not in known:
+        dummies = _noise(image_shape) if prior is None else _dummies(prior, oracle.device)
+        known[key] = respond(oracle.model, oracle.loss, head.layer, dummies, weighed=head.bias is None)
+    return known[key]
 
 
 _DUMMIES: WeakKeyDictionary[Prior, Tensor] = WeakKeyDictionary()

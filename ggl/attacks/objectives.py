@@ -125,4 +125,6 @@ def exact_oracle(oracle: GradientOracle) -> GradientOracle:
 
     The layerwise backend reads ‖g - t‖² off ‖g‖², ⟨g, t⟩ and ‖t‖², to single precision of ‖g‖².
     """
-    return GradientOracle(oracle.model, backend="vmap", precision=oracle.precision, local=oracle.local)
+    return GradientOracle(
+        oracle.model, loss=oracle.loss, backend="vmap", precision=oracle.precision, local=oracle.local
+    )

@@ -5,14 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.attacks.analytic import find_first_linear
-from ggl.attacks.label_sources import check_label_rule, load_label_rule
+from ggl.attacks.label_sources import check_label_rule, labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO, AttackSettings
@@ -23,7 +22,7 @@ from ggl.audits.cells import cells_of, invert_private
 from ggl.audits.clients import Clients, rows_of
 from ggl.audits.controls import Decoys, choose_decoys
 from ggl.audits.report import Report
-from ggl.audits.scoring import passive_controls, scored
+from ggl.audits.scoring import features_distance, passive_controls, scored
 from ggl.audits.setting import AuditSetting
 from ggl.base.errors import InputError
 from ggl.datasets.loading import load_dataset
@@ -34,10 +33,11 @@ from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
 from ggl.gradients.residuals import check_sum_of_squares
-from ggl.measures.leakage import Measure, measures
+from ggl.measures.leakage import measures
 from ggl.measures.lpips import load_lpips
-from ggl.measures.metrics import feature_distance
 from ggl.optimizers import load_strategy
+from ggl.victims.losses import Loss, loss_name
+from ggl.victims.outputs import bare_module, with_output
 
 __all__ = ["CEILING_BUDGET", "audit"]
 
@@ -65,6 +65,8 @@ def audit(
     batch_size: int = 1,
     label_rule: str = "known",
     local: LocalTraining | None = None,
+    loss: str | Loss = "cross-entropy",
+    output: str | None = None,
     captured: Sequence[Gradients] | None = None,
     backend: str = "auto",
     precision: str = "float32",
@@ -104,6 +106,8 @@ def audit(
         label_rule: where the attacker has the labels from: "known", "inferred" from the shared gradient, or
             "searched" with the latents.
         local: the clients' local steps, known to the attacker; by default they share one gradient.
+        loss: that clients minimize, as of `GradientOracle`.
+        output: which of the victim's outputs the logits are, as of `GradientOracle`.
         captured: what the clients to be attacked have shared, where it was captured and not to be computed
             here; defended already, in units of gradients.
         backend: of the gradient oracle.
@@ -128,7 +132,8 @@ def audit(
     if local is not None:
         local.check(batch_size)
     pool, pool_labels = decoys or _heldout(prior)
-    oracle = GradientOracle(victim, backend=backend, precision=precision, local=local)
+    victim = with_output(copy.deepcopy(bare_module(victim, "the victim")), output)
+    oracle = GradientOracle(victim, loss=loss, backend=backend, precision=precision, local=local)
     numbers = list(range(len(images) // batch_size) if only is None else only)
     rows = rows_of(numbers, batch_size)
     chosen = choose_decoys(images, labels, pool, pool_labels, seed, batch_size)
@@ -157,7 +162,7 @@ def audit(
         clients=clients,
         every_label=labels,
         decoys=Decoys([chosen.images[i] for i in rows], chosen.siblings[rows]),
-        errors=measures(_features(victim, oracle.device), load_lpips()),
+        errors=measures(features_distance(victim, oracle.device), load_lpips()),
         ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
         checkpoints=checkpoints,
         progress=progress,
@@ -201,10 +206,13 @@ def _run(
                 "the analytic attacker solves the gradient of one image: expected batches of 1 and one local "
                 "step; leave that attacker out"
             )
-        for g in audit.clients.shared(defense, oracle, "private"):
+        batches = audit.clients.batch_labels()
+        for g, batch in zip(audit.clients.shared(defense, oracle, "private"), batches, strict=True):
             check_gradient(g, f"a gradient under {defense.name}")
+            attack = audit.attack
+            labels_to_start_from(defense.name, batch, g, attack.label_rule, oracle, attack.prior)
     # In eval mode: an image alone has no batch statistics.
-    single = GradientOracle(copy.deepcopy(audit.victim).eval(), backend="sequential")
+    single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
@@ -233,6 +241,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "batch_size": audit.clients.batch_size,
         "label_rule": audit.attack.label_rule,
         "local_training": None if local is None else asdict(local),
+        "loss": loss_name(audit.oracle.loss),
         "captured": audit.clients.captured is not None,
         "budget": audit.attack.budget,
         "ceiling_budget": audit.ceiling_budget,
@@ -280,11 +289,3 @@ def _heldout(prior: Prior) -> tuple[Tensor, Tensor]:
         )
     pool = load_dataset(prior.heldout)
     return pool.images, pool.labels
-
-
-def _features(victim: nn.Module, device: torch.device) -> Measure | None:
-    """Return the distance between the victim's penultimate features, where it offers `features`."""
-    if not callable(getattr(victim, "features", None)):
-        return None
-    features: Any = copy.deepcopy(victim).eval().features
-    return lambda a, b: feature_distance(features, a.to(device), b.to(device)).cpu()

@@ -55,7 +55,7 @@ class AuditCell:
         attack: the attack's scores; `controls` those of sibling, noise, prior and class mean.
         images: the reconstructions (n, c, h, w) of "private", "sibling" and "noise".
         label_accuracy: of each client, the share of its labels that are read off its defended gradient, or
-            that a search for them found.
+            that a search for them found; NaN where they can't be read under the clients' loss.
         matches: distances (clients,) to the shared gradients as the attacker compares them, of the gradients
             on the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
         results: the searches behind `images`, one a client.
@@ -92,7 +92,9 @@ class AuditCell:
         return evaluations[finite], mean[finite]
 
     def label_recovery(self) -> Interval:
-        """Return the share of labels that are recovered."""
+        """Return the share of labels that are recovered; NaN where they can't be read."""
+        if np.isnan(self.label_accuracy).any():
+            return Interval(np.nan, np.nan, np.nan, len(self.label_accuracy))
         if self.attack.batch == 1:
             return share(round(sum(self.label_accuracy)), len(self.label_accuracy))
         return share_of_clusters(self.label_accuracy)

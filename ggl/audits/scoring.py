@@ -1,5 +1,7 @@
 """What reconstructions and matches are worth."""
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ggl.attacks.course import SearchResult
 from ggl.attacks.label_inference import label_accuracy
@@ -17,12 +19,14 @@ from ggl.audits.attackers import ANALYTIC
 from ggl.audits.clients import rows_of
 from ggl.audits.controls import class_means, prior_samples
 from ggl.audits.setting import AuditSetting
-from ggl.base.random import stream
+from ggl.base.errors import InputError, users_code
+from ggl.base.random import global_stream, stream
 from ggl.gradients import GradientOracle, Gradients
-from ggl.measures.leakage import Scores, score
-from ggl.measures.metrics import match
+from ggl.measures.leakage import Measure, Scores, score
+from ggl.measures.metrics import feature_distance, match
+from ggl.victims import Victim
 
-__all__ = ["aligned", "label_accuracies", "matches", "passive_controls", "scored"]
+__all__ = ["aligned", "features_distance", "label_accuracies", "matches", "passive_controls", "scored"]
 
 PRIOR_DRAWS = 8
 """Samples of the prior whose errors are averaged for each private image."""
@@ -83,11 +87,33 @@ def label_accuracies(
     results: Sequence[SearchResult],
     label_rule: str,
 ) -> list[float]:
-    """Return the share of each client's labels that a search found, or else that its gradient tells."""
+    """Return the share of each client's labels that a search found, or else that its gradient tells.
+
+    NaN where no method that is here reads labels under this loss.
+    """
     if label_rule != "known":
         found: list[Tensor | None] = [result.labels for result in results]
     else:
         size = audit.clients.batch_size
-        found = [infer_client_labels(oracle, g, size, audit.attack.prior) for g in shared]
+        try:
+            found = [infer_client_labels(oracle, g, size, audit.attack.prior) for g in shared]
+        except InputError:
+            return [math.nan] * len(shared)
     pairs = zip(found, audit.clients.batch_labels(), strict=True)
     return [0.0 if labels is None else label_accuracy(labels, true) for labels, true in pairs]
+
+
+def features_distance(victim: nn.Module, device: torch.device) -> Measure | None:
+    """Return the distance between the penultimate features of a victim of `ggl.victims.Victim`.
+
+    Another's attribute of that name may be anything, such as the convolutions of an AlexNet.
+    """
+    if not isinstance(victim, Victim):
+        return None
+    features = copy.deepcopy(victim).eval().features
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        with global_stream(0), users_code("the victim's features"):
+            return feature_distance(features, a.to(device), b.to(device)).cpu()
+
+    return distance

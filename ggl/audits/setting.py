@@ -65,6 +65,7 @@ class AuditSetting:
             return self.oracle
         return GradientOracle(
             model.to(self.oracle.device),
+            loss=self.oracle.loss,
             backend=self.backend,
             precision=self.oracle.precision,
             local=self.oracle.local,

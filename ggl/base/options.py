@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, users_code
 from ggl.base.registry import unknown_name
 
 __all__ = ["build", "parameters_of", "read_integers", "read_options", "specification"]
@@ -43,7 +43,8 @@ def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in options:
             raise InputError(f"{what}: expected a value of {name} after the colon, found none")
-    return factory(**options)
+    with users_code(what):
+        return factory(**options)
 
 
 def specification(name: str, options: Mapping[str, object]) -> str:

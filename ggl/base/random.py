@@ -1,11 +1,14 @@
 """Random streams: every draw comes from a generator that a seed and a name define."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["numpy_stream", "stream", "stream_seed"]
+__all__ = ["GlobalStreams", "global_stream", "numpy_stream", "seed_global_streams", "stream", "stream_seed"]
 
 
 def stream_seed(seed: int, *names: object) -> int:
@@ -25,3 +28,52 @@ def stream(seed: int, *names: object) -> torch.Generator:
 def numpy_stream(seed: int, *names: object) -> np.random.Generator:
     """Return a NumPy generator for the named stream of `seed`."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, *names)))
+
+
+class GlobalStreams:
+    """Where the global random streams stand: torch's of the CPU and of CUDA in use, NumPy's and Python's."""
+
+    def __init__(self) -> None:
+        self._torch = [generator.get_state() for generator in _torch_generators()]
+        self._numpy, self._python = np.random.get_state(), random.getstate()
+
+    def restore(self) -> None:
+        """Set the streams back to where they stood."""
+        for generator, state in zip(_torch_generators(), self._torch, strict=False):
+            generator.set_state(state)
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
+
+    def moved(self) -> frozenset[str]:
+        """Return which streams stand elsewhere now, of "torch", "numpy" and "python"."""
+        now = GlobalStreams()
+        kept = {
+            "torch": all(torch.equal(a, b) for a, b in zip(self._torch, now._torch, strict=False)),
+            "numpy": all(np.array_equal(a, b) for a, b in zip(self._numpy, now._numpy, strict=True)),
+            "python": self._python == now._python,
+        }
+        return frozenset(name for name, same in kept.items() if not same)
+
+
+def seed_global_streams(seed: int) -> None:
+    """Seed the global random streams, for code that draws from them."""
+    for generator in _torch_generators():
+        generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def global_stream(seed: int) -> Iterator[None]:
+    """Have what draws from the global random streams draw by a seed; they are left as they were found."""
+    found = GlobalStreams()
+    seed_global_streams(seed)
+    try:
+        yield
+    finally:
+        found.restore()
+
+
+def _torch_generators() -> list[torch.Generator]:
+    cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return [torch.default_generator, *cuda]

@@ -4,11 +4,13 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from ggl.base.errors import InputError, UnknownNameError
+from ggl.base.errors import InputError, UnknownNameError, UserCodeError, cause
 
 __all__ = ["Registry", "import_object", "unknown_name"]
 
@@ -101,14 +103,33 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
 
 
 def import_object(path: str, kind: str) -> Any:
-    """Import `package.module:name`, the user's own code, by the name that the user gave."""
+    """Import `package.module:name`, the user's own code, by the name that the user gave.
+
+    What a module does to the global random streams as it is imported is undone.
+    """
     module_name, _, attribute = path.partition(":")
     if module_name.startswith("."):
         raise UnknownNameError(f"{kind} {path!r}: expected package.module:name, found a relative name")
     try:
-        module = importlib.import_module(module_name)
+        module = sys.modules.get(module_name) or _import(module_name)
+    except SyntaxError as error:
+        raise UserCodeError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
     except ImportError as error:
         raise UnknownNameError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
+    except Exception as error:
+        raise UserCodeError(f"{kind} {path!r}: importing {module_name} raised {cause(error)}") from error
     if not hasattr(module, attribute):
         raise UnknownNameError(f"{kind} {path!r}: {module_name} has no {attribute!r}")
     return getattr(module, attribute)
+
+
+def _import(name: str) -> ModuleType:
+    if name.partition(".")[0] == "ggl":
+        return importlib.import_module(name)
+    from ggl.base.random import GlobalStreams  # which imports torch
+
+    found = GlobalStreams()
+    try:
+        return importlib.import_module(name)
+    finally:
+        found.restore()

@@ -30,6 +30,7 @@ from ggl.defenses import Client, Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.oracle import check_gradient
+from ggl.victims.losses import Loss, loss_name
 
 __all__ = ["CONTROLS", "reconstruct"]
 
@@ -80,6 +81,8 @@ def reconstruct(
     distance: str = "cosine",
     latents: str | None = None,
     local: LocalTraining | None = None,
+    loss: str | Loss = "cross-entropy",
+    output: str | None = None,
     controls: int = CONTROLS,
     budget: int = 2000,
     seed: int = 0,
@@ -106,6 +109,8 @@ def reconstruct(
         distance: as in `ggl.attack`.
         latents: as in `ggl.attack`.
         local: the client's local steps.
+        loss: that the client minimized, as of `GradientOracle`.
+        output: which of the victim's outputs the logits are, as of `GradientOracle`.
         controls: how many updates of other images are attacked, and of noise, at least 2. Their attackers are
             told the labels that were inferred or found, so that no gap is one of labels.
         budget: objective evaluations of each search.
@@ -133,7 +138,12 @@ def reconstruct(
     model = known.wrap(victim, seed)
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
     oracle = GradientOracle(
-        copy.deepcopy(model).to(device), backend=backend, precision=precision, local=local
+        copy.deepcopy(model).to(device),
+        loss=loss,
+        output=output,
+        backend=backend,
+        precision=precision,
+        local=local,
     )
     check_gradient(shared, "the captured update")
     settings = AttackSettings(
@@ -242,6 +252,7 @@ def _settings(
         "distance": settings.distance,
         "latents": settings.latents,
         "local_training": None if local is None else asdict(local),
+        "loss": loss_name(attack.oracle.loss),
         "controls": controls,
         "budget": settings.budget,
         "seed": settings.seed,

@@ -12,7 +12,6 @@ from ggl.attacks.stages import Stage
 from ggl.audits.audit import audit
 from ggl.audits.report import Report
 from ggl.base.devices import find_device
-from ggl.base.errors import GGLError
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
 from ggl.commands.audit_inputs import AuditPlan, Inputs, load_inputs
@@ -74,7 +73,7 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
     new = not plan.out.exists()
     try:
         report = _audit(plan, console)
-    except GGLError:
+    except Exception:
         if new and not (plan.out / CHECKPOINTS).is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)
         raise
@@ -139,6 +138,7 @@ def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
         "distance": plan.distance,
         "latents": plan.latents,
         "local": inputs.local,
+        "loss": plan.loss,
         "budget": plan.budget,
         "seed": plan.seed,
         "backend": plan.backend,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.label_inference import infer_label
+from ggl.attacks.label_sources import infer_client_labels
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
 from ggl.audits.controls import prior_samples
@@ -23,6 +23,7 @@ from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
+from ggl.victims.losses import CrossEntropy, load_loss
 
 __all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
 
@@ -72,6 +73,8 @@ class AuditPlan:
     learning_rate: str | None = None
     update: tuple[Path, Path] | None = None
     truth: str | None = None
+    loss: str = "cross-entropy"
+    victim_output: str | None = None
 
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
@@ -87,6 +90,7 @@ class AuditPlan:
             "fit": self.fit,
             "update": update,
             "truth": self.truth,
+            "victim_output": self.victim_output,
         }
 
 
@@ -133,6 +137,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         image_size=size,
         seed=plan.seed,
         weights=plan.victim_weights,
+        output=plan.victim_output,
     ).train(plan.victim_mode == "train")
     if plan.update is not None:
         return _load_update(plan, plan.update, prior, pool, victim, say)
@@ -226,7 +231,7 @@ def _load_update(
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = captured_update(victim, *files, learning_rate=rate)
-    if plan.defenses == ("none",) and estimated is None:
+    if plan.defenses == ("none",) and estimated is None and isinstance(load_loss(plan.loss), CrossEntropy):
         check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
@@ -248,19 +253,19 @@ def _estimate(
     if labels is None and batch > 1:
         raise InputError("--lr estimate: expected the labels of a batch, give --private-labels or --truth")
     if labels is None:
-        found = infer_label(captured.gradients)
-        if found is None:
+        oracle = GradientOracle(captured.victim, loss=plan.loss, backend="sequential")
+        labels = infer_client_labels(oracle, captured.gradients, 1, prior)
+        if labels is None:
             raise InputError(
                 "--lr estimate: expected a victim with a linear last layer; give the rate itself"
             )
-        labels = torch.tensor([found])
     known = labels
     random, device = stream(plan.seed, "stand-ins"), torch.device("cpu")
     samples = [prior_samples(prior, known, random, device) for _ in range(STAND_INS)]
 
     def simulate(rate: float) -> list[Gradients]:
         steps = _local(plan, rate)
-        oracle = GradientOracle(captured.victim, backend="sequential", local=steps)
+        oracle = GradientOracle(captured.victim, loss=plan.loss, backend="sequential", local=steps)
         updates = [oracle.gradient(images, known) for images in samples]
         return [{name: rate * g for name, g in update.items()} for update in updates]
 

@@ -8,7 +8,7 @@ from ggl.base.registry import Registry
 from ggl.defenses.catalog import defenses
 from ggl.generators.catalog import priors
 from ggl.optimizers.catalog import strategies
-from ggl.victims.catalog import victims
+from ggl.victims.catalog import check_victim_name, losses, victims
 
 __all__ = ["check_names", "completion", "describe"]
 
@@ -17,6 +17,7 @@ KINDS: dict[str, Registry[Any]] = {
     "strategies": strategies,
     "defenses": defenses,
     "victims": victims,
+    "losses": losses,
 }
 
 
@@ -37,11 +38,18 @@ def completion(kind: str) -> Callable[[str], list[tuple[str, str]]]:
 
 
 def check_names(
-    *, victim: str = "", prior: str = "", strategies: Sequence[str] = (), defenses: Sequence[str] = ()
+    *,
+    victim: str = "",
+    prior: str = "",
+    strategies: Sequence[str] = (),
+    defenses: Sequence[str] = (),
+    loss: str = "",
 ) -> None:
     """Raise `UnknownNameError` for a specification that names nothing; empty ones are not looked at."""
+    if victim:
+        check_victim_name(victim)
     asked = {
-        "victims": [victim],
+        "losses": [loss],
         "priors": [prior],
         "strategies": [text for text in strategies if text not in (*CONTRASTS, "auto")],
         "defenses": [part.strip() for text in defenses for part in text.split("+")],

@@ -7,7 +7,17 @@ import typer
 
 from ggl.commands.names import completion
 
-__all__ = ["Device", "Out", "PriorName", "Resume", "Seed", "Victim", "VictimWeights"]
+__all__ = [
+    "Device",
+    "LossName",
+    "Out",
+    "PriorName",
+    "Resume",
+    "Seed",
+    "Victim",
+    "VictimOutput",
+    "VictimWeights",
+]
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
@@ -17,6 +27,17 @@ Victim = Annotated[
     str,
     typer.Option(
         help="a name of `ggl list victims`, or package.module:function", autocompletion=completion("victims")
+    ),
+]
+VictimOutput = Annotated[
+    str | None,
+    typer.Option(help="which of a victim's several outputs its logits are: a name or a number"),
+]
+LossName = Annotated[
+    str,
+    typer.Option(
+        help="of the clients: a name of `ggl list losses`, or package.module:function",
+        autocompletion=completion("losses"),
     ),
 ]
 VictimWeights = Annotated[Path | None, typer.Option(help="safetensors or torch state dict")]

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ggl.base.devices import find_device
-from ggl.base.errors import GGLError, InputError
+from ggl.base.errors import InputError
 from ggl.commands.audit_inputs import check_class_folders
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_place
@@ -73,7 +73,7 @@ def run_prior_report(plan: PriorPlan, resume: bool = False) -> None:
     checkpoints = plan.out / CHECKPOINTS
     try:
         report = _report(plan, console)
-    except GGLError:
+    except Exception:
         if new and not checkpoints.is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)
         raise

@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, cause
 from ggl.gradients.distance import Distance, find_distance
 from ggl.gradients.layerwise import Layerwise, UnsupportedModelError
 from ggl.gradients.local import LocalTraining
-from ggl.gradients.loss import Loss
 from ggl.gradients.reference import Sequential, Vmap
 from ggl.gradients.sampled import draw_noise
 from ggl.gradients.sketch import SketchAsked
 from ggl.gradients.view import View
+from ggl.victims.losses import Loss
 
 __all__ = ["BACKENDS", "Backend", "BackendWarning", "Backends"]
 
@@ -104,8 +104,8 @@ class Backends:
                 with torch.enable_grad():
                     found = backend.score(*arguments)
                 error = ((found - expected).abs() / expected).max().item()
-            except (InputError, UnsupportedModelError, RuntimeError) as failure:
-                reasons.append(f"{name}: {str(failure).splitlines()[0]}")
+            except Exception as failure:  # noqa: BLE001  a victim that runs alone may raise anything here
+                reasons.append(f"{name}: {failure if isinstance(failure, InputError) else cause(failure)}")
                 continue
             if error <= AGREEMENT:
                 break

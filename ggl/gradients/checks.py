@@ -1,23 +1,22 @@
 """What a client's batch must be, and what its gradient must not."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ggl.base.errors import GradientError, InputError
 from ggl.gradients.view import Gradients
+from ggl.victims.losses import (
+    CrossEntropy,
+    Loss,
+    NamedLoss,
+    NegativeLogLikelihood,
+    classes_of_outputs,
+    loss_name,
+)
 
-__all__ = [
-    "check_classes",
-    "check_finite",
-    "check_gradient",
-    "check_probabilities",
-    "check_target",
-    "count_classes",
-]
+__all__ = ["check_finite", "check_gradient", "check_labels", "check_loss", "check_target", "check_width"]
 
 UNIT_SUM = 1e-3
 """How far from 1 the probabilities of an image may add up: what bfloat16 rounds."""
@@ -38,8 +37,22 @@ def check_gradient(gradients: Gradients, what: str) -> Gradients:
     return gradients
 
 
-def check_classes(labels: Tensor, classes: int) -> None:
-    """Raise `InputError` where a label is not a class of the victim."""
+def check_labels(labels: Tensor, images: int, outputs: int, loss: Loss) -> None:
+    """Raise `InputError` unless labels are one an image, and what a victim of `outputs` and its loss take.
+
+    Args:
+        labels: classes (n,), or numbers (n, k): probabilities of classes, or what each output should be.
+        images: n.
+        outputs: the victim's logits of an image.
+        loss: what is asked of numbers follows from it.
+    """
+    if labels.shape[:1] != (images,):
+        raise InputError(f"expected {images} labels, one an image, found shape {tuple(labels.shape)}")
+    if labels.is_floating_point():
+        check_width(labels, outputs)
+        _check_numbers(labels, loss)
+        return
+    classes = classes_of_outputs(outputs)
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise InputError(
@@ -47,37 +60,42 @@ def check_classes(labels: Tensor, classes: int) -> None:
         )
 
 
-def check_probabilities(labels: Tensor) -> None:
-    """Raise `InputError` where the last dimension is not one of probabilities."""
-    if labels.isnan().any() or (labels < 0).any():
+def check_width(labels: Tensor, outputs: int) -> None:
+    """Raise `InputError` unless labels that are no classes are as many an image as the victim's classes."""
+    widths = {outputs, classes_of_outputs(outputs)}
+    if labels.is_floating_point() and labels.shape[-1] not in widths:
+        raise InputError(
+            f"expected soft labels of {outputs} probabilities, one a class of the victim, "
+            f"found {labels.shape[-1]}"
+        )
+
+
+def check_loss(loss: Loss, outputs: int) -> None:
+    """Raise `InputError` for a loss that tells nothing of a victim with so many outputs."""
+    if outputs == 1 and isinstance(loss, CrossEntropy | NegativeLogLikelihood):
+        raise InputError(
+            f"the victim has one output, of which the loss {loss_name(loss)} is the same whatever the label: "
+            "take bce, focal or mse"
+        )
+
+
+def _check_numbers(labels: Tensor, loss: Loss) -> None:
+    """Raise `InputError` for labels that are no probabilities, where a loss wants these; for others, NaN."""
+    distribution = not isinstance(loss, NamedLoss) or loss.wants_probabilities
+    least, most = (0, torch.inf) if distribution else (0, 1)
+    if labels.isnan().any() or (labels < least).any() or (labels > most).any():
         raise InputError(
             f"expected soft labels that are probabilities, found {float(labels.min())}; use softmax"
+            if distribution
+            else f"expected labels from 0 to 1 for every output, found {float(labels.min())} to "
+            f"{float(labels.max())}"
         )
     sums = labels.sum(-1)
     wrong = sums[(sums - 1).abs() > UNIT_SUM]
-    if len(wrong):
+    if distribution and len(wrong):
         raise InputError(
             f"expected soft labels that add up to 1 an image, found {float(wrong[0]):.4g}; use softmax"
         )
-
-
-def count_classes(model: nn.Module, image: Float[Tensor, "1 c h w"]) -> int:
-    """Return how many logits the victim makes of an image.
-
-    Raises:
-        InputError: it can't take the image, or does not return logits.
-    """
-    try:
-        with torch.no_grad():
-            logits = copy.deepcopy(model).eval()(image)
-    except RuntimeError as error:
-        raise InputError(
-            f"the victim can't take images of shape {tuple(image.shape[1:])}: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"expected the victim to return logits (n, classes), found {found}")
-    return logits.shape[1]
 
 
 def check_target(target: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:

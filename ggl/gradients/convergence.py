@@ -2,6 +2,7 @@
 
 A gradient's norm depends on the network; its ratio to the norm under a wrong label, with the same image
 and weights, does not. Of the cross-entropy, whose derivative by the logits is p - e_y, it is about 1 - p_y.
+Of other losses it is what the label still weighs.
 """
 
 import copy
@@ -14,7 +15,7 @@ from jaxtyping import Float, Float64, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, users_code
 from ggl.gradients import GradientOracle
 
 __all__ = ["THRESHOLD", "ConvergedVictimWarning", "GradientHealth", "gradient_health", "warn_if_converged"]
@@ -55,7 +56,7 @@ def gradient_health(
     error here.
 
     Raises:
-        InputError: labels that do not fit, no images, or a victim of one class.
+        InputError: labels that do not fit, or no images.
         GradientError: a gradient is not finite.
     """
     if len(images) == 0 or labels.shape != images.shape[:1]:
@@ -114,11 +115,12 @@ def _norms(
 def _least_likely(
     oracle: GradientOracle, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """Return the class of least logit, other than the label."""
+    """Return the class of least logit, other than the label; of one output, the other class."""
     model = copy.deepcopy(oracle.model).eval()
     batches = images.to(oracle.device, oracle.dtype).split(BATCH)
-    logits: Tensor = torch.cat([model(batch) for batch in batches])
+    with users_code("the victim in eval mode"):
+        logits: Tensor = torch.cat([model(batch) for batch in batches])
     if logits.shape[1] < 2:
-        raise InputError("expected a victim of at least two classes, found one: no label is wrong")
+        return 1 - labels
     own = torch.arange(logits.shape[1], device=logits.device) == labels.to(logits.device)[:, None]
     return logits.masked_fill(own, torch.inf).argmin(1).cpu()

@@ -69,16 +69,19 @@ class SampledDropout(Sampled):
 
 
 def with_sampled_dropout(model: nn.Module) -> nn.Module:
-    """Return a copy of the model whose active dropout draws its masks by seed.
+    """Return a copy of the model whose active dropout layers draw their masks by seed.
 
-    Raises:
-        InputError: active dropout of a kind that can't be sampled.
+    What other layers drop by themselves, such as attention, they draw from torch's global random stream:
+    `ggl.gradients.sampled.GlobalNoise` seeds that.
     """
     model = copy.deepcopy(model)
     replacements: dict[nn.Module, SampledDropout] = {}
-    for name, module in model.named_modules():
-        if _is_active(module):
-            replacements[module] = _sampled(name, module)
+    for module in model.modules():
+        if not isinstance(module, nn.modules.dropout._DropoutNd) or not module.training or module.p == 0:
+            continue
+        if type(module) in _CHANNELWISE:
+            dims = _CHANNELWISE[type(module)]
+            replacements[module] = SampledDropout(module.p, dims, inplace=module.inplace)
     for module in model.modules():
         for name, child in module._modules.items():
             if child in replacements:
@@ -86,24 +89,6 @@ def with_sampled_dropout(model: nn.Module) -> nn.Module:
     if replacements:
         model.register_forward_pre_hook(_begin_pass)
     return model
-
-
-def _is_active(module: nn.Module) -> bool:
-    """Whether a layer drops anything, as attention and recurrent layers may by themselves."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.training and module.p > 0
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
-        return module.training and module.dropout > 0
-    return False
-
-
-def _sampled(name: str, module: nn.Module) -> SampledDropout:
-    if not isinstance(module, nn.modules.dropout._DropoutNd) or type(module) not in _CHANNELWISE:
-        raise InputError(
-            f"the dropout of the victim's {name!r} ({type(module).__name__}) is active and can't be drawn "
-            "by a seed, so that its gradient is random; call eval() on it or set its p to 0"
-        )
-    return SampledDropout(module.p, _CHANNELWISE[type(module)], inplace=module.inplace)
 
 
 def _begin_pass(model: nn.Module, _: tuple[object, ...]) -> None:

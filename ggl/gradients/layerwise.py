@@ -12,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
+from ggl.base.errors import InputError
 from ggl.gradients.distance import Distance, Moments, distance_from_moments, plain_distance
 from ggl.gradients.factors import Factors
 from ggl.gradients.layers import FACTORS, CandidateBatchNorm, with_candidate_batch_norm
-from ggl.gradients.loss import Loss, candidate_losses
-from ggl.gradients.sampled import Sampled
+from ggl.gradients.loss import candidate_losses
+from ggl.gradients.sampled import Sampled, global_noise
 from ggl.gradients.sketch import Sketch, SketchAsked
 from ggl.gradients.view import Gradients, Mask, View
+from ggl.victims.losses import Loss
 
 __all__ = ["Layerwise", "UnsupportedModelError"]
 
@@ -27,7 +29,7 @@ BUILT_ELEMENTS = 2**24
 """Gradient coordinates that are held at once for steps that need them (64 MiB of float32)."""
 
 
-class UnsupportedModelError(Exception):
+class UnsupportedModelError(InputError):
     """The model does something whose gradient the layerwise backend cannot take apart."""
 
 
@@ -35,7 +37,8 @@ class Layerwise:
     """Scores candidates layer by layer, without whole gradients.
 
     Raises `UnsupportedModelError` at construction for a parameter outside the known layers or shared by
-    two, and on scoring for a layer that is used twice or mixes images.
+    two, and on scoring for a layer that is used twice or mixes images, and for a victim that draws from the
+    global random streams, where candidates in one pass would meet noise of their own.
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -167,6 +170,9 @@ class Layerwise:
         finally:
             for handle in handles:
                 handle.remove()
+        noise = global_noise(self.model)
+        if noise is not None and noise.by_rows:
+            raise UnsupportedModelError("its forward pass draws from the global random streams")
         overwritten = {
             layer for layer, (a, out) in records.items() if (a._version, out._version) != versions[layer]
         }

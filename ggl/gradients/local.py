@@ -10,7 +10,7 @@ from ggl.base.errors import InputError
 from ggl.gradients.sampled import sampled_layers
 from ggl.gradients.view import Gradients
 
-__all__ = ["LocalTraining", "local_update", "refuse_sampled"]
+__all__ = ["LocalTraining", "local_update", "refuse_drawing", "refuse_sampled"]
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,14 @@ def local_update(
 
 
 def refuse_sampled(model: nn.Module, local: LocalTraining) -> None:
-    """Refuse several local steps of a victim that samples."""
+    """Refuse several local steps of a victim with layers that sample."""
     for name, layer in sampled_layers(model).items():
-        raise InputError(
-            f"{local.steps} local steps of a victim that draws noise at every step are not supported, found "
-            f"{name!r} ({type(layer).__name__}); use one step, or for dropout call eval()"
-        )
+        refuse_drawing(f"{name!r} ({type(layer).__name__})", local)
+
+
+def refuse_drawing(where: str, local: LocalTraining) -> None:
+    """Refuse several local steps of a victim that draws noise, naming where it does."""
+    raise InputError(
+        f"{local.steps} local steps of a victim that draws noise at every step are not supported, found "
+        f"{where}; use one step, or for dropout call eval()"
+    )

@@ -1,25 +1,13 @@
-"""The client's loss: the mean over a candidate's images."""
+"""What is differentiated: the mean over a candidate's images of their losses."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ggl.gradients.sampled import take_penalties
+from ggl.victims.losses import Loss, losses_of
 
-__all__ = ["Loss", "candidate_losses", "cross_entropy"]
-
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""From logits (n, k) and labels, classes (n,) or probabilities (n, k), to losses (n,)."""
-
-
-def cross_entropy(
-    logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"] | Float[Tensor, "n k"]
-) -> Float[Tensor, " n"]:
-    """Return the cross-entropy of each image, against its class or against probabilities."""
-    return F.cross_entropy(logits, labels, reduction="none")
+__all__ = ["candidate_losses"]
 
 
 def candidate_losses(
@@ -28,6 +16,17 @@ def candidate_losses(
     images: Float[Tensor, "m c h w"],
     labels: Int[Tensor, "n b"] | Float[Tensor, "n b k"],
 ) -> Float[Tensor, " n"]:
-    """Return each candidate's mean loss; its b images stand in a row in `images` (n · b, c, h, w)."""
-    losses = take_penalties(model, loss(model(images), labels.flatten(0, 1)))
-    return losses.view(labels.shape[:2]).mean(1)
+    """Return each candidate's loss; its b images stand in a row in `images` (n · b, c, h, w).
+
+    A loss that gives one number for a batch is asked for every candidate's.
+
+    Raises:
+        InputError: the loss returned neither losses of the images nor one number.
+    """
+    n, b = labels.shape[:2]
+    logits = model(images)
+    found = losses_of(loss, logits, labels.flatten(0, 1))
+    if found.dim() == 0:
+        each = zip(logits.split(b), labels, strict=True)
+        found = torch.stack([losses_of(loss, z, y).mean() for z, y in each]).repeat_interleave(b)
+    return take_penalties(model, found).view(n, b).mean(1)

@@ -8,25 +8,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, users_code
 from ggl.base.random import stream_seed
 from ggl.base.registry import unknown_name
 from ggl.gradients.backends import BACKENDS, Backend, Backends, BackendWarning
 from ggl.gradients.checks import (
-    check_classes,
     check_finite,
     check_gradient,
-    check_probabilities,
+    check_labels,
+    check_loss,
     check_target,
-    count_classes,
+    check_width,
 )
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.gradients.distance import find_distance
-from ggl.gradients.dropout import with_sampled_dropout
-from ggl.gradients.local import LocalTraining, refuse_sampled
-from ggl.gradients.loss import Loss, cross_entropy
+from ggl.gradients.examination import Examined, examine, prepared, probe_images
+from ggl.gradients.layerwise import UnsupportedModelError
+from ggl.gradients.local import LocalTraining, refuse_drawing, refuse_sampled
 from ggl.gradients.sampled import Trial, digest, draw_noise, sampled_layers
 from ggl.gradients.view import Gradients, View
+from ggl.victims.losses import Loss, classes_of_outputs, load_loss
 
 __all__ = ["BackendWarning", "GradientOracle", "check_finite", "check_gradient"]
 
@@ -40,9 +41,12 @@ class GradientOracle:
 
     Args:
         model: the victim, from images (n, c, h, w) to logits (n, classes). It is copied as it stands,
-            mode included: batch normalization in train mode uses each candidate's own batch, and active
-            dropout draws its masks by seed.
-        loss: from logits and labels to losses (n,); a client's loss is the mean over its batch.
+            mode included: batch normalization in train mode uses each candidate's own batch, and whatever
+            it draws, in dropout layers or from the global random streams, is drawn by seed.
+        loss: a name as `ggl.load_loss` reads it, or a function from logits and labels to losses (n,), whose
+            mean over a batch is the client's loss, or to one number, the client's loss itself.
+        output: which of several outputs the logits are, by name or number; by default "logits", or the only
+            tensor.
         local: the client's local steps. What it shares then is its update in units of gradients,
             (w_before - w_after) / learning rate, and a candidate's gradient is the update that it makes in
             the same steps. None, and one step on the whole batch, is the gradient itself.
@@ -54,16 +58,17 @@ class GradientOracle:
         chunk_size: images in one pass; halved on out-of-memory. None starts from the device's default.
 
     Raises:
-        InputError: an unknown precision, active dropout that can't be drawn by a seed, a model or local
-            steps that "layerwise" can't take, or several local steps of a victim that samples.
-        UnknownNameError: an unknown backend.
+        InputError: an unknown precision, a TorchScript victim, a model or local steps that "layerwise" can't
+            take, or several local steps of a victim that samples.
+        UnknownNameError: an unknown backend or loss.
     """
 
     def __init__(
         self,
         model: Model,
         *,
-        loss: Loss = cross_entropy,
+        loss: str | Loss = "cross-entropy",
+        output: str | None = None,
         local: LocalTraining | None = None,
         backend: str = "auto",
         precision: str = "float32",
@@ -73,12 +78,12 @@ class GradientOracle:
             raise unknown_name("backend", backend, list(BACKENDS))
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
-        self.model = with_sampled_dropout(model)
-        self.precision, self.loss, self.local = precision, loss, local
+        self.model = prepared(model, output)
+        self.precision, self.loss, self.local = precision, load_loss(loss), local
         steps = local if local is not None and local.steps > 1 else None
         if steps is not None:
             refuse_sampled(self.model, steps)
-        self._backends = Backends(self.model, loss, steps)
+        self._backends = Backends(self.model, self.loss, steps)
         self._reference = self._backends.reference
         parameter = next(iter(self._reference.parameters.values()), None)
         if parameter is None:
@@ -87,7 +92,7 @@ class GradientOracle:
         self.chunks = Chunks(self.device, chunk_size)
         self._backend: Backend | None = None if backend == "auto" else self._backends.make(backend)
         self.backend = backend
-        self._classes: int | None = None
+        self._examined: Examined | None = None
 
     def observe(
         self,
@@ -100,13 +105,15 @@ class GradientOracle:
 
         Args:
             images: the client's batch, in [0, 1].
-            labels: their classes, or the probabilities of all k classes.
-            seed: of the noise that the victim's sampled layers and its dropout draw, if it has any.
+            labels: their classes, or the probabilities of all k classes; with bce or mse what every output
+                should be.
+            seed: of the noise that the victim draws, if it draws any.
 
         Raises:
             InputError: labels that are out of the model's range or not one an image, or a local minibatch
                 that is larger than the batch.
             GradientError: the gradient is zero or not finite.
+            UserCodeError: the victim or its loss raised.
         """
         return check_gradient(self.gradient(images, labels, seed=seed), self._what)
 
@@ -124,10 +131,11 @@ class GradientOracle:
             GradientError: the gradient is not finite.
         """
         images, labels = images.to(self.device, self.dtype), self._placed(labels)
-        self._check_labels(images, labels)
+        examined = self._examine(images)
+        check_labels(labels, len(images), examined.outputs, self.loss)
         draw_noise(self._reference.model, stream_seed(seed, "client"))
         taken = self._taken(len(images))
-        with torch.enable_grad():
+        with torch.enable_grad(), users_code("the victim"):
             shared = self._reference.shared(images[taken], labels[taken])
         return check_finite(shared, self._what)
 
@@ -197,11 +205,12 @@ class GradientOracle:
     ) -> Tensor:
         """Return what `call` makes of the backend and populations, a chunk at a time, concatenated."""
         candidates, labels = candidates.to(self.device, self.dtype), self._placed(labels)
-        self._check_width(candidates[:1, 0], labels)
+        check_width(labels, self._examine(candidates[0]).outputs)
         taken = self._taken(candidates.shape[1])
         candidates, labels = candidates[:, taken], labels[:, taken]
         if self._backend is None:
-            self.backend, self._backend = self._backends.choose(candidates[:1], labels[:1])
+            with users_code("the victim"):
+                self.backend, self._backend = self._backends.choose(candidates[:1], labels[:1])
         backend = self._backend
         if self.is_sampled:
             seed = stream_seed(0, "trial", digest(candidates) if trial.redrawn else "fixed")
@@ -215,12 +224,19 @@ class GradientOracle:
             with torch.enable_grad(), self._autocast():
                 return call(backend, candidates[rows], labels[rows], part_views, part_counts)
 
-        return self.chunks.map(len(candidates), candidates.shape[1], part)
+        try:
+            with users_code("the victim"):
+                return self.chunks.map(len(candidates), candidates.shape[1], part)
+        except UnsupportedModelError as error:
+            raise InputError(
+                f"the layerwise backend can't take this victim: {error}; use backend='auto'"
+            ) from error
 
     @property
     def is_sampled(self) -> bool:
-        """Whether the victim draws noise on its forward passes."""
-        return bool(sampled_layers(self.model))
+        """Whether the victim draws noise in its passes; from global streams, once it has met images."""
+        drew = self._examined is not None and self._examined.draws
+        return drew or bool(sampled_layers(self.model))
 
     @property
     def _what(self) -> str:
@@ -244,36 +260,25 @@ class GradientOracle:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _check_labels(self, images: Tensor, labels: Tensor) -> None:
-        if labels.shape[:1] != images.shape[:1]:
-            raise InputError(
-                f"expected {len(images)} labels, one an image, found shape {tuple(labels.shape)}"
-            )
-        if labels.is_floating_point():
-            self._check_width(images[:1], labels)
-            check_probabilities(labels)
-        else:
-            check_classes(labels, self._count_classes(images[:1]))
-
-    def _check_width(self, image: Tensor, labels: Tensor) -> None:
-        if labels.is_floating_point() and labels.shape[-1] != self._count_classes(image):
-            raise InputError(
-                f"expected soft labels of {self._classes} probabilities, one a class of the victim, "
-                f"found {labels.shape[-1]}"
-            )
-
     def count_classes(self, image_shape: tuple[int, int, int]) -> int:
         """Return how many classes the victim tells apart in images of a shape (c, h, w).
 
         Raises:
-            InputError: it cannot take such images, or returns no logits.
+            InputError: it cannot take such images, returns no logits, or returns others every time.
         """
-        return self._count_classes(torch.zeros(1, *image_shape, device=self.device, dtype=self.dtype))
+        like = torch.zeros(1, *image_shape, device=self.device, dtype=self.dtype)
+        return classes_of_outputs(self._examine(like).outputs)
 
-    def _count_classes(self, image: Tensor) -> int:
-        if self._classes is None:
-            self._classes = count_classes(self.model, image)
-        return self._classes
+    def _examine(self, images: Tensor) -> Examined:
+        """Look at the victim, the first time that it meets images."""
+        if self._examined is None:
+            channels, height, width = images.shape[1:]
+            probe = probe_images(images, (channels, height, width))
+            self._examined = examine(self.model, probe)
+            check_loss(self.loss, self._examined.outputs)
+            if self._examined.draws and self.local is not None and self.local.steps > 1:
+                refuse_drawing("its forward pass", self.local)
+        return self._examined
 
     def prepare(self, view: View) -> View:
         """Return the view on the victim's device and in its dtype, its parameters checked.

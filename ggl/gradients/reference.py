@@ -13,11 +13,12 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, v
 
 from ggl.gradients.distance import Distance, plain_distance
 from ggl.gradients.local import LocalTraining, local_update
-from ggl.gradients.loss import Loss, candidate_losses
+from ggl.gradients.loss import candidate_losses
 from ggl.gradients.sampled import take_penalties
 from ggl.gradients.sketch import SketchAsked
 from ggl.gradients.view import Gradients, View
 from ggl.gradients.written_out import NormalizationWrittenOut
+from ggl.victims.losses import Loss, losses_of
 
 __all__ = ["Sequential", "Vmap"]
 
@@ -48,7 +49,8 @@ class Sequential:
 
         def gradient(weights: Gradients, rows: list[int]) -> Gradients:
             logits = functional_call(self.model, weights, (images[rows],))
-            return _gradients(self.loss(logits, labels[rows]).mean(), weights, create_graph)
+            found = losses_of(self.loss, logits, labels[rows])
+            return _gradients(found.mean(), weights, create_graph)
 
         return local_update(self.local, dict(self.parameters), len(images), gradient)
 
@@ -95,9 +97,7 @@ class Vmap:
         parts = zip(views, images.split(list(counts)), labels.split(list(counts)), strict=True)
         differentiable = images.requires_grad or labels.requires_grad
         with NormalizationWrittenOut() if differentiable else contextlib.nullcontext():
-            return torch.cat(
-                [vmap(self._scorer(view, distance), chunk_size=self.chunk)(x, y) for view, x, y in parts]
-            )
+            return torch.cat([self._each(self._scorer(view, distance))(x, y) for view, x, y in parts])
 
     def sketch(
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
@@ -109,8 +109,13 @@ class Vmap:
             def row(x: Tensor, y: Tensor, view: View = view) -> Tensor:
                 return _sketched(shared, x, y, view, asked)
 
-            found.append(vmap(row, chunk_size=self.chunk)(x, y))
+            found.append(self._each(row)(x, y))
         return torch.cat(found)
+
+    def _each(self, call: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `call` for all candidates, which meet the same noise where the victim draws any."""
+        mapped: Callable[[Tensor, Tensor], Tensor] = vmap(call, randomness="same", chunk_size=self.chunk)
+        return mapped
 
     def _scorer(self, view: View, distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
         shared = self._sharer()
@@ -125,7 +130,7 @@ class Vmap:
 
         def loss(parameters: Gradients, x: Tensor, y: Tensor) -> Tensor:
             logits = functional_call(self.model, parameters, (x,))
-            return take_penalties(self.model, self.loss(logits, y)).mean()
+            return take_penalties(self.model, losses_of(self.loss, logits, y)).mean()
 
         gradient_of: Callable[[Gradients, Tensor, Tensor], Gradients] = grad(loss)
 

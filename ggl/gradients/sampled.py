@@ -8,9 +8,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError
-from ggl.base.random import numpy_stream, stream_seed
+from ggl.base.random import GlobalStreams, numpy_stream, seed_global_streams, stream_seed
 
-__all__ = ["Sampled", "Trial", "digest", "draw_noise", "sampled_layers", "take_penalties"]
+__all__ = [
+    "GlobalNoise",
+    "Sampled",
+    "Trial",
+    "digest",
+    "draw_noise",
+    "global_noise",
+    "sampled_layers",
+    "take_penalties",
+    "with_global_noise",
+]
 
 
 @dataclass(frozen=True)
@@ -75,13 +85,66 @@ class Sampled(nn.Module):
         return penalty
 
 
+class GlobalNoise:
+    """Hooks around a victim's forward pass: what it draws from the global random streams follows from a seed.
+
+    Functional dropout, stochastic depth and noise in `forward` draw there. Every pass begins at the same
+    place of the streams, so that all candidates that are scored one by one, or by `vmap`, meet the same
+    noise; then the streams are set back to where they stood.
+
+    Attributes:
+        seed: of the next passes.
+        drew: the streams that a pass drew from, as `GlobalStreams.moved` names them; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.seed = 0
+        self.drew: frozenset[str] | None = None
+        self._found: GlobalStreams | None = None
+        self._seeded: GlobalStreams | None = None
+
+    def begin(self, _: nn.Module, _arguments: tuple[object, ...]) -> None:
+        """Seed the streams."""
+        self._found = GlobalStreams()
+        seed_global_streams(self.seed)
+        self._seeded = GlobalStreams() if self.drew is None else None
+
+    def end(self, _: nn.Module, _arguments: tuple[object, ...], _returned: object) -> None:
+        """Set the streams back, after a pass that raised too."""
+        if self._seeded is not None:
+            self.drew = self._seeded.moved()
+        if self._found is not None:
+            self._found.restore()
+        self._found = self._seeded = None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a pass drew from streams whose numbers fill tensors, a row for every image."""
+        return bool((self.drew or frozenset()) & {"torch", "numpy"})
+
+
 def sampled_layers(model: nn.Module) -> dict[str, Sampled]:
     """Return a model's sampled layers by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Sampled)}
 
 
+def with_global_noise(model: nn.Module) -> nn.Module:
+    """Have what a model draws from the global random streams follow from a seed; changed in place."""
+    if global_noise(model) is None:
+        noise = GlobalNoise()
+        model.register_forward_pre_hook(noise.begin)
+        model.register_forward_hook(noise.end, always_call=True)
+    return model
+
+
+def global_noise(model: nn.Module) -> GlobalNoise | None:
+    """Return the hooks of `with_global_noise`, None of a model without."""
+    owners = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, GlobalNoise)), None)
+
+
 def draw_noise(model: nn.Module, seed: int, *, regularized: bool = True) -> None:
-    """Fix what the model's sampled layers draw from now on: each its own stream of `seed`.
+    """Fix what the model draws from now on: each sampled layer its own stream of `seed`.
 
     Args:
         model: changed in place.
@@ -90,6 +153,9 @@ def draw_noise(model: nn.Module, seed: int, *, regularized: bool = True) -> None
     """
     for name, layer in sampled_layers(model).items():
         layer.seed, layer.batch, layer.regularized = stream_seed(seed, name), 0, regularized
+    noise = global_noise(model)
+    if noise is not None:
+        noise.seed = stream_seed(seed, "global")
 
 
 def take_penalties(model: nn.Module, losses: Float[Tensor, " m"]) -> Float[Tensor, " m"]:

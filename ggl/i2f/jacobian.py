@@ -17,8 +17,9 @@ from torch.func import functional_call, grad, jvp, vmap
 from ggl.base.errors import InputError
 from ggl.gradients import Gradients
 from ggl.gradients.chunks import Chunks
-from ggl.gradients.loss import Loss, cross_entropy
+from ggl.gradients.examination import examine, prepared, probe_images
 from ggl.gradients.sampled import sampled_layers
+from ggl.victims.losses import Loss, load_loss, losses_of
 
 __all__ = ["Jacobian", "check_separable", "jacobian_product", "transposed_product"]
 
@@ -36,7 +37,7 @@ class Jacobian:
         model: the victim, from images (n, c, h, w) to logits (n, classes).
         images: in [0, 1].
         labels: their classes.
-        loss: from logits and labels to losses (n,).
+        loss: as of `ggl.GradientOracle`.
 
     Raises:
         InputError: a victim that mixes or samples, or labels that are not one an image.
@@ -47,7 +48,7 @@ class Jacobian:
         model: nn.Module,
         images: Float[Tensor, "n c h w"],
         labels: Int[Tensor, " n"],
-        loss: Loss = cross_entropy,
+        loss: str | Loss = "cross-entropy",
     ) -> None:
         check_separable(model)
         _load_forward_mode()
@@ -56,13 +57,16 @@ class Jacobian:
                 f"expected one label for each of {len(images)} images, found labels of shape "
                 f"{tuple(labels.shape)}"
             )
-        self.model, self.loss = _without_in_place(model), loss
+        self.model, self.loss = _without_in_place(prepared(model)), load_loss(loss)
         self.parameters = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError("the victim has no parameter that requires a gradient: nothing is shared")
         first = next(iter(self.parameters.values()))
         self.device, self.dtype = first.device, first.dtype
         self.images, self.labels = images.to(first), labels.to(first.device)
+        channels, height, width = images.shape[1:]
+        if examine(self.model, probe_images(first, (channels, height, width))).draws:
+            raise _random("its forward pass")
         size = CHUNK_NUMBERS.get(first.device.type, CHUNK_NUMBERS["cpu"]) // self.num_parameters
         self.chunks = Chunks(first.device, max(1, size))
 
@@ -137,7 +141,7 @@ class Jacobian:
 
     def _loss(self, parameters: Gradients, x: Tensor, y: Tensor) -> Tensor:
         logits = functional_call(self.model, parameters, (x[None],))
-        return self.loss(logits, y[None])[0]
+        return losses_of(self.loss, logits, y[None]).mean()
 
     def _product(self, x: Tensor, y: Tensor, delta: Gradients) -> Tensor:
         found: Tensor = jvp(lambda p: grad(self._loss, argnums=1)(p, x, y), (self.parameters,), (delta,))[1]
@@ -198,12 +202,16 @@ def check_separable(model: nn.Module) -> None:
     """
     sampled = next(iter(sampled_layers(model)), None)
     if sampled is not None:
-        raise InputError(
-            f"expected a victim whose gradient is a function of its image, found the layer {sampled!r} that "
-            "draws noise on every pass: the influence function has no Jacobian there; leave it out"
-        )
+        raise _random(f"the layer {sampled!r}")
     for name, module in model.named_modules():
         _check_module(name, module)
+
+
+def _random(where: str) -> InputError:
+    return InputError(
+        f"expected a victim whose gradient is a function of its image, found {where} that draws noise on "
+        "every pass: the influence function has no Jacobian there; leave it out"
+    )
 
 
 def _check_module(name: str, module: nn.Module) -> None:
@@ -232,6 +240,6 @@ def _load_forward_mode() -> None:
 def _without_in_place(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for module in model.modules():
-        if getattr(module, "inplace", False):
+        if getattr(module, "inplace", False) is True:
             setattr(module, "inplace", False)  # noqa: B010
     return model

@@ -1,13 +1,18 @@
-"""Victims by name, and what each is; none is imported before it is asked for."""
+"""Victims and the losses that clients minimize, by name; none is imported before it is asked for."""
 
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
+from ggl.base.errors import InputError
 from ggl.base.registry import Registry
 
 if TYPE_CHECKING:
     from ggl.victims.base import VictimBuilder
 
-__all__ = ["register_victim", "victims"]
+__all__ = ["check_victim_name", "losses", "register_loss", "register_victim", "victims"]
+
+FILES = {".pt", ".pth", ".ts", ".torchscript", ".jit", ".safetensors", ".onnx", ".py"}
+"""Suffixes of files, which no victim is named by."""
 
 LISTED = {
     "convnet": (
@@ -42,3 +47,41 @@ LISTED = {
 
 victims: "Registry[VictimBuilder]" = Registry("victim", "ggl.victims", LISTED)
 register_victim = victims.register
+
+
+def check_victim_name(name: str) -> None:
+    """Raise `InputError` for a file and `UnknownNameError` for a name of nothing; nothing is imported."""
+    if PurePath(name).suffix in FILES:
+        raise InputError(
+            f"victim {name!r}: expected a name or package.module:function, found a file; one that "
+            "torch.jit.save wrote runs code of its own, and is not read: give the function that builds the "
+            "network, and its weights with --victim-weights"
+        )
+    victims.check(name)
+
+
+LOSSES = {
+    "cross-entropy": (
+        "ggl.victims.losses:CrossEntropy",
+        "Of the softmax; smoothing=0.1 spreads labels, weights=1/2/0.5 weighs classes.",
+    ),
+    "bce": (
+        "ggl.victims.losses:BinaryCrossEntropy",
+        "Of a sigmoid for each output: one logit of two classes, or many labels.",
+    ),
+    "nll": (
+        "ggl.victims.losses:NegativeLogLikelihood",
+        "Of log-probabilities, as a victim ending in log_softmax returns them.",
+    ),
+    "focal": (
+        "ggl.victims.losses:Focal",
+        "Cross-entropy that counts fitted images less (arXiv 1708.02002); gamma=2.",
+    ),
+    "mse": (
+        "ggl.victims.losses:SquaredError",
+        "Squared error to the one-hot label.",
+    ),
+}
+
+losses: "Registry[Any]" = Registry("loss", "ggl.losses", LOSSES)
+register_loss = losses.register

@@ -208,19 +208,41 @@ class Own(nn.Dropout):
     pass
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5), Own(0.5), nn.MultiheadAttention(8, 2, dropout=0.1)],
-)
-def test_dropout_that_cannot_be_sampled_is_refused(layer):
-    model = nn.Sequential(nn.Flatten(), layer, nn.Linear(8, 2))
-    with pytest.raises(InputError) as error:
-        GradientOracle(model)
-    assert str(error.value) == (
-        f"the dropout of the victim's '1' ({type(layer).__name__}) is active and can't be drawn by a seed, "
-        "so that its gradient is random; call eval() on it or set its p to 0"
+class Attention(nn.Module):
+    """Attention that drops weights by itself, over four tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(48, 2, dropout=0.3, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+KINDS = {
+    "alpha": lambda: nn.AlphaDropout(0.5),
+    "channels of alpha": lambda: nn.FeatureAlphaDropout(0.5),
+    "a subclass": lambda: Own(0.5),
+    "attention": Attention,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_of_other_kinds_draws_from_the_global_stream_by_seed(kind):
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, (4, 48)), KINDS[kind](), nn.Flatten(), nn.Linear(192, 5)
+        )
     )
-    assert not GradientOracle(model.eval()).is_sampled
+    _, labels, private = data(dtype=torch.float32)
+    oracle = GradientOracle(model)
+    first, again, other = (oracle.observe(private, labels, seed=seed) for seed in (1, 1, 2))
+    assert oracle.is_sampled
+    assert all(torch.equal(again[name], g) for name, g in first.items())
+    assert any(not torch.equal(other[name], g) for name, g in first.items())
+    quiet = GradientOracle(model.eval())
+    quiet.observe(private, labels)
+    assert not quiet.is_sampled
 
 
 def test_channels_of_an_unbatched_input_are_refused():
