@@ -1,14 +1,14 @@
 """The learning rate of a captured update: whether it can be right, and what it is where nobody says."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ggl.base.errors import GradientError, InputError
+from ggl.captures.roles import head_bias
 from ggl.captures.update import Captured
 from ggl.gradients import Gradients
 from ggl.gradients.view import global_norm
@@ -54,7 +54,7 @@ def check_learning_rate(captured: Captured, *, steps: int = 1, momentum: float =
         raise InputError(
             f"expected at least 1 local step and a momentum in [0, 1), found {steps} and {momentum:g}"
         )
-    name = _head_bias(captured.gradients)
+    name = head_bias(captured.gradients)
     if name is None:
         return
     lost = captured.rounding * captured.before[name].double().abs() / captured.learning_rate
@@ -125,10 +125,3 @@ def _norms(differences: Sequence[Gradients]) -> NDArray[np.float64]:
             f"expected stand-ins that change the model by a finite amount, found {np.median(norms):g}"
         )
     return norms.clip(np.finfo(np.float64).tiny)
-
-
-def _head_bias(gradients: Mapping[str, Tensor]) -> str | None:
-    """Return the bias beside the last matrix among the parameters, the linear head; None if it has none."""
-    weight = next((name for name in reversed(list(gradients)) if gradients[name].dim() == 2), None)
-    bias = "" if weight is None else weight.removesuffix("weight") + "bias"
-    return bias if bias in gradients else None

@@ -1,7 +1,7 @@
 """What `ggl audit` was asked for, loaded and checked before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,16 +13,17 @@ from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
 from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
-from ggl.base.files import sha256
 from ggl.base.random import stream
 from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
-from ggl.captures.update import Captured, captured_update
+from ggl.captures.roles import check_direction
+from ggl.captures.update import Captured, captured_difference, captured_update
+from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
+from ggl.commands.weight_options import weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.measures.statistics import Interval
-from ggl.victims import load_victim
 
 __all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
 
@@ -52,7 +53,8 @@ class AuditPlan:
     device: str
     ceiling_budget: int | None = None
     strategies: tuple[str, ...] = ("auto",)
-    victim_weights: Path | None = None
+    victim_weights: str | Path | None = None
+    num_classes: int | None = None
     victim_mode: str = "eval"
     split: str = "test"
     fit: str | None = None
@@ -70,22 +72,32 @@ class AuditPlan:
     local_batch_size: int | None = None
     momentum: float = 0.0
     learning_rate: str | None = None
-    update: tuple[Path, Path] | None = None
+    update: tuple[str | Path, str | Path] | None = None
+    update_difference: str | Path | None = None
     truth: str | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether a captured update is audited, and no simulated client's."""
+        return self.update is not None or self.update_difference is not None
 
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
-        weights = self.victim_weights
-        update = (
-            None if self.update is None else [f"{file.name}, SHA-256 {sha256(file)}" for file in self.update]
-        )
+        weights, difference = self.victim_weights, self.update_difference
         return {
             "victim": self.victim,
-            "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
+            "victim_weights": None
+            if weights is None
+            else weights_argument("--victim-weights", weights).identity(),
             "data": self.data,
             "split": self.split,
             "fit": self.fit,
-            "update": update,
+            "update": None
+            if self.update is None
+            else [weights_argument("--update", file).identity() for file in self.update],
+            "update_difference": None
+            if difference is None
+            else weights_argument("--update-difference", difference, signed=True).identity(),
             "truth": self.truth,
         }
 
@@ -102,6 +114,8 @@ class Inputs:
         shared: a captured update in units of gradients, None where clients are simulated.
         local: the clients' local steps, None where they share a gradient.
         learning_rate: that was estimated, with its spread.
+        num_classes: of the victim.
+        notes: what was found in files of weights, a line each.
     """
 
     prior: Prior
@@ -112,6 +126,8 @@ class Inputs:
     shared: Gradients | None
     local: LocalTraining | None
     learning_rate: Interval | None
+    num_classes: int
+    notes: tuple[str, ...] = ()
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -125,20 +141,32 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     _check(plan)
     prior = load_prior(plan.prior)
     pool = _load_images(plan, prior, plan.data)
-    channels, size, _ = prior.image_shape
-    victim = load_victim(
-        plan.victim,
-        in_channels=channels,
-        num_classes=prior.num_classes or pool.num_classes,
-        image_size=size,
-        seed=plan.seed,
-        weights=plan.victim_weights,
-    ).train(plan.victim_mode == "train")
+    option, weights = "--victim-weights", plan.victim_weights
     if plan.update is not None:
-        return _load_update(plan, plan.update, prior, pool, victim, say)
-    chosen = pick_private(pool.labels, plan.images, plan.seed)
-    local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
-    return Inputs(prior, victim, pool, pool.images[chosen], pool.labels[chosen], None, local, None)
+        option, weights = "--update", plan.update[0]
+    asked = VictimPlan(
+        plan.victim,
+        prior.image_shape,
+        plan.num_classes,
+        prior.num_classes or pool.num_classes,
+        None if weights is None else weights_argument(option, weights),
+        plan.seed,
+        plan.victim_mode == "train",
+    )
+    notes: list[str] = []
+    victim, classes = build_victim(asked, notes.append, fill=plan.update is None)
+    check_labels(pool, classes)
+    if plan.captured:
+        inputs = _load_update(plan, prior, pool, victim, classes, say)
+        inputs = replace(inputs, notes=(*notes, *inputs.notes))
+    else:
+        chosen = pick_private(pool.labels, plan.images, plan.seed)
+        local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
+        images, labels = pool.images[chosen], pool.labels[chosen]
+        inputs = Inputs(prior, victim, pool, images, labels, None, local, None, classes, tuple(notes))
+    for note in inputs.notes:
+        say(note)
+    return inputs
 
 
 def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
@@ -158,7 +186,7 @@ def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
     if not 0 <= plan.momentum < 1:
         raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
-    if plan.update is None:
+    if not plan.captured:
         if plan.images % plan.batch_size:
             raise InputError(
                 f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
@@ -166,7 +194,8 @@ def _check(plan: AuditPlan) -> None:
             )
         if plan.truth is not None or plan.private_labels:
             raise InputError(
-                "--truth and --private-labels say what is in a captured update: give --update too"
+                "--truth and --private-labels say what is in a captured update: give --update too, or "
+                "--update-difference"
             )
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
@@ -179,7 +208,14 @@ def _check(plan: AuditPlan) -> None:
         return
     if plan.learning_rate is None:
         raise InputError("--update: expected the client's learning rate, give --lr a number, or estimate")
-    if plan.victim_weights is not None:
+    if plan.update is not None and plan.update_difference is not None:
+        raise InputError("--update and --update-difference: expected one of them, found both")
+    if plan.update_difference is not None and plan.victim_weights is None:
+        raise InputError(
+            "--update-difference: expected the weights that the client started from beside it, give "
+            "--victim-weights"
+        )
+    if plan.update is not None and plan.victim_weights is not None:
         raise InputError(
             "--update brings the victim's weights, the first of its files; leave --victim-weights out"
         )
@@ -210,10 +246,23 @@ def _load_images(plan: AuditPlan, prior: Prior, source: str) -> Dataset:
     return data
 
 
+def _capture(plan: AuditPlan, victim: nn.Module, rate: float) -> Captured:
+    """Read the update that is planned."""
+    if plan.update is None:
+        file = weights_argument("--update-difference", plan.update_difference or "", signed=True)
+        return captured_difference(victim, file.path, learning_rate=rate, key=file.key, sign=file.sign)
+    before, after = (weights_argument("--update", file) for file in plan.update)
+    return captured_update(
+        victim, before.path, after.path, learning_rate=rate, before_key=before.key, after_key=after.key
+    )
+
+
 def _load_update(
-    plan: AuditPlan, files: tuple[Path, Path], prior: Prior, pool: Dataset, victim: nn.Module, say: Say
+    plan: AuditPlan, prior: Prior, pool: Dataset, victim: nn.Module, classes: int, say: Say
 ) -> Inputs:
     truth = None if plan.truth is None else _load_images(plan, prior, plan.truth)
+    if truth is not None:
+        check_labels(truth, classes)
     images, labels = (None, None) if truth is None else (truth.images, truth.labels)
     if plan.private_labels:
         labels = torch.tensor(plan.private_labels)
@@ -221,17 +270,30 @@ def _load_update(
     batch = plan.batch_size if labels is None else len(labels)
     estimated = None
     if plan.learning_rate == ESTIMATE:
-        difference = captured_update(victim, *files, learning_rate=1.0)
+        difference = _capture(plan, victim, 1.0)
         estimated = _estimate(plan, prior, difference, labels, batch)
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
-    captured = captured_update(victim, *files, learning_rate=rate)
-    if plan.defenses == ("none",) and estimated is None:
-        check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
+    captured = _capture(plan, victim, rate)
+    if plan.defenses == ("none",):
+        check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
+        if estimated is None:
+            check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
     local = _local(plan, rate)
-    return Inputs(prior, captured.victim, pool, images, labels, captured.gradients, local, estimated)
+    return Inputs(
+        prior,
+        captured.victim,
+        pool,
+        images,
+        labels,
+        captured.gradients,
+        local,
+        estimated,
+        classes,
+        captured.notes,
+    )
 
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:

@@ -7,7 +7,7 @@ import typer
 
 from ggl.commands.names import completion
 
-__all__ = ["Device", "Out", "PriorName", "Resume", "Seed", "Victim", "VictimWeights"]
+__all__ = ["Device", "NumClasses", "Out", "PriorName", "Resume", "Seed", "Victim", "VictimWeights"]
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
@@ -19,7 +19,14 @@ Victim = Annotated[
         help="a name of `ggl list victims`, or package.module:function", autocompletion=completion("victims")
     ),
 ]
-VictimWeights = Annotated[Path | None, typer.Option(help="safetensors or torch state dict")]
+VictimWeights = Annotated[
+    str | None,
+    typer.Option(help="FILE or FILE,key=ENTRY: .safetensors, .npz, torch state dict or checkpoint"),
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(help="of the victim; default read off its weights, else as the prior or the data", min=1),
+]
 PriorName = Annotated[
     str,
     typer.Argument(
