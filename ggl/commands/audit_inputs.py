@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.label_inference import infer_label
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
-from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
-from ggl.base.random import stream
-from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
+from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
 from ggl.captures.roles import check_direction
 from ggl.captures.update import Captured, captured_difference, captured_update
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
-from ggl.commands.weight_options import weights_argument
+from ggl.commands.weight_options import identity_of, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
-from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients import Gradients, LocalTraining
 from ggl.measures.statistics import Interval
 
 __all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
@@ -32,9 +30,6 @@ Say: TypeAlias = Callable[[str], None]
 
 ESTIMATE = "estimate"
 """Instead of a learning rate: it is estimated from the update."""
-
-STAND_INS = 40
-"""Batches of the prior's images that a learning rate is estimated by."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +78,15 @@ class AuditPlan:
 
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
-        weights, difference = self.victim_weights, self.update_difference
+        files = self.update or ()
         return {
             "victim": self.victim,
-            "victim_weights": None
-            if weights is None
-            else weights_argument("--victim-weights", weights).identity(),
+            "victim_weights": identity_of("--victim-weights", self.victim_weights),
             "data": self.data,
             "split": self.split,
             "fit": self.fit,
-            "update": None
-            if self.update is None
-            else [weights_argument("--update", file).identity() for file in self.update],
-            "update_difference": None
-            if difference is None
-            else weights_argument("--update-difference", difference, signed=True).identity(),
+            "update": [identity_of("--update", file) for file in files] or None,
+            "update_difference": identity_of("--update-difference", self.update_difference, signed=True),
             "truth": self.truth,
         }
 
@@ -271,7 +260,9 @@ def _load_update(
     estimated = None
     if plan.learning_rate == ESTIMATE:
         difference = _capture(plan, victim, 1.0)
-        estimated = _estimate(plan, prior, difference, labels, batch)
+        estimated = estimate_by_samples(
+            difference, prior, labels, batch_size=batch, local=partial(_local, plan), seed=plan.seed
+        )
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = _capture(plan, victim, rate)
@@ -301,32 +292,6 @@ def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
     if plan.local_steps == 1 and plan.local_batch_size is None:
         return None
     return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
-
-
-def _estimate(
-    plan: AuditPlan, prior: Prior, captured: Captured, labels: Tensor | None, batch: int
-) -> Interval:
-    """Return the learning rate at which samples of the prior change the victim as much as the client did."""
-    if labels is None and batch > 1:
-        raise InputError("--lr estimate: expected the labels of a batch, give --private-labels or --truth")
-    if labels is None:
-        found = infer_label(captured.gradients)
-        if found is None:
-            raise InputError(
-                "--lr estimate: expected a victim with a linear last layer; give the rate itself"
-            )
-        labels = torch.tensor([found])
-    known = labels
-    random, device = stream(plan.seed, "stand-ins"), torch.device("cpu")
-    samples = [prior_samples(prior, known, random, device) for _ in range(STAND_INS)]
-
-    def simulate(rate: float) -> list[Gradients]:
-        steps = _local(plan, rate)
-        oracle = GradientOracle(captured.victim, backend="sequential", local=steps)
-        updates = [oracle.gradient(images, known) for images in samples]
-        return [{name: rate * g for name, g in update.items()} for update in updates]
-
-    return estimate_learning_rate(captured.gradients, simulate)
 
 
 def _number(text: str | None) -> float:

@@ -17,7 +17,7 @@ from ggl.base.files import write_atomically
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
-from ggl.commands.weight_options import weights_argument
+from ggl.commands.weight_options import identity_of, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
@@ -178,13 +178,10 @@ def _victim(plan: I2FPlan, data: Dataset, say: Callable[[str], None]) -> tuple[n
 
 
 def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object]:
-    weights = plan.victim_weights
     return {
         "victim": plan.victim,
         "victim_mode": "eval",
-        "victim_weights": None
-        if weights is None
-        else weights_argument("--victim-weights", weights).identity(),
+        "victim_weights": identity_of("--victim-weights", plan.victim_weights),
         "data": plan.data,
         "split": plan.split,
         "images": plan.images,

@@ -8,7 +8,7 @@ from ggl.base.errors import InputError
 from ggl.base.files import sha256
 from ggl.base.options import read_options
 
-__all__ = ["WeightsArgument", "weights_argument"]
+__all__ = ["WeightsArgument", "identity_of", "weights_argument"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class WeightsArgument:
     path: Path
     key: str | None = None
     sign: Literal[1, -1] = 1
-
-    def identity(self) -> str:
-        """Return what says which file it was, for the settings of a result."""
-        options = (f", key {self.key}" if self.key else "") + (", before - after" if self.sign < 0 else "")
-        return f"{self.path.name}, SHA-256 {sha256(self.path)}{options}"
 
 
 def weights_argument(option: str, text: str | Path, *, signed: bool = False) -> WeightsArgument:
@@ -49,3 +44,12 @@ def weights_argument(option: str, text: str | Path, *, signed: bool = False) -> 
     if sign not in ("1", "-1"):
         raise InputError(f"{option} {text}: expected sign=1, after - before, or sign=-1; found sign={sign}")
     return WeightsArgument(Path(name), options.get("key"), -1 if sign == "-1" else 1)
+
+
+def identity_of(option: str, text: str | Path | None, *, signed: bool = False) -> str | None:
+    """Return which file was given, for the settings of a result: its name, hash and options; None for none."""
+    if text is None:
+        return None
+    file = weights_argument(option, text, signed=signed)
+    options = (f", key {file.key}" if file.key else "") + (", before - after" if file.sign < 0 else "")
+    return f"{file.path.name}, SHA-256 {sha256(file.path)}{options}"
