@@ -14,9 +14,8 @@ from ggl.audits.attackers import ALL, ANALYTIC
 from ggl.base.errors import InputError
 from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
 from ggl.captures.roles import check_direction
-from ggl.captures.update import Captured, captured_difference, captured_update
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
-from ggl.commands.weight_options import identity_of, weights_argument
+from ggl.commands.weight_options import identity_of, typed_update, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
@@ -235,17 +234,6 @@ def _load_images(plan: AuditPlan, prior: Prior, source: str) -> Dataset:
     return data
 
 
-def _capture(plan: AuditPlan, victim: nn.Module, rate: float) -> Captured:
-    """Read the update that is planned."""
-    if plan.update is None:
-        file = weights_argument("--update-difference", plan.update_difference or "", signed=True)
-        return captured_difference(victim, file.path, learning_rate=rate, key=file.key, sign=file.sign)
-    before, after = (weights_argument("--update", file) for file in plan.update)
-    return captured_update(
-        victim, before.path, after.path, learning_rate=rate, before_key=before.key, after_key=after.key
-    )
-
-
 def _load_update(
     plan: AuditPlan, prior: Prior, pool: Dataset, victim: nn.Module, classes: int, say: Say
 ) -> Inputs:
@@ -259,13 +247,13 @@ def _load_update(
     batch = plan.batch_size if labels is None else len(labels)
     estimated = None
     if plan.learning_rate == ESTIMATE:
-        difference = _capture(plan, victim, 1.0)
+        difference = typed_update(victim, plan.update, plan.update_difference, 1.0)
         estimated = estimate_by_samples(
             difference, prior, labels, batch_size=batch, local=partial(_local, plan), seed=plan.seed
         )
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
-    captured = _capture(plan, victim, rate)
+    captured = typed_update(victim, plan.update, plan.update_difference, rate)
     if plan.defenses == ("none",):
         check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
         if estimated is None:

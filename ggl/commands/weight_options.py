@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from ggl.base.errors import InputError
 from ggl.base.files import sha256
 from ggl.base.options import read_options
+from ggl.captures.update import Captured, captured_difference, captured_update
 
-__all__ = ["WeightsArgument", "identity_of", "weights_argument"]
+__all__ = ["WeightsArgument", "identity_of", "typed_update", "weights_argument"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,26 @@ def weights_argument(option: str, text: str | Path, *, signed: bool = False) -> 
 
 
 def identity_of(option: str, text: str | Path | None, *, signed: bool = False) -> str | None:
-    """Return which file was given, for the settings of a result: its name, hash and options; None for none."""
+    """Return which file was given, for the settings of a result: name, hash, options; None for none."""
     if text is None:
         return None
     file = weights_argument(option, text, signed=signed)
     options = (f", key {file.key}" if file.key else "") + (", before - after" if file.sign < 0 else "")
     return f"{file.path.name}, SHA-256 {sha256(file.path)}{options}"
+
+
+def typed_update(
+    victim: nn.Module,
+    update: tuple[str | Path, str | Path] | None,
+    difference: str | Path | None,
+    learning_rate: float,
+) -> Captured:
+    """Read the update in two files of weights, or in one of differences; errors as of the two readers."""
+    if update is None:
+        file = weights_argument("--update-difference", difference or "", signed=True)
+        return captured_difference(
+            victim, file.path, learning_rate=learning_rate, key=file.key, sign=file.sign
+        )
+    before, after = (weights_argument("--update", text) for text in update)
+    keys = {"before_key": before.key, "after_key": after.key}
+    return captured_update(victim, before.path, after.path, learning_rate=learning_rate, **keys)
