@@ -78,13 +78,17 @@ def match_file(path: str | Path, network: nn.Module, key: str | None = None) -> 
         full = [match for match in listed if len(match.tensors) == len(match.part.tensors)]
         matches = matches or listed
     if not full:
-        nearest = max(matches or [Match(within[0], {})], key=lambda match: len(match.tensors))
+        empty = [Match(part, {}) for part in within]
+        nearest = max(matches or empty, key=lambda match: (len(match.tensors), len(match.part.tensors)))
+        if nearest.part.listed and not nearest.tensors:
+            raise _other_count(path, nearest.part, network)
         return _among(nearest, parts)
     fitting = [match for match in full if _same_shapes(match, expected)] or full
     if any(not _equal(fitting[0].tensors, match.tensors) for match in fitting[1:]):
         names = ", ".join(repr(match.key) for match in fitting)
         raise WeightsError(
-            f"{path}: expected one network with these names, found {len(fitting)}: {names}; name one by key="
+            f"{path}: expected one network with these names, found {len(fitting)}: {names}; name one by key=, "
+            f"as in FILE,key={fitting[0].key}"
         )
     return _among(fitting[0], parts)
 
@@ -151,19 +155,33 @@ def _match(
 
 def _in_order(part: Part, network: nn.Module) -> Iterator[Match]:
     """Yield what arrays without names may be: a whole state dict, one without counters, the parameters."""
-    expected = network.state_dict()
-    parameters = dict(network.named_parameters())
-    orders = {
-        "of the state dict": list(expected),
-        f"of the state dict without {COUNTER}": [name for name in expected if not name.endswith(COUNTER)],
-        "of the parameters": list(parameters),
-        "of the parameters that are trained": [name for name, p in parameters.items() if p.requires_grad],
-    }
     arrays = list(part.tensors.values())
-    for order, names in orders.items():
+    for order, names in _orders(network).items():
         if len(names) == len(arrays):
             yield Match(part, dict(zip(names, arrays, strict=True)), order=order)
             return
+
+
+def _orders(network: nn.Module) -> dict[str, list[str]]:
+    """Return the names that a list of arrays may be of, by what they are."""
+    state, parameters = list(network.state_dict()), dict(network.named_parameters())
+    return {
+        "of the state dict": state,
+        f"of the state dict without {COUNTER}": [name for name in state if not name.endswith(COUNTER)],
+        "of the parameters": list(parameters),
+        "of the parameters that are trained": [name for name, p in parameters.items() if p.requires_grad],
+    }
+
+
+def _other_count(path: str | Path, part: Part, network: nn.Module) -> WeightsError:
+    """Return the refusal of a list of another number of arrays."""
+    counts = {len(names): order for order, names in reversed(_orders(network).items())}
+    known = ", or ".join(f"{count} in the order {counts[count]}" for count in sorted(counts, reverse=True))
+    place = f"{part.place}: " if part.place else ""
+    return WeightsError(
+        f"{path}: {place}expected as many arrays as the network has: {known}; found {len(part.tensors)}; use "
+        "the architecture that the file was made with"
+    )
 
 
 def _same_shapes(match: Match, expected: Mapping[str, Tensor]) -> bool:

@@ -108,11 +108,6 @@ def _check(
     path: str | Path, match: Match, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:
     """Refuse other names, shapes, kinds, and values that are not finite."""
-    if match.part.listed and len(given) < len(match.part.tensors):
-        raise WeightsError(
-            f"{path}: {_place(match)}expected {len(expected)} arrays in the order of the network's state "
-            f"dict, found {len(match.part.tensors)}; use the architecture that the file was made with"
-        )
     pairs = [(name, tensor, given.get(name)) for name, tensor in expected.items()]
     extra = [(name, None, match.part.tensors[name]) for name in match.left]
     wrong = [

@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -96,7 +96,7 @@ def selected(path: str | Path, parts: list[Part], key: str | None) -> list[Part]
     if under:
         return under
     begun = [
-        replace(part, entry=f"{part.entry}.{key}".strip("."), tensors=tensors, listed=False, others=None)
+        Part(f"{part.entry}.{key.removeprefix(f'{part.entry}.')}".strip("."), tensors)
         for part in parts
         if (tensors := _begun(part, key))
     ]

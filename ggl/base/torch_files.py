@@ -48,6 +48,9 @@ MOST_NAMES = 500
 FILLING = {"SETITEM": "items", "SETITEMS": "items", "APPEND": "members", "APPENDS": "members"}
 KEEPING = {*FILLING, "REDUCE", "NEWOBJ", "BUILD"}
 """Instructions whose lowest operand says by which name their value was made."""
+MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""That a file of torch before 1.6 begins with."""
+PROTOCOL = 2
 LEGACY_PICKLES = 5
 """What a file of torch before 1.6 begins with: a mark, a version, the platform, the object, its storages."""
 
@@ -98,20 +101,25 @@ def _check(content: bytes) -> dict[str, set[str]]:
     file = io.BytesIO(content)
     names: dict[str, set[str]] = {}
     if content[:4] != b"PK\x03\x04":  # the reader's own rule for what is a zip
+        if content[:1] == b"\x80" and MAGIC not in content[:40]:
+            raise _Refused(
+                "a plain pickle: write a state dict by torch.save(state_dict, file), arrays by "
+                "np.savez(file, *arrays)"
+            )
         with suppress(ValueError):  # past a byte that is no instruction the reader stops as well
             for _ in range(LEGACY_PICKLES):
                 names |= _check_pickle(file)
         return names
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise _Refused("TorchScript, a program")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise _Refused("compressed members, which torch never writes")
     if sum(member.file_size for member in members) > len(content):
         raise _Refused("members larger than the file")
     # torch's own zip reader, such that the pickle which is checked is the one that is loaded
     reader = torch._C.PyTorchFileReader(io.BytesIO(content))
-    if "constants.pkl" in reader.get_all_records():
-        raise _Refused("TorchScript, a program")
     return _check_pickle(io.BytesIO(reader.get_record("data.pkl")))
 
 
@@ -137,6 +145,8 @@ def _check_pickle(file: io.BytesIO) -> dict[str, set[str]]:
             stack = []
         elif code.name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
             memo[len(memo) if code.name == "MEMOIZE" else argument] = stack[-1]
+        elif code.name == "PROTO" and argument is not None and argument > PROTOCOL:
+            raise _Refused(f"pickle protocol {argument}: write it by torch.save without pickle_protocol")
         elif code.name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])
         elif code.name == "GLOBAL":
