@@ -4,7 +4,7 @@ from .audits.report import Report
 from .base.errors import GGLError
 from .captures.reconstruct import reconstruct
 from .captures.reconstruction import Reconstruction
-from .captures.update import captured_update
+from .captures.update import captured_difference, captured_update
 from .datasets.loading import Dataset, load_dataset
 from .defenses.base import Defense
 from .defenses.catalog import register_defense
@@ -36,6 +36,7 @@ __all__ = [
     "attack",
     "attack_many",
     "audit",
+    "captured_difference",
     "captured_update",
     "influence",
     "invert",

@@ -17,6 +17,7 @@ from ggl.commands.names import check_names, completion, describe
 from ggl.commands.options import (
     Device,
     LossName,
+    NumClasses,
     Out,
     PriorName,
     Resume,
@@ -100,6 +101,7 @@ def audit(
     victim_weights: VictimWeights = None,
     victim_output: VictimOutput = None,
     loss: LossName = "cross-entropy",
+    num_classes: NumClasses = None,
     data: Annotated[
         str,
         typer.Option(
@@ -174,10 +176,17 @@ def audit(
         str | None, typer.Option(help="the clients' learning rate; or, with --update, estimate")
     ] = None,
     update: Annotated[
-        tuple[Path, Path] | None,
+        tuple[str, str] | None,
         typer.Option(
-            help="audit a captured update instead: the client's weights before and after; .safetensors, "
-            ".npz or torch state dicts"
+            help="audit a captured update instead: the client's weights before and after, each as for "
+            "--victim-weights, or a list of arrays"
+        ),
+    ] = None,
+    update_difference: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of --update: weights after minus weights before, which --victim-weights are; "
+            "FILE,sign=-1 for before minus after"
         ),
     ] = None,
     truth: Annotated[
@@ -198,6 +207,7 @@ def audit(
     plan = AuditPlan(
         victim=victim,
         victim_weights=victim_weights,
+        num_classes=num_classes,
         data=data,
         split=split,
         fit=fit,
@@ -227,6 +237,7 @@ def audit(
         momentum=momentum,
         learning_rate=lr,
         update=update,
+        update_difference=update_difference,
         truth=truth,
         loss=loss,
         victim_output=victim_output,
@@ -240,6 +251,7 @@ def utility(
     data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or torchvision:NAME:ROOT")],
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
     victim: Victim = "mlp",
+    num_classes: NumClasses = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="repeatable; none always comes first", autocompletion=completion("defenses")),
@@ -276,6 +288,7 @@ def utility(
             participation=participation,
             learning_rate=learning_rate,
             momentum=momentum,
+            num_classes=num_classes,
         )
     )
 
@@ -285,6 +298,7 @@ def i2f(
     out: Annotated[Path, typer.Option(help="folder for i2f.json, i2f.csv and i2f.html")],
     victim: Victim = "lenet",
     victim_weights: VictimWeights = None,
+    num_classes: NumClasses = None,
     data: Annotated[str, typer.Option(help="images, as for audit")] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
     defense: Annotated[
@@ -326,6 +340,7 @@ def i2f(
             defenses=tuple(defense or ["noise:0.01"]),
             out=out,
             victim_weights=victim_weights,
+            num_classes=num_classes,
             split=split,
             images=images,
             draws=draws,
@@ -347,6 +362,7 @@ def train_victim(
     out: Annotated[Path, typer.Option(help="folder for step-NNNNNN.safetensors and training.json")],
     data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or as for audit")],
     victim: Victim = "lenet",
+    num_classes: NumClasses = None,
     split: Annotated[str, typer.Option(help="split that is trained on")] = "train",
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
     marks: Annotated[str, typer.Option(help="steps whose states are kept; the last ends the training")] = (
@@ -378,6 +394,7 @@ def train_victim(
             momentum=momentum,
             fit=fit,
             image_size=image_size,
+            num_classes=num_classes,
             seed=seed,
             device=device,
         )

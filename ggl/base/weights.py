@@ -1,6 +1,7 @@
 """Weight files: written whole or not at all, read as tensors only, never executed."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ggl.base.errors import WeightsError
+from ggl.base.array_files import is_npz, parse_npz
+from ggl.base.errors import InputError, WeightsError
 from ggl.base.files import write_atomically
+from ggl.base.packings import refusal
+from ggl.base.stand_ins import StandIn
 from ggl.base.torch_files import parse_torch
 
 __all__ = [
@@ -20,6 +24,19 @@ __all__ = [
     "save_tensors",
     "tensors_of",
 ]
+
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th", ".pkl")
+"""Under which torch files are found; others are read where their bytes are a torch file's."""
+
+OTHERS = {
+    b"\x93NUMPY": "one NumPy array (.npy): write np.savez(file, *arrays)",
+    b"\x89HDF": "HDF5, such as Keras writes",
+    b"{": "JSON, such as the index of a file in parts",
+}
+"""Files of weights, or beside them, that are not read, by their first bytes."""
+
+SHARD = re.compile(r"-\d{3,}-of-\d{3,}\.|^__\d+_\d+\.distcp$")
+"""Names of a state dict's parts: of Hugging Face, and of torch.distributed.checkpoint."""
 
 
 def save_tensors(
@@ -31,7 +48,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from `.safetensors`, or from a torch file by its weights-only reader.
+    """Read a state dict from `.safetensors`, `.npz`, or a torch file by its weights-only reader.
 
     Raises:
         WeightsError: the file is missing, it is cut short, or it holds anything but tensors (code in it is
@@ -43,12 +60,52 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_state(path: str | Path) -> object:
     """Read what a file of weights holds: tensors, and dictionaries of them, beside plain values.
 
+    Its bytes say of which kind it is, its suffix where they do not. Values of other classes in a torch file
+    are stand-ins (`ggl.base.stand_ins`).
+
     Raises:
+        InputError: it is of another kind.
         WeightsError: as `load_tensors`, but for what a state dict must hold.
     """
     path = Path(path)
+    _check_whole(path)
     content = _read(path)
-    return _parse_safetensors(path, content) if path.suffix == ".safetensors" else parse_torch(path, content)
+    if is_npz(content) or path.suffix == ".npz":
+        return parse_npz(path, content)
+    if _is_safetensors(content) or (path.suffix == ".safetensors" and not _is_torch(content)):
+        return _parse_safetensors(path, content)
+    other = next((kind for mark, kind in OTHERS.items() if content.startswith(mark)), None)
+    if other is not None or not (_is_torch(content) or path.suffix in TORCH_SUFFIXES):
+        raise InputError(
+            f"{path}: expected weights as .safetensors, .npz or a torch file ({', '.join(TORCH_SUFFIXES)}), "
+            f"found {other or repr(path.suffix or 'no suffix')}; "
+            "save the state dict as one of these"
+        )
+    return parse_torch(path, content)
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a folder, and what is a part of a file alone."""
+    if path.is_dir():
+        held = ", ".join(sorted(child.name for child in path.iterdir())[:4]) or "nothing"
+        raise WeightsError(
+            f"{path}: expected a file of weights, found a folder with {held}; name a file, and bring weights "
+            "that are spread over several into one by torch.save(model.state_dict(), file)"
+        )
+    if SHARD.search(path.name):
+        raise WeightsError(
+            f"{path}: expected the whole state dict, found one part of it, as its name says; load the model "
+            "from all parts and save it as one file: torch.save(model.state_dict(), file)"
+        )
+
+
+def _is_torch(content: bytes) -> bool:
+    """Say whether a file begins as torch's own do: a zip, or a pickle."""
+    return content[:4] == b"PK\x03\x04" or content[:1] == b"\x80"
+
+
+def _is_safetensors(content: bytes) -> bool:
+    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8
 
 
 def load_tensors_and_metadata(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -96,6 +153,9 @@ def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
     """
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
+    values = state.values() if isinstance(state, dict) else [state]
+    if any(isinstance(value, StandIn) for value in values):
+        raise refusal(path, state)
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]

@@ -1,20 +1,28 @@
 """The learning rate of a captured update: whether it can be right, and what it is where nobody says."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ggl.attacks.label_sources import infer_client_labels
+from ggl.audits.controls import prior_samples
 from ggl.base.errors import GradientError, InputError
+from ggl.base.random import stream
+from ggl.captures.roles import head_bias
 from ggl.captures.update import Captured
-from ggl.gradients import Gradients
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.view import global_norm
 from ggl.measures.statistics import Interval
+from ggl.victims.losses import Loss
 
-__all__ = ["Simulate", "check_learning_rate", "estimate_learning_rate"]
+__all__ = ["Simulate", "check_learning_rate", "estimate_by_samples", "estimate_learning_rate"]
 
 Simulate: TypeAlias = Callable[[float], Sequence[Gradients]]
 """From a learning rate to `before - after` of the same local training, once for each stand-in batch."""
@@ -29,6 +37,9 @@ CONVERGED = 1e-3
 LEAST_SLOPE, LARGEST_SLOPE = 0.2, 2.0
 """Of log norm over log rate; 1 for one step, less where the steps reach a minimum."""
 LARGEST_STEP = math.log(10)
+
+STAND_INS = 40
+"""Batches of a prior's images that a learning rate is estimated by."""
 
 
 def check_learning_rate(captured: Captured, *, steps: int = 1, momentum: float = 0.0) -> None:
@@ -54,7 +65,7 @@ def check_learning_rate(captured: Captured, *, steps: int = 1, momentum: float =
         raise InputError(
             f"expected at least 1 local step and a momentum in [0, 1), found {steps} and {momentum:g}"
         )
-    name = _head_bias(captured.gradients)
+    name = head_bias(captured.gradients)
     if name is None:
         return
     lost = captured.rounding * captured.before[name].double().abs() / captured.learning_rate
@@ -109,6 +120,53 @@ def estimate_learning_rate(difference: Gradients, simulate: Simulate) -> Interva
     )
 
 
+def estimate_by_samples(
+    captured: Captured,
+    prior: Prior,
+    labels: Int[Tensor, " b"] | None,
+    *,
+    batch_size: int = 1,
+    local: Callable[[float], LocalTraining | None],
+    loss: str | Loss = "cross-entropy",
+    seed: int = 0,
+) -> Interval:
+    """Return the learning rate at which samples of a prior change the victim as much as the client did.
+
+    Args:
+        captured: the update, read with a learning rate of 1.
+        prior: whose samples are the stand-ins.
+        labels: of the client's images; None reads that of a single image off the update.
+        batch_size: images of the client, where there are no labels.
+        local: the client's local steps at a rate; None for one step on the whole batch.
+        loss: of the client.
+        seed: of the samples.
+
+    Raises:
+        InputError: a batch without labels, or a victim that does not say its label; as
+            `estimate_learning_rate`.
+        GradientError: as `estimate_learning_rate`.
+    """
+    if labels is None and batch_size > 1:
+        raise InputError("--lr estimate: expected the labels of a batch, give --private-labels or --truth")
+    if labels is None:
+        oracle = GradientOracle(captured.victim, loss=loss, backend="sequential")
+        labels = infer_client_labels(oracle, captured.gradients, 1, prior)
+        if labels is None:
+            raise InputError(
+                "--lr estimate: expected a victim with a linear last layer; give the rate itself"
+            )
+    known = labels
+    random, device = stream(seed, "stand-ins"), torch.device("cpu")
+    samples = [prior_samples(prior, known, random, device) for _ in range(STAND_INS)]
+
+    def simulate(rate: float) -> list[Gradients]:
+        oracle = GradientOracle(captured.victim, loss=loss, backend="sequential", local=local(rate))
+        updates = [oracle.gradient(images, known) for images in samples]
+        return [{name: rate * g for name, g in update.items()} for update in updates]
+
+    return estimate_learning_rate(captured.gradients, simulate)
+
+
 def _interval(log_rates: NDArray[np.float64], log_estimate: float) -> Interval:
     low, high = np.exp(np.quantile(log_rates, [0.025, 0.975]))
     if len(log_rates) == 1:
@@ -125,10 +183,3 @@ def _norms(differences: Sequence[Gradients]) -> NDArray[np.float64]:
             f"expected stand-ins that change the model by a finite amount, found {np.median(norms):g}"
         )
     return norms.clip(np.finfo(np.float64).tiny)
-
-
-def _head_bias(gradients: Mapping[str, Tensor]) -> str | None:
-    """Return the bias beside the last matrix among the parameters, the linear head; None if it has none."""
-    weight = next((name for name in reversed(list(gradients)) if gradients[name].dim() == 2), None)
-    bias = "" if weight is None else weight.removesuffix("weight") + "bias"
-    return bias if bias in gradients else None

@@ -1,38 +1,23 @@
-"""A client's update as it was captured: one model's weights before and after local training, in two files."""
+"""A client's update as it was captured: one model's weights before and after, or before and a difference."""
 
 import copy
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ggl.base.errors import GradientError, InputError, WeightsError
-from ggl.base.weights import load_tensors, tensors_of
+from ggl.base.network_weights import FileWeights, read_weights
+from ggl.captures.roles import check_is_difference, check_roles
 from ggl.gradients import Gradients
-from ggl.victims.loading import check_state
 
-__all__ = ["Captured", "captured_update"]
+__all__ = ["Captured", "captured_difference", "captured_update"]
 
-SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
-UNREADABLE = (
-    EOFError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What NumPy and torch raise on a damaged npz file, on objects in it, and on types that torch has not."""
-WRAPPERS = ("_module.", "module.")
-"""What Opacus and torch's data-parallel wrappers put before every name."""
+FLOAT32 = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +34,8 @@ class Captured:
             `gradients` below rounding · |weight| / learning rate are lost.
         trained_in_train_mode: whether running statistics of batch normalization differ between the
             files. None for a victim without them. False may also be a client that does not send them.
+        notes: a line for each file that is no plain state dict, what was found in it; and what rounding to 16
+            bits hides.
     """
 
     gradients: Gradients
@@ -56,6 +43,7 @@ class Captured:
     learning_rate: float
     rounding: float
     trained_in_train_mode: bool | None
+    notes: tuple[str, ...] = ()
 
     @property
     def before(self) -> dict[str, Tensor]:
@@ -64,126 +52,167 @@ class Captured:
 
 
 def captured_update(
-    victim: nn.Module, before: str | Path, after: str | Path, *, learning_rate: float
+    victim: nn.Module,
+    before: str | Path,
+    after: str | Path,
+    *,
+    learning_rate: float,
+    before_key: str | None = None,
+    after_key: str | None = None,
 ) -> Captured:
     """Read a client's update from two files of the victim's weights.
 
-    A file is `.safetensors`, `.npz` (one array a name) or a torch state dict (`.pt`, `.pth`); code in a
-    pickle is refused, never run. The prefixes `_module.` (Opacus) and `module.` (data-parallel) are taken
-    off where they stand before every name. Files of 16-bit floats are widened without a word, which does
-    not bring back what they lost: see `Captured.rounding`.
+    A file is what `ggl.base.network_weights.read_weights` reads: a state dict or a list of arrays, as
+    frameworks pack them, in `.safetensors`, `.npz` or a torch file; code in a pickle is never run. The
+    weights after need not have buffers. Files of 16-bit floats are widened, which does not bring back what
+    they lost: see `Captured.rounding`.
 
     Args:
-        victim: the client's network; says which names are parameters that are trained. It stays as it is.
+        victim: the client's network; says which names are parameters that are trained, and, in eval mode,
+            needs the running statistics of `before`. It stays as it is.
         before: the weights that the client started from.
         after: the weights after its local training.
         learning_rate: of the client's SGD; with 1.0 the update is the plain difference of the weights.
+        before_key: the entry of `before` that is the victim, or the beginning of its tensors' names.
+        after_key: that of `after`.
 
     Raises:
         InputError: a file's kind is unknown, or the learning rate is not a finite number above 0.
-        WeightsError: a file cannot be read, or its names, shapes, types or values are not the victim's.
+        WeightsError: a file cannot be read, its names, shapes, types or values are not the victim's, `after`
+            holds a difference of weights, or the files are in the wrong order by their counts of batches.
         GradientError: nothing that is trained differs, or the update is not finite at this rate.
     """
-    if not 0 < learning_rate < math.inf:
-        raise InputError(f"expected a learning rate that is finite and above 0, found {learning_rate:g}")
+    _check_rate(learning_rate)
     model = copy.deepcopy(victim)
-    expected = dict(model.state_dict())
-    old, new = (_read_state(Path(path), expected) for path in (before, after))
-    model.load_state_dict(old)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    _check_frozen(model, old, new, after)
-    gradients = {
-        name: ((old[name].double() - new[name].double()) / learning_rate).to(p) for name, p in trained.items()
-    }
-    _check_update(gradients, before, after, learning_rate)
-    coarsest = max(torch.finfo(state[name].dtype).eps for state in (old, new) for name in trained)
-    return Captured(gradients, model, learning_rate, coarsest, _statistics_moved(model, old, new))
-
-
-def _read_state(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a file's tensors under the victim's names, in the file's own float types."""
-    given = _bare(_read(path))
-    own_names = dict(zip(_bare(expected), expected, strict=True))
-    state = {own_names.get(name, name): tensor for name, tensor in given.items()}
-    for key in state.keys() & expected.keys():
-        if _is_count(expected[key]):
-            # a server that averages counts of batches makes floats of them
-            state[key] = state[key].to(expected[key].dtype)
-    check_state(path, state, expected)
-    for key in expected:
-        if not state[key].isfinite().all():
-            raise WeightsError(
-                f"{path}: {key!r}: expected finite values, found NaN or infinity; capture another round"
-            )
-    return state
-
-
-def _is_count(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() and not tensor.is_complex()
-
-
-def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers put before every name; `module.` also off single ones, as `load_tensors`."""
-    bare = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    if len(bare) < len(tensors):
-        return dict(tensors)
-    for prefix in WRAPPERS:
-        if bare and all(name.startswith(prefix) for name in bare):
-            return _bare({name.removeprefix(prefix): tensor for name, tensor in bare.items()})
-    return bare
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: expected a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, "
-            f"found {path.suffix or 'no suffix'!r}; save the state dict as one of these"
-        )
-    return _read_npz(path) if path.suffix == ".npz" else load_tensors(path)
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-            tensors = {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays}
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(
-            f"{path}: expected an npz file of plain arrays, but it cannot be read ({reason}); write it again"
-        ) from error
-    return tensors_of(path, tensors)
-
-
-def _check_frozen(
-    model: nn.Module, old: Mapping[str, Tensor], new: Mapping[str, Tensor], after: str | Path
-) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and not torch.equal(old[name], new[name]):
-            raise WeightsError(
-                f"{after}: {name!r}: expected no change, as the victim does not train it, found one; "
-                "set requires_grad as the client has it"
-            )
-
-
-def _check_update(gradients: Gradients, before: str | Path, after: str | Path, learning_rate: float) -> None:
-    if not any(g.any() for g in gradients.values()):
+    old = read_weights(before, model, before_key)
+    model.load_state_dict(old.tensors)
+    new = read_weights(after, model, after_key, whole=False)
+    trained = _trained(model)
+    moved = {name for name in old.tensors if not torch.equal(old.tensors[name], new.tensors[name])}
+    _check_frozen(model, moved, after)
+    check_roles(before, after, old, new, list(trained))
+    change = {name: old.tensors[name].double() - new.tensors[name].double() for name in trained}
+    if not any(d.any() for d in change.values()):
         raise GradientError(
             f"{after}: expected weights after local training, found those of {before} unchanged: "
             "there is nothing to match; save it after the client's steps"
         )
-    for name, g in gradients.items():
-        if not g.isfinite().all():
-            raise GradientError(
-                f"{after}: {name!r}: expected a finite update, found the difference divided by the learning "
-                f"rate {learning_rate:g} too large; give the rate that the client used"
+    rounding = max(torch.finfo(read.tensors[name].dtype).eps for read in (old, new) for name in trained)
+    notes = (old.note, new.note, _hidden(change, old, new) if rounding > FLOAT32 else "")
+    return Captured(
+        _in_gradients(change, trained, learning_rate, after),
+        model,
+        learning_rate,
+        rounding,
+        _statistics_moved(model, moved & old.found & new.found),
+        tuple(filter(None, notes)),
+    )
+
+
+def captured_difference(
+    victim: nn.Module,
+    difference: str | Path,
+    *,
+    learning_rate: float,
+    key: str | None = None,
+    sign: Literal[1, -1] = 1,
+) -> Captured:
+    """Read a client's update from one file of differences: its weights after training minus those before.
+
+    So are NVFlare's DIFF and the deltas of FedOpt (Reddi et al., arXiv 2003.00295, algorithm 1, line 9). The
+    file is packed as for `captured_update`; buffers may be missing.
+
+    Args:
+        victim: the client's network with the weights that it started from. It stays as it is.
+        difference: the file.
+        learning_rate: of the client's SGD.
+        key: the file's entry, or the beginning of its tensors' names.
+        sign: -1 where the file holds before - after; so gradients are given, with a learning rate of 1.
+
+    Raises:
+        InputError: as `captured_update`, or `sign` is neither 1 nor -1.
+        WeightsError: as `captured_update`, or the file holds weights.
+        GradientError: as `captured_update`.
+    """
+    _check_rate(learning_rate)
+    if sign not in (1, -1):
+        raise InputError(f"expected a sign of 1, after - before, or -1, before - after; found {sign}")
+    model = copy.deepcopy(victim)
+    read = read_weights(difference, model, key, whole=False)
+    trained = _trained(model)
+    moved = {name for name in read.found if bool(read.tensors[name].any())}
+    _check_frozen(model, moved, difference)
+    check_is_difference(difference, model, read.tensors, list(trained))
+    change = {name: -sign * read.tensors[name].double() for name in trained}
+    if not any(d.any() for d in change.values()):
+        raise GradientError(
+            f"{difference}: expected the weights after local training minus those before, found zeros: "
+            "there is nothing to match; save it after the client's steps"
+        )
+    return Captured(
+        _in_gradients(change, trained, learning_rate, difference),
+        model,
+        learning_rate,
+        FLOAT32,
+        _statistics_moved(model, moved),
+        (read.note,) if read.note else (),
+    )
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not 0 < learning_rate < math.inf:
+        raise InputError(f"expected a learning rate that is finite and above 0, found {learning_rate:g}")
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _check_frozen(model: nn.Module, moved: set[str], file: str | Path) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and name in moved:
+            raise WeightsError(
+                f"{file}: {name!r}: expected no change, as the victim does not train it, found one; "
+                "set requires_grad as the client has it"
             )
 
 
-def _statistics_moved(model: nn.Module, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> bool | None:
+def _in_gradients(
+    change: Mapping[str, Tensor], trained: Mapping[str, Tensor], learning_rate: float, file: str | Path
+) -> Gradients:
+    """Return before - after in units of gradients, in the parameters' types."""
+    gradients = {name: (change[name] / learning_rate).to(p).contiguous() for name, p in trained.items()}
+    for name, g in gradients.items():
+        if not g.isfinite().all():
+            raise GradientError(
+                f"{file}: {name!r}: expected a finite update, found the difference divided by the learning "
+                f"rate {learning_rate:g} too large; give the rate that the client used"
+            )
+    return gradients
+
+
+def _hidden(change: Mapping[str, Tensor], *files: FileWeights) -> str:
+    """Return in a line how much of a change of weights may be rounding to 16 bits.
+
+    A value's rounding error is taken as uniform within half a spacing of its type: variance spacing² / 12.
+    """
+    variance = 0.0
+    for name in change:
+        for tensor in (file.tensors[name] for file in files):
+            eps = torch.finfo(tensor.dtype).eps
+            if eps > FLOAT32:
+                spacing = eps * torch.exp2(torch.frexp(tensor.double()).exponent - 1.0) * (tensor != 0)
+                variance += float(spacing.square().sum()) / 12
+    norm = math.sqrt(sum(float(d.square().sum()) for d in change.values()))
+    lost = math.sqrt(variance)
+    return f"rounding to 16 bits changes the weights by a norm of about {lost:.2g}, the update by {norm:.2g}"
+
+
+def _statistics_moved(model: nn.Module, moved: set[str]) -> bool | None:
     prefixes = [
         f"{name}." if name else ""
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
     ]
-    names = [prefix + part for prefix in prefixes for part in ("running_mean", "running_var")]
-    return any(not torch.equal(old[name], new[name]) for name in names) if names else None
+    names = {prefix + part for prefix in prefixes for part in ("running_mean", "running_var")}
+    return bool(names & moved) if names else None

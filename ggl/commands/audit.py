@@ -153,7 +153,12 @@ def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
 def _asked(plan: AuditPlan, inputs: Inputs) -> dict[str, object]:
     """Return what a result's settings say beside those of the Python call."""
     rate = inputs.learning_rate
-    return {**plan.asked(), "estimated_learning_rate": None if rate is None else rate.to_dict()}
+    return {
+        **plan.asked(),
+        "num_classes": inputs.num_classes,
+        "weights_read": list(inputs.notes),
+        "estimated_learning_rate": None if rate is None else rate.to_dict(),
+    }
 
 
 def _print(result: Any, plan: AuditPlan, console: Console) -> None:

@@ -1,28 +1,26 @@
 """What `ggl audit` was asked for, loaded and checked before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.label_sources import infer_client_labels
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
-from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
-from ggl.base.files import sha256
-from ggl.base.random import stream
-from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
-from ggl.captures.update import Captured, captured_update
+from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
+from ggl.captures.roles import check_direction
+from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
+from ggl.commands.weight_options import identity_of, typed_update, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
-from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients import Gradients, LocalTraining
 from ggl.measures.statistics import Interval
-from ggl.victims import load_victim
 from ggl.victims.losses import CrossEntropy, load_loss
 
 __all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
@@ -32,9 +30,6 @@ Say: TypeAlias = Callable[[str], None]
 
 ESTIMATE = "estimate"
 """Instead of a learning rate: it is estimated from the update."""
-
-STAND_INS = 40
-"""Batches of the prior's images that a learning rate is estimated by."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,8 @@ class AuditPlan:
     device: str
     ceiling_budget: int | None = None
     strategies: tuple[str, ...] = ("auto",)
-    victim_weights: Path | None = None
+    victim_weights: str | Path | None = None
+    num_classes: int | None = None
     victim_mode: str = "eval"
     split: str = "test"
     fit: str | None = None
@@ -71,24 +67,28 @@ class AuditPlan:
     local_batch_size: int | None = None
     momentum: float = 0.0
     learning_rate: str | None = None
-    update: tuple[Path, Path] | None = None
+    update: tuple[str | Path, str | Path] | None = None
+    update_difference: str | Path | None = None
     truth: str | None = None
     loss: str = "cross-entropy"
     victim_output: str | None = None
 
+    @property
+    def captured(self) -> bool:
+        """Whether a captured update is audited, and no simulated client's."""
+        return self.update is not None or self.update_difference is not None
+
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
-        weights = self.victim_weights
-        update = (
-            None if self.update is None else [f"{file.name}, SHA-256 {sha256(file)}" for file in self.update]
-        )
+        files = self.update or ()
         return {
             "victim": self.victim,
-            "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
+            "victim_weights": identity_of("--victim-weights", self.victim_weights),
             "data": self.data,
             "split": self.split,
             "fit": self.fit,
-            "update": update,
+            "update": [identity_of("--update", file) for file in files] or None,
+            "update_difference": identity_of("--update-difference", self.update_difference, signed=True),
             "truth": self.truth,
             "victim_output": self.victim_output,
         }
@@ -106,6 +106,8 @@ class Inputs:
         shared: a captured update in units of gradients, None where clients are simulated.
         local: the clients' local steps, None where they share a gradient.
         learning_rate: that was estimated, with its spread.
+        num_classes: of the victim.
+        notes: what was found in files of weights, a line each.
     """
 
     prior: Prior
@@ -116,6 +118,8 @@ class Inputs:
     shared: Gradients | None
     local: LocalTraining | None
     learning_rate: Interval | None
+    num_classes: int
+    notes: tuple[str, ...] = ()
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -129,21 +133,33 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     _check(plan)
     prior = load_prior(plan.prior)
     pool = _load_images(plan, prior, plan.data)
-    channels, size, _ = prior.image_shape
-    victim = load_victim(
-        plan.victim,
-        in_channels=channels,
-        num_classes=prior.num_classes or pool.num_classes,
-        image_size=size,
-        seed=plan.seed,
-        weights=plan.victim_weights,
-        output=plan.victim_output,
-    ).train(plan.victim_mode == "train")
+    option, weights = "--victim-weights", plan.victim_weights
     if plan.update is not None:
-        return _load_update(plan, plan.update, prior, pool, victim, say)
-    chosen = pick_private(pool.labels, plan.images, plan.seed)
-    local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
-    return Inputs(prior, victim, pool, pool.images[chosen], pool.labels[chosen], None, local, None)
+        option, weights = "--update", plan.update[0]
+    asked = VictimPlan(
+        plan.victim,
+        prior.image_shape,
+        plan.num_classes,
+        prior.num_classes or pool.num_classes,
+        None if weights is None else weights_argument(option, weights),
+        plan.seed,
+        plan.victim_mode == "train",
+        plan.victim_output,
+    )
+    notes: list[str] = []
+    victim, classes = build_victim(asked, notes.append, fill=plan.update is None)
+    check_labels(pool, classes)
+    if plan.captured:
+        inputs = _load_update(plan, prior, pool, victim, classes, say)
+        inputs = replace(inputs, notes=(*notes, *inputs.notes))
+    else:
+        chosen = pick_private(pool.labels, plan.images, plan.seed)
+        local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
+        images, labels = pool.images[chosen], pool.labels[chosen]
+        inputs = Inputs(prior, victim, pool, images, labels, None, local, None, classes, tuple(notes))
+    for note in inputs.notes:
+        say(note)
+    return inputs
 
 
 def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
@@ -163,7 +179,7 @@ def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
     if not 0 <= plan.momentum < 1:
         raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
-    if plan.update is None:
+    if not plan.captured:
         if plan.images % plan.batch_size:
             raise InputError(
                 f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
@@ -171,7 +187,8 @@ def _check(plan: AuditPlan) -> None:
             )
         if plan.truth is not None or plan.private_labels:
             raise InputError(
-                "--truth and --private-labels say what is in a captured update: give --update too"
+                "--truth and --private-labels say what is in a captured update: give --update too, or "
+                "--update-difference"
             )
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
@@ -184,7 +201,14 @@ def _check(plan: AuditPlan) -> None:
         return
     if plan.learning_rate is None:
         raise InputError("--update: expected the client's learning rate, give --lr a number, or estimate")
-    if plan.victim_weights is not None:
+    if plan.update is not None and plan.update_difference is not None:
+        raise InputError("--update and --update-difference: expected one of them, found both")
+    if plan.update_difference is not None and plan.victim_weights is None:
+        raise InputError(
+            "--update-difference: expected the weights that the client started from beside it, give "
+            "--victim-weights"
+        )
+    if plan.update is not None and plan.victim_weights is not None:
         raise InputError(
             "--update brings the victim's weights, the first of its files; leave --victim-weights out"
         )
@@ -216,9 +240,11 @@ def _load_images(plan: AuditPlan, prior: Prior, source: str) -> Dataset:
 
 
 def _load_update(
-    plan: AuditPlan, files: tuple[Path, Path], prior: Prior, pool: Dataset, victim: nn.Module, say: Say
+    plan: AuditPlan, prior: Prior, pool: Dataset, victim: nn.Module, classes: int, say: Say
 ) -> Inputs:
     truth = None if plan.truth is None else _load_images(plan, prior, plan.truth)
+    if truth is not None:
+        check_labels(truth, classes)
     images, labels = (None, None) if truth is None else (truth.images, truth.labels)
     if plan.private_labels:
         labels = torch.tensor(plan.private_labels)
@@ -226,17 +252,38 @@ def _load_update(
     batch = plan.batch_size if labels is None else len(labels)
     estimated = None
     if plan.learning_rate == ESTIMATE:
-        difference = captured_update(victim, *files, learning_rate=1.0)
-        estimated = _estimate(plan, prior, difference, labels, batch)
+        difference = typed_update(victim, plan.update, plan.update_difference, 1.0)
+        estimated = estimate_by_samples(
+            difference,
+            prior,
+            labels,
+            batch_size=batch,
+            local=partial(_local, plan),
+            loss=plan.loss,
+            seed=plan.seed,
+        )
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
-    captured = captured_update(victim, *files, learning_rate=rate)
-    if plan.defenses == ("none",) and estimated is None and isinstance(load_loss(plan.loss), CrossEntropy):
-        check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
+    captured = typed_update(victim, plan.update, plan.update_difference, rate)
+    if plan.defenses == ("none",) and isinstance(load_loss(plan.loss), CrossEntropy):
+        check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
+        if estimated is None:
+            check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
     local = _local(plan, rate)
-    return Inputs(prior, captured.victim, pool, images, labels, captured.gradients, local, estimated)
+    return Inputs(
+        prior,
+        captured.victim,
+        pool,
+        images,
+        labels,
+        captured.gradients,
+        local,
+        estimated,
+        classes,
+        captured.notes,
+    )
 
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
@@ -244,32 +291,6 @@ def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
     if plan.local_steps == 1 and plan.local_batch_size is None:
         return None
     return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
-
-
-def _estimate(
-    plan: AuditPlan, prior: Prior, captured: Captured, labels: Tensor | None, batch: int
-) -> Interval:
-    """Return the learning rate at which samples of the prior change the victim as much as the client did."""
-    if labels is None and batch > 1:
-        raise InputError("--lr estimate: expected the labels of a batch, give --private-labels or --truth")
-    if labels is None:
-        oracle = GradientOracle(captured.victim, loss=plan.loss, backend="sequential")
-        labels = infer_client_labels(oracle, captured.gradients, 1, prior)
-        if labels is None:
-            raise InputError(
-                "--lr estimate: expected a victim with a linear last layer; give the rate itself"
-            )
-    known = labels
-    random, device = stream(plan.seed, "stand-ins"), torch.device("cpu")
-    samples = [prior_samples(prior, known, random, device) for _ in range(STAND_INS)]
-
-    def simulate(rate: float) -> list[Gradients]:
-        steps = _local(plan, rate)
-        oracle = GradientOracle(captured.victim, loss=plan.loss, backend="sequential", local=steps)
-        updates = [oracle.gradient(images, known) for images in samples]
-        return [{name: rate * g for name, g in update.items()} for update in updates]
-
-    return estimate_learning_rate(captured.gradients, simulate)
 
 
 def _number(text: str | None) -> float:

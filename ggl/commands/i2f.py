@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ggl.base.counting import Count
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
-from ggl.base.files import sha256, write_atomically
+from ggl.base.files import write_atomically
+from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
+from ggl.commands.weight_options import identity_of, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
@@ -26,7 +28,6 @@ from ggl.i2f.page import render
 from ggl.i2f.perturbations import Draws
 from ggl.i2f.report import Measured, check_measured, read_measured, rows_as_csv, to_dict
 from ggl.pages.templates import check_page
-from ggl.victims import load_victim
 
 __all__ = ["I2FPlan", "run_i2f"]
 
@@ -53,7 +54,8 @@ class I2FPlan:
     data: str
     defenses: tuple[str, ...]
     out: Path
-    victim_weights: Path | None = None
+    victim_weights: str | Path | None = None
+    num_classes: int | None = None
     split: str = "test"
     images: int = 20
     draws: int = 1
@@ -111,7 +113,11 @@ def run_i2f(plan: I2FPlan) -> dict[str, Any]:
 def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, Any]:
     device = find_device(plan.device)
     data = load_dataset(plan.data, split=plan.split)
-    victim = _victim(plan, data).to(device)
+    notes: list[str] = []
+    victim, classes = _victim(plan, data, notes.append)
+    for note in notes:
+        console.print(note, markup=False)
+    victim = victim.to(device)
     chosen = pick_private(data.labels, plan.images, plan.seed)
     images, labels = data.images[chosen], data.labels[chosen]
     power = linearity_power(victim, images, labels)
@@ -131,7 +137,9 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             for one in found:
                 errors = _attack(plan, plan.attack, victim, images, labels, one.defense, stage)
                 measured = {**measured, **errors}
-    return to_dict(found, measured, _settings(plan, device, found[0].damping) | {"linearity_power": power})
+    settings = _settings(plan, device, found[0].damping)
+    settings |= {"num_classes": classes, "weights_read": notes, "linearity_power": power}
+    return to_dict(found, measured, settings)
 
 
 def _attack(
@@ -156,26 +164,24 @@ def _attack(
     )
 
 
-def _victim(plan: I2FPlan, data: Dataset) -> nn.Module:
+def _victim(plan: I2FPlan, data: Dataset, say: Callable[[str], None]) -> tuple[nn.Module, int]:
     channels, height, width = data.images.shape[1:]
     if height != width:
         raise InputError(f"{plan.data}: expected square images, found {height} x {width}")
-    return load_victim(
-        plan.victim,
-        in_channels=channels,
-        num_classes=data.num_classes,
-        image_size=height,
-        seed=plan.seed,
-        weights=plan.victim_weights,
-    )
+    weights = plan.victim_weights
+    given = None if weights is None else weights_argument("--victim-weights", weights)
+    shape = (channels, height, width)
+    asked = VictimPlan(plan.victim, shape, plan.num_classes, data.num_classes, given, plan.seed)
+    victim, classes = build_victim(asked, say)
+    check_labels(data, classes)
+    return victim, classes
 
 
 def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object]:
-    weights = plan.victim_weights
     return {
         "victim": plan.victim,
         "victim_mode": "eval",
-        "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
+        "victim_weights": identity_of("--victim-weights", plan.victim_weights),
         "data": plan.data,
         "split": plan.split,
         "images": plan.images,

@@ -10,6 +10,7 @@ from ggl.commands.names import completion
 __all__ = [
     "Device",
     "LossName",
+    "NumClasses",
     "Out",
     "PriorName",
     "Resume",
@@ -40,7 +41,14 @@ LossName = Annotated[
         autocompletion=completion("losses"),
     ),
 ]
-VictimWeights = Annotated[Path | None, typer.Option(help="safetensors or torch state dict")]
+VictimWeights = Annotated[
+    str | None,
+    typer.Option(help="FILE or FILE,key=ENTRY: .safetensors, .npz, torch state dict or checkpoint"),
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(help="of the victim; default read off its weights, else as the prior or the data", min=1),
+]
 PriorName = Annotated[
     str,
     typer.Argument(

@@ -19,6 +19,7 @@ from ggl.base.errors import InputError
 from ggl.base.files import sha256, write_atomically
 from ggl.base.versions import versions
 from ggl.base.weights import save_tensors
+from ggl.commands.build_victim import check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
 from ggl.costs.federated import accuracy
@@ -70,6 +71,7 @@ class TrainVictimPlan:
     device: str = "auto"
     fit: str | None = None
     image_size: int | None = None
+    num_classes: int | None = None
 
     @property
     def rate(self) -> float:
@@ -153,10 +155,16 @@ def _fitted(data: Dataset, plan: TrainVictimPlan) -> Dataset:
 
 def _build(plan: TrainVictimPlan, training: Dataset, test: Dataset) -> nn.Module:
     channels, size, _ = training.images.shape[1:]
-    classes = max(training.num_classes, test.num_classes)
+    classes = _classes(plan, training, test)
+    for data in (training, test):
+        check_labels(data, classes)
     return load_victim(
         plan.victim, in_channels=channels, num_classes=classes, image_size=size, seed=plan.seed
     )
+
+
+def _classes(plan: TrainVictimPlan, training: Dataset, test: Dataset) -> int:
+    return plan.num_classes or max(training.num_classes, test.num_classes)
 
 
 def _figures(victim: nn.Module, test: Dataset, seed: int) -> dict[str, object]:
@@ -190,7 +198,7 @@ def _settings(plan: TrainVictimPlan, training: Dataset, test: Dataset, device: s
         "test_data": plan.test_data,
         "fit": plan.fit,
         "image_shape": list(training.images.shape[1:]),
-        "classes": max(training.num_classes, test.num_classes),
+        "classes": _classes(plan, training, test),
         "training_images": len(training.images),
         "test_images": len(test.images),
         "gradient_images": min(GRADIENT_IMAGES, len(test.images)),

@@ -15,6 +15,7 @@ from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.base.versions import versions
+from ggl.commands.build_victim import check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars
 from ggl.commands.folders import check_folder
 from ggl.costs.federation import Federation
@@ -62,6 +63,7 @@ class UtilityPlan:
     participation: float = 1.0
     learning_rate: float | None = None
     momentum: float = 0.9
+    num_classes: int | None = None
 
     def federation(self) -> Federation:
         """Return how the clients train."""
@@ -92,10 +94,13 @@ def run_utility(plan: UtilityPlan) -> None:
     federation, device = plan.federation(), find_device(plan.device)
     training = load_dataset(plan.data, split="train")
     test = load_dataset(plan.test_data or plan.data, split="test")
+    classes = plan.num_classes or max(training.num_classes, test.num_classes)
+    for images in (training, test):
+        check_labels(images, classes)
     seeds = range(plan.seed, plan.seed + plan.seeds)
     with count_bars(console, "rounds") as stage:
         utilities = measure_utility(
-            lambda seed: _victim(plan.victim, training, test, seed).to(device),
+            lambda seed: _victim(plan.victim, training, classes, seed).to(device),
             training,
             test,
             defenses=plan.defenses,
@@ -105,6 +110,7 @@ def run_utility(plan: UtilityPlan) -> None:
         )
     settings: dict[str, object] = {
         "victim": plan.victim,
+        "num_classes": classes,
         "data": plan.data,
         "test_data": plan.test_data,
         "training_images": len(training.images),
@@ -119,9 +125,8 @@ def run_utility(plan: UtilityPlan) -> None:
     _print(utilities, plan, console)
 
 
-def _victim(name: str, training: Dataset, test: Dataset, seed: int) -> nn.Module:
+def _victim(name: str, training: Dataset, classes: int, seed: int) -> nn.Module:
     channels, size, _ = training.images.shape[1:]
-    classes = max(training.num_classes, test.num_classes)
     return load_victim(name, in_channels=channels, num_classes=classes, image_size=size, seed=seed)
 
 
