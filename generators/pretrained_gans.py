@@ -1,8 +1,6 @@
 """Priors of the `pytorch-pretrained-gans` library, whichever it offers where it is installed."""
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from ggl.base.downloads import OFFLINE, is_offline
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.options import specification
 from ggl.generators.base import Prior
+from ggl.generators.random_states import random_states_kept
 
 __all__ = ["PretrainedGAN"]
 
@@ -50,7 +49,7 @@ class PretrainedGAN(Prior):
         if size is not None and size < 1:
             raise InputError(f"prior pretrained-gan: expected a size of at least 1, found {size}")
         self.name = specification(f"pretrained-gan:{gan_type}", {"model": model, "size": size})
-        with _random_states_kept():
+        with random_states_kept():
             gan: Any = _make(gan_type, model).eval().requires_grad_(False)
             self.scale = _latent_scale(gan)
         self.gan = gan
@@ -102,14 +101,3 @@ def _latent_scale(gan: Any) -> float:
     torch.default_generator.manual_seed(0)
     np.random.seed(0)
     return float(gan.sample_latent(batch_size=DRAWS, device="cpu").std())
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Put torch's and NumPy's global random states back: the library draws from them."""
-    before = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before)
