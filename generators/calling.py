@@ -108,19 +108,18 @@ def find_call(network: nn.Module, hints: Hints) -> Call:
             f"expected a network that takes latents, or latents and labels, found one that takes {count} "
             "arguments; write an own prior (docs/add-a-prior.md)"
         )
-    failures: list[str] = []
-    tried: list[str] = []
+    raised: list[str] = []
+    odd: list[str] = []
     for call in _calls(network, hints, count == 2, optional, labels_first):
-        tried.append(call.words())
-        found = _tried(network, call, failures)
+        found = _tried(network, call, raised, odd)
         if found is not None:
             return found
-    if not tried:
+    if not raised and not odd:
         raise InputError(_missing(network, hints, conditional=count == 2))
     raise InputError(
-        f"tried {'; '.join(dict.fromkeys(tried))}; none made images of 1 or 3 channels ({failures[-1]}); say "
-        "latent_dim=, num_classes= and labels=index, onehot or maps, or write an own prior "
-        "(docs/add-a-prior.md)"
+        f"expected images of 1 or 3 channels, found none in {len(raised) + len(odd)} ways to call it: with "
+        f"{[*odd, *raised][0]}; say latent_dim=, num_classes= and labels=index, onehot or maps, or write "
+        "an own prior (docs/add-a-prior.md)"
     )
 
 
@@ -147,10 +146,10 @@ def _calls(
     conditional = needs_labels or (may_have_labels and hints.labels != "none")
     widths = _widths(network)
     tables = [m for m in network.modules() if isinstance(m, nn.Embedding)]
+    known = [hints.num_classes] if hints.num_classes else hints.numbers(network, CLASS_NAMES)
+    counts = list(dict.fromkeys([*known, *(table.num_embeddings for table in tables)]))
+    taken = [*(table.embedding_dim for table in tables), *counts]
     if conditional:
-        known = [hints.num_classes] if hints.num_classes else hints.numbers(network, CLASS_NAMES)
-        counts = list(dict.fromkeys([*known, *(table.num_embeddings for table in tables)]))
-        taken = [*counts, *(table.embedding_dim for table in tables)]
         forms: Sequence[LabelForm] = ("index", "onehot", "maps")
         if hints.labels is not None:
             forms = (hints.labels,)
@@ -161,7 +160,7 @@ def _calls(
                     for maps in (False, True):
                         yield Call(d, maps, form, labels_first, k)
     if not needs_labels:
-        for d in _latent_dims(network, hints, []):
+        for d in _latent_dims(network, hints, taken):
             for maps in (False, True):
                 yield Call(d, maps, "none", False, None)
 
@@ -187,22 +186,22 @@ def _latent_dims(network: nn.Module, hints: Hints, taken: Sequence[int]) -> list
 
 
 @torch.no_grad()
-def _tried(network: nn.Module, call: Call, failures: list[str]) -> Call | None:
-    """Return the call with the shape of its images, None where it fails or labels change nothing."""
+def _tried(network: nn.Module, call: Call, raised: list[str], odd: list[str]) -> Call | None:
+    """Return the call with the shape of its images; else None, and why in one of the lists."""
     z = torch.randn(TRIED, call.latent_dim, generator=torch.Generator().manual_seed(0))
     ends = None if call.num_classes is None else torch.tensor([0, call.num_classes - 1])
     try:
         made = call(network, z, ends)
         other = made if ends is None else call(network, z, ends.flip(0))
     except Exception as error:  # noqa: BLE001  # somebody else's network may raise anything
-        failures.append(f"{call.words()}: {cause(error)}")
+        raised.append(f"{call.words()}: {cause(error)}")
         return None
     shape = _image_shape(made)
     if shape is None or not isinstance(made, Tensor) or not isinstance(other, Tensor):
-        failures.append(f"{call.words()}: {_found(made)}")
+        odd.append(f"{call.words()}: {_found(made)}")
         return None
     if ends is not None and (call.num_classes or 0) > 1 and torch.equal(made, other):
-        failures.append(f"{call.words()}: labels change nothing")
+        odd.append(f"{call.words()}: pictures in which labels change nothing")
         return None
     return Call(
         call.latent_dim, call.maps, call.labels, call.labels_first, call.num_classes, image_shape=shape

@@ -70,6 +70,9 @@ def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_or
     if better and asked.activation in (None, best.asked.activation):
         phrase = f"{text}, as the file's own batch normalizations tell"
         return replace(best.reading, assumed=(phrase, *best.reading.assumed))
+    if own.misfit <= FITS and asked.activation is None:
+        phrase = "ReLU between the layers (activation=), which the file's own batch normalizations fit"
+        return replace(own.reading, assumed=(phrase, *own.reading.assumed[1:]))
     if own.misfit <= FITS:
         return own.reading
     doubt = misfit_text(own.misfit) + (f"; {text} fits them" if better else "")

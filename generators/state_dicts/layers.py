@@ -104,7 +104,7 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
         path: the file's name, for messages.
         state: its tensors by name.
         in_order: whether `state` is in the order of definition, which safetensors loses; else names
-            are sorted, numbers as numbers.
+            are sorted, numbers as numbers, linear layers' containers first.
 
     Raises:
         WeightsError: a layer is none that a plain generator has; the message names it, or the format.
@@ -113,7 +113,7 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
     if known is not None:
         raise WeightsError(f"{path}: expected the tensors of a plain generator, found {known}")
     modules: dict[str, dict[str, Tensor]] = {}
-    for name in state if in_order else sorted(state, key=_natural):
+    for name in state if in_order else _sorted(state):
         module, _, leaf = name.rpartition(".")
         modules.setdefault(module, {})[leaf] = state[name]
     layers = [Layer(name, _kind(path, name, tensors), tensors) for name, tensors in modules.items()]
@@ -169,6 +169,12 @@ def _recognized(name: str, tensors: Mapping[str, Tensor]) -> Kind | None:
 
 def _bias_fits(tensors: Mapping[str, Tensor], axis: int) -> bool:
     return "bias" not in tensors or tensors["bias"].shape == tensors["weight"].shape[axis : axis + 1]
+
+
+def _sorted(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names with those of containers that hold linear layers first, numbers in them as numbers."""
+    linear = {name.partition(".")[0] for name, tensor in state.items() if tensor.ndim == 2}
+    return sorted(state, key=lambda name: (name.partition(".")[0] not in linear, _natural(name)))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

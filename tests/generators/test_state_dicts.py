@@ -1,4 +1,4 @@
-"""Generators as public repositories write them, read out of their state dicts: the same images, or a question."""
+"""Generators as public repositories write them, out of their state dicts: the same images, or a question."""
 
 import re
 
@@ -310,3 +310,166 @@ def test_it_decodes_the_networks_own_images(tmp_path, name):
     assert prior.doubts == ()
     assert [finding for finding in check_prior(prior) if finding.problem] == []
     assert load_prior(prior.name).name == prior.name
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mlp", "activation=leaky-relu:0.2,eps=0.8"),
+        ("times", "activation=leaky-relu:0.2,eps=1e-5/0.8/0.8"),
+        ("activations before normalizations", "activation=elu"),
+    ],
+)
+def test_activations_and_epsilons_are_those_that_the_files_normalizations_tell(tmp_path, name, told):
+    make, options = ZOO[name]
+    network = trained(make)
+    rest = ",".join(option for option in options.split(",") if option.startswith(("image_size", "join")))
+    prior = load_prior(f"{saved(tmp_path, network)}{',' if rest else ''}{rest}")
+    assert prior.assumed[0] == f"{told}, as the file's own batch normalizations tell"
+    z = torch.randn(6, prior.latent_dim, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(6) % (prior.num_classes or 1)
+    torch.testing.assert_close(
+        prior.decode(z, labels), expected(network, options, z, labels), rtol=0, atol=1e-5
+    )
+
+
+def test_what_is_assumed_is_said(tmp_path):
+    prior = load_prior(saved(tmp_path, trained(lambda: transposed((5, 8, 4), (8, 6, 4, 2, 1), (6, 1, 2, 2)))))
+    fits, *others = prior.assumed
+    assert fits == "ReLU between the layers (activation=), which the file's own batch normalizations fit"
+    assert others == [
+        "tanh at the end (range=)",
+        "1e-05 as the epsilon of batch normalizations (eps=)",
+        "the order: main.0 (transposed, stride 1, padding 0), main.1, ReLU(), "
+        "main.3 (transposed, stride 2, padding 1), main.4, ReLU(), "
+        "main.6 (transposed, stride 2, padding 0), tanh",
+        "latents that are standard normal",
+    ]
+    asked = load_prior(f"{prior.name},activation=relu,range=tanh,eps=1e-5")
+    assert asked.assumed == tuple(others[2:])
+
+
+def test_without_normalizations_relu_is_assumed(tmp_path):
+    network = trained(lambda: transposed((5, 8, 4), (8, 3, 4, 2, 1), norm=False))
+    assert load_prior(saved(tmp_path, network)).assumed[0].startswith("ReLU between the layers, where")
+
+
+def test_an_activation_that_the_normalizations_contradict_is_doubtful(tmp_path):
+    path = saved(tmp_path, trained(MLP))
+    (doubt,) = load_prior(f"{path},activation=tanh,eps=0.8").doubts
+    assert re.search(
+        r"this is another network.* \(misfit [\d.]+.*\); activation=leaky-relu:0.2,eps=0.8 fits", doubt
+    )
+    assert load_prior(f"{path},activation=leaky-relu:0.2,eps=0.8").doubts == ()
+
+
+def test_safetensors_lose_the_order_but_not_the_network(tmp_path):
+    network = trained(Upsampling)
+    state = network.state_dict()
+    save_file({name: state[name] for name in sorted(state)}, tmp_path / "g.safetensors")
+    prior = load_prior(f"dcgan:{tmp_path}/g.safetensors,{ZOO['upsampling'][1]}")
+    z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior.decode(z), (network(z) + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_the_wgan_gp_of_others_is_read_too(tmp_path):
+    """`preprocess`, `block1`, ... with kernels of 2, as in caogang's and GGL's checkpoints."""
+    from ggl.generators.wgan_gp.prior import Generator
+
+    network = trained(lambda: Generator(6, 2))
+    z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    own = (network(z) + 1) / 2
+    torch.testing.assert_close(load_prior(saved(tmp_path, network)).decode(z), own, rtol=0, atol=1e-5)
+
+
+OPEN = {
+    "kernels of 3 and 4": "main.3 has a kernel of 3, which may double the image or not: .* image_size=;",
+    "upsampling": r"maps of 3 px are upsampled before the convolutions \(conv_blocks.2, .*image_size=;",
+    "functional": "takes 8 values, a label has 3 of them: .* 5 latents .* join=first or join=last;",
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_is_open_is_asked_for_with_the_way_on(tmp_path, name):
+    path = saved(tmp_path, trained(ZOO[name][0]))
+    with pytest.raises(
+        InputError, match=OPEN[name] + r".* MODULE:CLASS,weights=FILE.*docs/add-a-prior.md\)$"
+    ):
+        load_prior(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        (
+            "kernels of 5, doubling",
+            "image_size=16",
+            "from 1 to 16 px in 2 ways: say which, strides=1/1/2 or 1/2/",
+        ),
+        ("kernels of 3 and 4", "image_size=99", "found no strides by which kernels of 4, 3, 4, 4 lead"),
+        ("kernels of 3 and 4", "strides=1/2", "expected one for each of 4 kernels, found 2"),
+        ("kernels of 3 and 4", "strides=a/2", "expected whole numbers such as 1/2/2, found a/2"),
+        ("mlp", "image_size=12", "image_size= and strides= are for convolutions, and it has none"),
+        ("mlp", "activation=rely", "no activation is named 'rely'; did you mean 'relu'"),
+        ("mlp", "activation=leaky-relu:a", "expected a number after leaky-relu:, found 'a'"),
+        ("mlp", "activation=relu:1", "expected no number after relu, found 1"),
+        (
+            "mlp",
+            "activation=relu/relu",
+            "expected one value, or one for each of 3 layers but the last, found 2",
+        ),
+        ("mlp", "eps=a", "eps=: expected numbers, found 'a'"),
+        ("mlp", "eps=-1", "eps=: expected numbers above 0, at most 10, found -1"),
+        ("mlp", "eps=1/1/1", "expected one value, or one for each of 2 batch normalizations, found 3"),
+        ("without normalizations", "eps=0.1", "expected batch normalizations in the file, found none"),
+        ("mlp", "range=relu", "range: expected tanh, sigmoid or LOW:HIGH, found 'relu'"),
+        ("mlp", "range=1:-1", "range: expected a lower bound, then a higher one"),
+        ("mlp", "join=first", "expected a table of labels in the file, or classes=, found neither"),
+        ("mlp", "classes=7,join=last", "a label's 7 values do not fit a first layer that takes 7"),
+        ("functional", "join=times", "a label's 3 values do not fit a first layer that takes 8"),
+        ("functional", "join=last,classes=3", "the file's table of labels, embed, says how many"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(tmp_path, name, options, words):
+    with pytest.raises((InputError, UnknownNameError), match=words):
+        load_prior(f"{saved(tmp_path, trained(ZOO[name][0]))},{options}")
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l1, self.attn = nn.Linear(4, 64), nn.MultiheadAttention(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (
+            lambda: nn.Sequential(nn.Linear(4, 64), nn.LayerNorm(64), nn.Linear(64, 16)),
+            "1 with weight of shape 64, bias ",
+        ),
+        (lambda: nn.Sequential(nn.Linear(4, 64), nn.PReLU(), nn.Linear(64, 16)), "1 with weight of shape 1"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(6, 16)),
+            "2.weight of shape 16x6 after 0.weight of 5x4",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 17)),
+            "images of 17 values, not 1 or 3 channels",
+        ),
+        (lambda: nn.utils.spectral_norm(nn.Linear(4, 64)), "spectral or weight normalization"),
+        (Attention, "a transformer"),
+        (
+            lambda: nn.ModuleDict(
+                {"label_a": nn.Embedding(3, 4), "label_b": nn.Embedding(3, 4), "fc": nn.Linear(4, 16)}
+            ),
+            "2 tables of labels",
+        ),
+    ],
+)
+def test_layers_that_are_not_understood_are_named_with_the_way_on(tmp_path, network, words):
+    with pytest.raises(
+        WeightsError, match=rf"{words}.* write an own prior \(docs/add-a-prior.md\)$"
+    ) as refusal:
+        load_prior(saved(tmp_path, network()))
+    assert "key=" not in str(refusal.value)
