@@ -67,5 +67,5 @@ def format_of(names: Iterable[str]) -> str | None:
     found = list(names)
     for title, (patterns, advice) in FORMATS.items():
         if any(re.search(pattern, name) for pattern in patterns for name in found):
-            return f"those of {title}; {advice}"
+            return f"the tensors of {title}; {advice}"
     return None
