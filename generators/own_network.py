@@ -79,7 +79,7 @@ class OwnNetwork(Prior):
         values: list[Tensor] = []
         misfit = norm_misfit(self.network, lambda: values.append(self._values(z, numbers)))
         self.end = _range(name, range, values[0])
-        found = [f"{self.call.words()}, as it takes them", "latents that are standard normal"]
+        found = [f"called with {self.call.words()}", "latents that are standard normal"]
         if range is None:
             found.insert(1, f"values from {self.end.low:g} to {self.end.high:g}, as its samples are (range=)")
         self.assumed = tuple(found)

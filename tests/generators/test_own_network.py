@@ -240,7 +240,7 @@ def test_it_decodes_the_networks_own_images(tmp_path, name, prefix):
     assert prior.name == specification
     assert prior.image_shape == own.shape[1:]
     assert prior.num_classes == (4 if "4 classes" in words else None)
-    assert prior.assumed[0] == f"{words}, as it takes them"
+    assert prior.assumed[0] == f"called with {words}"
     assert prior.doubts == ()
     assert [finding for finding in check_prior(prior) if finding.problem] == []
 
