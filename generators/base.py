@@ -26,6 +26,12 @@ class Prior(nn.Module, ABC):
     num_classes: int | None = None
     latents: str = "shell:0.001"
     """How searched coordinates become latents, as `ggl.attacks.latents.load_latents` reads it."""
+    assumed: tuple[str, ...] = ()
+    """What its file does not say and nobody said, a phrase each: `ggl check-prior` and audits repeat it."""
+    doubts: tuple[str, ...] = ()
+    """What loading found implausible of it, a sentence each."""
+    is_noise: bool = False
+    """Whether its images are meant to be noise, so that nobody warns of it."""
     heldout: str | None = None
     """Name of a data set of the prior's domain that it never saw; an audit takes its decoys there."""
 

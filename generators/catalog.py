@@ -37,7 +37,7 @@ LISTED = {
     ),
     "dcgan": (
         "ggl.generators.dcgan_checkpoint:DCGAN",
-        "A DCGAN generator (arXiv 1511.06434) from a state dict, as the PyTorch example lays it out.",
+        "A plain generator from a state dict: DCGAN's, MLPs, upsampling ones, with or without labels.",
     ),
     "wgan-gp": (
         "ggl.generators.wgan_gp.prior:WGANGP",

@@ -4,6 +4,7 @@ from ggl.base.options import build
 from ggl.generators.adopted import adopt
 from ggl.generators.base import Prior
 from ggl.generators.catalog import priors
+from ggl.generators.own_network import load_own
 
 __all__ = [
     "load_prior",
@@ -15,7 +16,8 @@ def load_prior(specification: str) -> Prior:
 
     It is in eval mode, on the CPU.
 
-    What is no `Prior` but has `latent_dim`, `image_shape` and `decode` is taken as one (`adopt`).
+    What is no `Prior` but has `latent_dim`, `image_shape` and `decode` is taken as one (`adopt`), and so is
+    a network with its weights: "package.module:Generator,weights=G.pth,range=tanh" (`OwnNetwork`).
 
     Raises:
         UnknownNameError: a name or an option that is not known.
@@ -23,5 +25,8 @@ def load_prior(specification: str) -> Prior:
         WeightsError: its weights are missing, cut short or altered.
     """
     factory, text = priors.resolve(specification)
-    what = f"prior {specification!r}"
-    return adopt(build(what, factory, text), specification).eval()
+    if specification.partition(":")[0] in priors:
+        made = build(f"prior {specification!r}", factory, text)
+    else:
+        made = load_own(specification, factory, text)
+    return adopt(made, specification).eval()

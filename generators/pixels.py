@@ -31,6 +31,7 @@ class Pixels(Prior):
 
     licence = "MIT (no weights)"
     latents = "box:2"
+    is_noise = True
 
     def __init__(self, shape: str) -> None:
         super().__init__()

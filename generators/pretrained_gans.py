@@ -1,8 +1,6 @@
 """Priors of the `pytorch-pretrained-gans` library, whichever it offers where it is installed."""
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ggl.base.downloads import OFFLINE, is_offline
-from ggl.base.errors import InputError, WeightsError
+from ggl.base.errors import InputError, WeightsError, cause, users_code
 from ggl.base.options import specification
 from ggl.generators.base import Prior
+from ggl.generators.random_states import random_states_kept
 
 __all__ = ["PretrainedGAN"]
 
@@ -41,6 +40,7 @@ class PretrainedGAN(Prior):
     Raises:
         InputError: the library is not installed, or does not know the GAN.
         WeightsError: the library cannot bring its weights, or downloads are forbidden.
+        UserCodeError: what it brought raised when it was used.
     """
 
     licence = "that of the GAN chosen; see its publisher"
@@ -50,12 +50,13 @@ class PretrainedGAN(Prior):
         if size is not None and size < 1:
             raise InputError(f"prior pretrained-gan: expected a size of at least 1, found {size}")
         self.name = specification(f"pretrained-gan:{gan_type}", {"model": model, "size": size})
-        with _random_states_kept():
-            gan: Any = _make(gan_type, model).eval().requires_grad_(False)
-            self.scale = _latent_scale(gan)
-        self.gan = gan
-        self.latent_dim = int(gan.dim_z)
-        self.num_classes = int(gan.num_classes) if gan.conditional else None
+        with random_states_kept():
+            gan: Any = _make(gan_type, model)
+            with users_code(f"prior {self.name}"):
+                self.gan = gan.eval().requires_grad_(False)
+                self.scale = _latent_scale(gan)
+                self.latent_dim = int(gan.dim_z)
+                self.num_classes = int(gan.num_classes) if gan.conditional else None
         self.size = size
         with torch.no_grad():
             first = torch.zeros(1, dtype=torch.long) if self.num_classes else None
@@ -68,7 +69,11 @@ class PretrainedGAN(Prior):
         """Return the images of latents `z`, in [0, 1]."""
         self.check_labels(labels)
         arguments = [self.scale * z] if self.num_classes is None else [self.scale * z, labels]
-        images: Tensor = ((self.gan(*arguments) + 1) / 2).clamp(0, 1)
+        with users_code(f"prior {self.name}"):
+            images: Tensor = ((self.gan(*arguments) + 1) / 2).clamp(0, 1)
+        if images.ndim != 4:
+            found = tuple(images.shape)
+            raise InputError(f"prior {self.name}: expected images (n, c, h, w), found the shape {found}")
         return images if self.size is None else F.interpolate(images, (self.size, self.size), mode="area")
 
 
@@ -86,11 +91,13 @@ def _make(gan_type: str, model: str | None) -> nn.Module:
         library: Any = importlib.import_module(LIBRARY)
         made: nn.Module = library.make_gan(gan_type=gan_type, **options)
     except (NotImplementedError, KeyError, TypeError) as error:
-        raise InputError(f"{LIBRARY} makes no GAN of type {gan_type!r}, model {model!r} ({error})") from error
+        raise InputError(
+            f"{LIBRARY} makes no GAN of type {gan_type!r}, model {model!r} ({cause(error)})"
+        ) from error
     except ImportError as error:
-        raise InputError(f"{LIBRARY} lacks a package of its own ({error}); install it") from error
-    except (OSError, RuntimeError, AssertionError) as error:
-        raise WeightsError(f"{LIBRARY} cannot load {gan_type!r}, model {model!r} ({error})") from error
+        raise InputError(f"{LIBRARY} lacks a package of its own ({cause(error)}); install it") from error
+    except (Exception, SystemExit) as error:
+        raise WeightsError(f"{LIBRARY} cannot load {gan_type!r}, model {model!r} ({cause(error)})") from error
     missing = [part for part in ("dim_z", "conditional", "sample_latent") if not hasattr(made, part)]
     if missing:
         raise InputError(f"{LIBRARY}: expected a wrapper, found {gan_type!r} without {', '.join(missing)}")
@@ -102,14 +109,3 @@ def _latent_scale(gan: Any) -> float:
     torch.default_generator.manual_seed(0)
     np.random.seed(0)
     return float(gan.sample_latent(batch_size=DRAWS, device="cpu").std())
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Put torch's and NumPy's global random states back: the library draws from them."""
-    before = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(before)

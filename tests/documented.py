@@ -12,9 +12,9 @@ PAGES = Path(__file__).parents[1] / "docs"
 
 @contextmanager
 def example_module(page, module, registry, monkeypatch, folder) -> Iterator[None]:
-    """Import the page's one Python block as `module`; its registration is undone."""
+    """Import the page's Python blocks, one after the other, as `module`; its registration is undone."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    (code,) = re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.S))
     (folder / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(folder)
     importlib.import_module(module)

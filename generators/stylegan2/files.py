@@ -1,6 +1,7 @@
 """The files a generator comes in: all are read as tensors and plain values, never executed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from ggl.base.errors import InputError, WeightsError
 from ggl.base.registry import unknown_name
 from ggl.base.weight_files import locate, weight_catalog
 from ggl.base.weights import load_tensors_and_metadata
+from ggl.generators.formats import format_of
 from ggl.generators.stylegan2.official_pickle import read_official
 from ggl.generators.stylegan2.rosinality import read_rosinality
 from ggl.generators.stylegan2.tensors import Settings, named
@@ -50,16 +52,40 @@ def read_generator(path: str | Path) -> tuple[dict[str, Tensor], Settings]:
     if suffix == ".pkl":
         official = read_official(path)
         with named(path):
+            _check_generator(official.tensors, official.settings)
             return official.tensors, Settings.of(official.settings)
     if suffix in (".pt", ".pth"):
         return read_rosinality(path), Settings()
     if suffix == ".safetensors":
         tensors, metadata = load_tensors_and_metadata(path)
-        return tensors, _settings(path, metadata.get("settings", "{}"))
+        settings = _settings(path, metadata.get("settings", "{}"))
+        with named(path):
+            _check_generator(tensors, settings)
+            return tensors, Settings.of(settings)
     raise InputError(f"stylegan2: expected a .pkl, .pt, .pth or .safetensors file, found {str(path)!r}")
 
 
-def _settings(path: str | Path, text: str) -> Settings:
+def _check_generator(tensors: Mapping[str, Tensor], settings: Mapping[str, object]) -> None:
+    """Refuse other formats by their names, and the mapping of a latent and a class without the class's part.
+
+    Raises:
+        WeightsError: it is another format's generator, or a class-conditional one without its embedding.
+    """
+    known = format_of(tensors)
+    if known is not None and "synthesis.b4.const" not in tensors:
+        raise WeightsError(f"expected a StyleGAN2 generator, found {known}")
+    first = tensors.get("mapping.fc0.weight")
+    if "mapping.embed.weight" in tensors or first is None or first.ndim != 2:
+        return
+    if settings.get("c_dim") or ("z_dim" not in settings and first.shape[1] == 2 * first.shape[0]):
+        raise WeightsError(
+            f"expected 'mapping.embed.weight', found none, but 'mapping.fc0.weight' of shape "
+            f"{tuple(first.shape)}, which reads the latent and the embedding of a class; give the whole "
+            "generator, or z_dim among its settings where it has no classes"
+        )
+
+
+def _settings(path: str | Path, text: str) -> dict[str, object]:
     try:
         settings = json.loads(text)
     except (RecursionError, ValueError) as error:
@@ -68,5 +94,4 @@ def _settings(path: str | Path, text: str) -> Settings:
         ) from error
     if not isinstance(settings, dict):
         raise WeightsError(f"{path}: expected a JSON table under 'settings', found {text[:40]!r}; correct it")
-    with named(path):
-        return Settings.of(settings)
+    return settings

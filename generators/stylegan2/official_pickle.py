@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
+from ggl.generators.formats import format_of
 from ggl.generators.stylegan2.inert_pickle import read_pickle
 from ggl.generators.stylegan2.official_network import MAKERS, Module, modules_of, settings_of, tensors_of
 
@@ -21,6 +22,9 @@ __all__ = ["OfficialGenerator", "read_official"]
 
 DAMAGED = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, struct.error)
 """What reading raises on files cut short or with altered bytes."""
+
+STYLEGAN3 = b"class SynthesisInput"
+"""In the source text that StyleGAN3's files hold, and StyleGAN-XL's."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def read_official(path: str | Path) -> OfficialGenerator:
         networks = read_pickle(io.BytesIO(content), MAKERS)
         return _generator_of(networks, len(content))
     except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(path, str(error))) from error
+        raise WeightsError(_refusal(path, content, str(error))) from error
     except DAMAGED as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
@@ -76,7 +80,10 @@ def _kind(content: bytes) -> str:
     return "another kind of file" if content else "an empty file"
 
 
-def _refusal(path: Path, reason: str) -> str:
+def _refusal(path: Path, content: bytes, reason: str) -> str:
+    if STYLEGAN3 in content:
+        known = format_of(["synthesis.input.freqs"])
+        return f"{path}: expected a StyleGAN2-ADA generator, found {known}"
     if reason.startswith("it asks for dnnlib.tflib"):
         return (
             f"{path}: expected a StyleGAN2-ADA generator in PyTorch's layout, found TensorFlow's; convert "

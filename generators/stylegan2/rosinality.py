@@ -17,6 +17,7 @@ Facts of that format (its code is MIT; none of it is here), and what each means 
 
 import argparse
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from torch import Tensor
 
 from ggl.base.errors import WeightsError
 from ggl.base.weights import load_state
+from ggl.generators.formats import format_of
 from ggl.generators.stylegan2.tensors import dense, named, take
 
 __all__ = ["read_rosinality", "to_official"]
+
+CONDITIONAL = "give the class-conditional generator in NVIDIA's own .pkl, which holds the embedding too"
 
 
 def read_rosinality(path: str | Path) -> dict[str, Tensor]:
@@ -41,10 +45,9 @@ def read_rosinality(path: str | Path) -> dict[str, Tensor]:
         state = load_state(path)
     inner = state.get("g_ema", state) if isinstance(state, dict) else state
     if not isinstance(inner, dict) or "input.input" not in inner:
-        raise WeightsError(
-            f"{path}: expected a generator 'g_ema' with a tensor 'input.input', found none; "
-            "use a checkpoint of rosinality/stylegan2-pytorch"
-        )
+        known = format_of(map(str, inner)) if isinstance(inner, dict) else None
+        found = known or "none; use a checkpoint of rosinality/stylegan2-pytorch"
+        raise WeightsError(f"{path}: expected a generator 'g_ema' with a tensor 'input.input', found {found}")
     with named(path):
         tensors = to_official(inner)
         average = state.get("latent_avg") if isinstance(state, dict) else None
@@ -66,6 +69,7 @@ def to_official(state: Mapping[str, object]) -> dict[str, Tensor]:
         tensors[f"{new}.weight"] = take(state, f"{old}.weight", (None, None))
         tensors[f"{new}.bias"] = take(state, f"{old}.bias", (None,))
         depth += 1
+    _check_classless(state, tensors)
     tensors |= _convolution(state, "conv1", "synthesis.b4.conv1", 0) | _to_rgb(state, "to_rgb1", 4)
     i, size = 0, 8
     while f"to_rgbs.{i}.conv.weight" in state:
@@ -78,6 +82,24 @@ def to_official(state: Mapping[str, object]) -> dict[str, Tensor]:
             tensors[f"{block}.resample_filter"] = kernel / 4
         i, size = i + 1, 2 * size
     return tensors
+
+
+def _check_classless(state: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what was converted from a class-conditional generator: this format has no place for labels.
+
+    Raises:
+        WeightsError: a tensor is of labels, or the first layer reads more than a latent, whose size is the
+            style's.
+    """
+    labels = [name for name in map(str, state) if re.search("embed|label|class", name)]
+    first = tensors.get("mapping.fc0.weight")
+    if labels:
+        raise WeightsError(f"expected a generator without classes, found {labels[0]!r}; {CONDITIONAL}")
+    if first is not None and first.shape[0] != first.shape[1]:
+        raise WeightsError(
+            f"expected 'style.1.weight' with as many inputs as outputs, found {tuple(first.shape)}: the "
+            f"latent and the embedding of a class; {CONDITIONAL}"
+        )
 
 
 def _convolution(state: Mapping[str, object], old: str, new: str, noise: int) -> dict[str, Tensor]:

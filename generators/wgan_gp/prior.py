@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from ggl.base.errors import WeightsError
 from ggl.base.weights import load_tensors
 from ggl.generators.base import Prior
+from ggl.generators.formats import format_of
 
 __all__ = ["WGANGP", "Critic", "Generator", "gradient_penalty"]
 
@@ -133,7 +134,8 @@ def _dimensions(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     if first is None or last is None or first.ndim != 2 or last.ndim != 4:
         raise WeightsError(
             f"{path}: expected a WGAN-GP generator with preprocess.0.weight and deconv_out.weight, "
-            f"found {', '.join(list(tensors)[:4])}; train one with python -m ggl.generators.wgan_gp.train"
+            f"found {format_of(tensors) or ', '.join(list(tensors)[:4])}; train one with "
+            "python -m ggl.generators.wgan_gp.train, or use dcgan:FILE for other plain generators"
         )
     return first.shape[1], last.shape[0]
 

@@ -28,6 +28,7 @@ from ggl.base.errors import InputError
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
+from ggl.generators.plausibility import warn_if_implausible
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
@@ -214,10 +215,11 @@ def _run(
     # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
+    doubts = warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=4)
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
     return Report(
-        settings=_settings(audit),
+        settings={**_settings(audit), "prior_doubts": doubts},
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,
@@ -237,6 +239,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "victim_mode": "train" if victim.training else "eval",
         "victim_parameters": sum(p.numel() for p in victim.parameters()),
         "prior": audit.attack.prior.name,
+        "prior_assumed": list(audit.attack.prior.assumed),
         "images": len(audit.clients.images),
         "batch_size": audit.clients.batch_size,
         "label_rule": audit.attack.label_rule,

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -30,6 +31,8 @@ def parameters_of(what: str, function: Any) -> dict[str, inspect.Parameter]:
 def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
     """Return what `factory` makes of the options in `text`, by the annotations of its parameters.
 
+    Where there is no annotation, the default's type counts; without either, what reads as a number is one.
+
     Parameters that may be given by position may stand without their name, in their order.
 
     Raises:
@@ -37,7 +40,7 @@ def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
         InputError: an option that is missing, of the wrong kind, or out of range.
     """
     parameters = parameters_of(what, factory)
-    kinds = {name: p.annotation for name, p in parameters.items()}
+    kinds = {name: _kind(p) for name, p in parameters.items()}
     positional = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
     options = read_options(what, text, kinds, positional)
     for name, parameter in parameters.items():
@@ -45,6 +48,14 @@ def build(what: str, factory: Callable[..., Any], text: str | None) -> Any:
             raise InputError(f"{what}: expected a value of {name} after the colon, found none")
     with users_code(what):
         return factory(**options)
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Return a parameter's annotation; where it has none, the type of its default."""
+    if parameter.annotation is not parameter.empty:
+        return parameter.annotation
+    kind = type(parameter.default)
+    return kind if kind in (bool, int, float, str) else parameter.empty
 
 
 def specification(name: str, options: Mapping[str, object]) -> str:
@@ -99,6 +110,8 @@ def _without_options(what: str) -> str:
 
 def _convert(what: str, option: str, value: str, annotation: Any) -> Any:
     """Return the value as what its annotation says: a word, a flag, a count or a number."""
+    if annotation is inspect.Parameter.empty:
+        return _guessed(value)
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if words:
@@ -122,6 +135,14 @@ def _convert(what: str, option: str, value: str, annotation: Any) -> Any:
     if abs(number) > LARGEST_COUNT:
         raise InputError(f"{what}: expected at most {LARGEST_COUNT:,} for {option}, found {value}")
     return int(number)
+
+
+def _guessed(value: str) -> int | float | str:
+    """Return what an option without annotation and default is given: a number where it reads as one."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def read_integers(what: str, text: str) -> tuple[int, ...]:

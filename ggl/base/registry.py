@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
@@ -72,14 +73,17 @@ class Registry(Generic[T]):
         raise unknown_name(self.kind, name, self.names())
 
     def resolve(self, specification: str) -> tuple[T, str | None]:
-        """Return the entry and the parameter text of `name:parameter` or `package.module:name:parameter`."""
+        """Return the entry and the parameter text of `name:parameter` or `package.module:name:parameter`.
+
+        After a name within a module, a comma does for the second colon.
+        """
         self.check(specification)
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
-        attribute, _, rest = parameter.partition(":")
+        attribute, *rest = re.split("[:,]", parameter, maxsplit=1)
         entry: T = import_object(f"{name}:{attribute}", self.kind)
-        return entry, rest or None
+        return entry, "".join(rest) or None
 
     def check(self, specification: str) -> None:
         """Raise `UnknownNameError` where a specification names nothing; what it names is not imported."""

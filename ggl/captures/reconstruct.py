@@ -28,6 +28,7 @@ from ggl.base.random import stream, stream_seed
 from ggl.captures.reconstruction import Reconstruction
 from ggl.defenses import Client, Defense, load_defense
 from ggl.generators import Prior
+from ggl.generators.plausibility import warn_if_implausible
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.oracle import check_gradient
 from ggl.victims.losses import Loss, loss_name
@@ -158,6 +159,7 @@ def reconstruct(
         seed=seed,
     )
     target = Target("captured", shared, batch_size if labels is None else labels)
+    doubts = warn_if_implausible(prior, seed, stacklevel=3)
     view = known.view(shared, attacker, oracle.model)
     settings = replace(settings, strategy=chosen_strategy(settings, oracle, view, target.batch_size))
     attack = _Attack(oracle, settings, checkpoints, progress)
@@ -170,7 +172,7 @@ def reconstruct(
     )
     results = [result, *others]
     return Reconstruction(
-        settings=_settings(attack, victim, result, local, controls),
+        settings={**_settings(attack, victim, result, local, controls), "prior_doubts": doubts},
         results=results,
         matches=np.array([[attack.match(found, update) for update in updates] for found in results]),
         seconds=time.monotonic() - started,
@@ -244,6 +246,7 @@ def _settings(
         "victim": type(victim).__name__,
         "victim_mode": "train" if victim.training else "eval",
         "prior": settings.prior.name,
+        "prior_assumed": list(settings.prior.assumed),
         "batch_size": len(result.labels),
         "label_rule": settings.label_rule,
         "defense": settings.defense.name,

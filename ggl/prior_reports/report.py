@@ -18,6 +18,7 @@ from ggl.base.registry import unknown_name
 from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
+from ggl.generators.plausibility import doubts_of
 from ggl.optimizers import load_strategy
 from ggl.prior_reports.findings import PriorReport
 from ggl.prior_reports.inversion import DRAWS, Inverter
@@ -180,6 +181,8 @@ def _settings(work: Inverter, images: int, labels: str) -> dict[str, object]:
     prior = work.prior
     return {
         "prior": prior.name,
+        "prior_assumed": list(prior.assumed),
+        "prior_doubts": doubts_of(prior, work.seed),
         "licence": prior.licence,
         "latent_dim": prior.latent_dim,
         "image_shape": list(prior.image_shape),

@@ -24,6 +24,12 @@ def test_it_keeps_the_contract(example, name):
     assert [f for f in check_prior(prior) if f.problem] == []
 
 
+def test_the_network_of_several_inputs_keeps_it_too(example):
+    prior = ggl.load_prior("mypriors:Mine")
+    assert prior.num_classes == 10
+    assert [f for f in check_prior(prior) if f.problem] == []
+
+
 def test_what_it_needs_is_said(example):
     with pytest.raises(InputError, match="expected a value of data after the colon"):
         ggl.load_prior("pca")

@@ -103,7 +103,7 @@ def test_a_key_may_be_the_prefix_of_the_tensors_names(tmp_path):
     state = {f"generator.model.{name}": value for name, value in plain.state_dict().items()}
     state["critic.0.weight"] = torch.ones(4, 3, 4, 4)
     path = write(tmp_path, {"state_dict": state})
-    with pytest.raises(WeightsError, match="expected the tensors of a DCGAN generator"):
+    with pytest.raises(WeightsError, match=r"found the parts generator, critic; name it with key=generator$"):
         DCGAN(path)
     assert_same_images(DCGAN(path, key="generator"), plain)
     write(tmp_path, state, "flat.pth")
@@ -179,12 +179,11 @@ def conv2d_network():
     ("state", "found"),
     [
         (conv2d_network(), "1.weight of shape 16x8x4x4 after 0.weight of 8x3x4x4"),
-        (changed(**{"3_weight": None}), "6.weight of shape 12x8x4x4 after 0.weight of 6x16x4x4"),
+        (changed(**{"3_weight": None}), "3 batch normalizations for 3 layers with weights"),
         (changed(**{"4_running_mean": None}), "4 with weight of shape 12, bias of shape 12, running_var"),
         (changed(**{"4_bias": torch.zeros(5)}), "4 with weight of shape 12, bias of shape 5, running_mean"),
-        (changed(**{"9_weight": torch.ones(8, 2, 4, 4)}), "images of 2 channels, not 1 or 3"),
-        (changed(**{"9_bias": torch.ones(5)}), "9.bias of shape 5"),
-        (changed(**{"6_weight": torch.ones(12, 8, 3, 3)}), "6.weight with a kernel of 3x3"),
+        (changed(**{"9_weight": torch.ones(8, 2, 4, 4)}), "images of 2 channels, not 1 or 3 channels"),
+        (changed(**{"9_bias": torch.ones(5)}), "9 with weight of shape 8x3x4x4, bias of shape 5"),
         (changed(**{"6_weight": torch.ones(12, 8, 4, 2)}), "6.weight with a kernel of 4x2"),
         (changed(**{"0_weight": torch.full((6, 16, 4, 4), torch.nan)}), "0.weight with values that are not"),
         (changed(**{"0_weight": torch.ones(6, 16, 4, 4).int()}), "0.weight with values that are not"),
@@ -192,20 +191,24 @@ def conv2d_network():
             changed(
                 **{f"4_{name}": torch.ones(5) for name in ("weight", "bias", "running_mean", "running_var")}
             ),
-            "4 of 5 features after 3 of 12 channels",
+            "4 of 5 features after 3 of 16x12x4x4",
         ),
         (
             {name: value for name, value in changed().items() if not name.startswith("4.")},
-            "2 batch normalizations for 4 convolutions",
+            r"room for 1 more without tensors .* behind 3 \(an instance normalization, or dropout\)",
         ),
-        ({"fc.weight": torch.ones(100, 64), **changed()}, "fc with weight of shape 100x64"),
-        ({"0.weight": torch.ones(4, 3, 4, 4)}, "1 convolutions"),
+        (
+            {"fc.weight": torch.ones(100, 64), **changed()},
+            "0.weight of shape 6x16x4x4 after fc.weight of 100x64",
+        ),
+        ({"0.weight": torch.ones(4, 3, 4, 4)}, "1 layers with weights"),
         ({"scale": torch.tensor(1.0)}, r"no module with scale of shape \(\)"),
     ],
 )
-def test_what_is_no_dcgan_is_refused_in_one_line(tmp_path, state, found):
+def test_what_is_no_plain_generator_is_refused_in_one_line(tmp_path, state, found):
     path = write(tmp_path, state)
-    expected = f"{re.escape(path)}: expected the tensors of a DCGAN generator, found ({found}).*; if .* key="
+    way = r"give the network itself, MODULE:CLASS,weights=FILE, or write an own prior \(docs/add-a-prior.md\)"
+    expected = f"{re.escape(path)}: expected the tensors of a plain generator, found ({found}).*; {way}"
     with pytest.raises(WeightsError, match=f"^{expected}$"):
         DCGAN(path)
 

@@ -1,6 +1,8 @@
 """The adapter, on a stand-in with the library's interface: the library is not on the package index."""
 
+import pickle
 import sys
+import zipfile
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ggl.base.errors import InputError, WeightsError
+from ggl.base.errors import InputError, UserCodeError, WeightsError
 from ggl.generators import load_prior
 from ggl.generators.contract import check_prior
 
@@ -35,8 +37,41 @@ class Plain(Wrapper):
         return super().forward(z)
 
 
+class StrangeError(Exception):
+    """Of the library's own, and of more lines than one."""
+
+
+class Broken(Wrapper):
+    """Raises when it is used."""
+
+    def __init__(self, where):
+        super().__init__(None, 1.0)
+        self.where = where
+
+    def forward(self, z):
+        if self.where == "forward":
+            raise StrangeError("no kernel\nfor this device")
+        return torch.zeros(len(z), 3)
+
+    def sample_latent(self, batch_size=None, device="cpu"):
+        if self.where == "sample":
+            raise StrangeError("no sample")
+        return super().sample_latent(batch_size, device)
+
+
 class Bare(torch.nn.Module):
     dim_z, conditional = 5, False
+
+
+RAISED = {
+    "pickled": pickle.UnpicklingError("Weights only load failed\nin so many words"),
+    "zipped": zipfile.BadZipFile("not a zip"),
+    "strange": StrangeError("first line\nsecond line"),
+    "attribute": AttributeError("no attribute"),
+    "index": IndexError("list index"),
+    "quitting": SystemExit(1),
+    "silent": Exception(),
+}
 
 
 def make_gan(*, gan_type, model_name="small"):
@@ -44,7 +79,11 @@ def make_gan(*, gan_type, model_name="small"):
         raise OSError("no network")
     if gan_type == "needs":
         raise ImportError("omegaconf")
+    if gan_type in RAISED:
+        raise RAISED[gan_type]
     torch.rand(1)
+    if gan_type in ("forward", "sample", "shape"):
+        return Broken(gan_type)
     kinds = {"bare": Bare, "biggan": lambda: Wrapper(7, 0.5), "bigbigan": lambda: Plain(None, 1.0)}
     if gan_type not in kinds:
         raise NotImplementedError(f"Unrecognized GAN type: {gan_type}")
@@ -99,11 +138,22 @@ def test_loading_leaves_global_random_states_alone(library):
         ("bare", "found 'bare' without sample_latent"),
         ("biggan,size=0", "expected a size of at least 1, found 0"),
         ("needs", "lacks a package of its own"),
+        ("pickled", r"cannot load 'pickled', model None \(UnpicklingError: Weights only load failed"),
+        ("zipped", r"\(BadZipFile: not a zip"),
+        ("strange", r"\(StrangeError: first line"),
+        ("attribute", r"\(AttributeError: no attribute"),
+        ("index", r"\(IndexError: list index"),
+        ("quitting", r"\(SystemExit: 1"),
+        ("silent", r"model None \(Exception"),
+        ("forward", "prior pretrained-gan:forward raised StrangeError: no kernel"),
+        ("sample", "prior pretrained-gan:sample raised StrangeError: no sample"),
+        ("shape", r"expected images \(n, c, h, w\), found the shape \(1, 3\)$"),
     ],
 )
 def test_what_the_library_cannot_give_is_one_line(library, name, words):
-    with pytest.raises((InputError, WeightsError), match=words):
+    with pytest.raises((InputError, WeightsError, UserCodeError), match=words) as refusal:
         load_prior(f"pretrained-gan:{name}")
+    assert "\n" not in str(refusal.value)
 
 
 def test_offline_the_library_is_not_asked(library, monkeypatch):

@@ -1,0 +1,89 @@
+"""Activations and ε that a file's own normalizations tell, by what they recorded in training."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ggl.generators.plausibility import FITS, misfit_text, norm_misfit
+from ggl.generators.state_dicts.reading import Asked, Reading, read_generator
+
+__all__ = ["fitted"]
+
+TRIED = ("relu", "leaky-relu:0.2", "leaky-relu:0.01", "leaky-relu:0.1", "elu", "tanh")
+"""Activations of generators."""
+
+TRIED_EPSILON = "0.8"
+"""Where a momentum was meant, as in `BatchNorm2d(64, 0.8)` of PyTorch-GAN and what was made of it."""
+
+LATENTS = 32
+
+CLOSE = 0.15
+"""Misfit up to which nothing but the activation is tried."""
+
+BETTER = 0.8
+"""Of the misfit as asked or assumed, below which another reading is the better one."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    asked: Asked
+    reading: Reading
+    misfit: float
+
+
+def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_order: bool) -> Reading:
+    """Return the generator of a state dict; activation and ε, where nobody said them, as its norms tell.
+
+    Where they tell nothing, ReLU and 1e-5 stay assumed. Where nothing fits, or something else does than
+    what was asked for, the reading says so among its doubts.
+
+    Raises:
+        WeightsError: as `read_generator`.
+        InputError: as `read_generator`.
+    """
+
+    def tried(others: Iterator[Asked]) -> Iterator[_Trial]:
+        for other in others:
+            reading = read_generator(path, state, other, in_order=in_order)
+            misfit = _misfit(reading)
+            if misfit is not None:
+                yield _Trial(other, reading, misfit)
+
+    own = next(tried(iter([asked])), None)
+    if own is None:
+        return read_generator(path, state, asked, in_order=in_order)
+    trials = [own]
+    if asked.activation is None or own.misfit > FITS:
+        trials += tried(replace(asked, activation=name) for name in TRIED[1:])
+    if asked.eps is None and min(trial.misfit for trial in trials) > CLOSE:
+        activations = {trial.asked.activation for trial in trials}
+        norms = len(own.reading.plan.epsilons)
+        for eps in {TRIED_EPSILON, "/".join(["1e-5", *[TRIED_EPSILON] * (norms - 1)])}:
+            trials += tried(replace(asked, activation=name, eps=eps) for name in activations)
+    best = min(trials, key=lambda trial: trial.misfit)
+    better = best.misfit <= FITS and best.misfit < BETTER * own.misfit
+    told = [("activation", best.asked.activation), ("eps", best.asked.eps)]
+    text = ",".join(f"{option}={value}" for option, value in told if value is not None)
+    if better and asked.activation in (None, best.asked.activation):
+        phrase = f"{text}, as the file's own batch normalizations tell"
+        return replace(best.reading, assumed=(phrase, *best.reading.assumed))
+    if own.misfit <= FITS and asked.activation is None:
+        phrase = "ReLU between the layers (activation=), which the file's own batch normalizations fit"
+        return replace(own.reading, assumed=(phrase, *own.reading.assumed[1:]))
+    if own.misfit <= FITS:
+        return own.reading
+    doubt = misfit_text(own.misfit) + (f"; {text} fits them" if better else "")
+    return replace(own.reading, doubts=(doubt,))
+
+
+def _misfit(reading: Reading) -> float | None:
+    """Return the misfit of a reading's normalizations on its own latents; None where there is none."""
+    if not any(reading.plan.activations):
+        return None
+    network = reading.network().float()
+    z = torch.randn(LATENTS, reading.labels.latent_dim, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(LATENTS) % (reading.labels.num_classes or 1)
+    return norm_misfit(network, lambda: network(reading.labels.joined(z, labels)))
