@@ -72,6 +72,7 @@ class AuditPlan:
     learning_rate: str | None = None
     update: tuple[Path, Path] | None = None
     truth: str | None = None
+    force: bool = False
 
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
@@ -102,6 +103,7 @@ class Inputs:
         shared: a captured update in units of gradients, None where clients are simulated.
         local: the clients' local steps, None where they share a gradient.
         learning_rate: that was estimated, with its spread.
+        rounding: the spacing of numbers in the captured update's files, relative to 1.
     """
 
     prior: Prior
@@ -112,6 +114,7 @@ class Inputs:
     shared: Gradients | None
     local: LocalTraining | None
     learning_rate: Interval | None
+    rounding: float = 0.0
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -168,6 +171,8 @@ def _check(plan: AuditPlan) -> None:
             raise InputError(
                 "--truth and --private-labels say what is in a captured update: give --update too"
             )
+        if plan.force:
+            raise InputError("--force is of captured updates that --truth does not reproduce: leave it out")
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
         local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
@@ -231,13 +236,21 @@ def _load_update(
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
     local = _local(plan, rate)
-    return Inputs(prior, captured.victim, pool, images, labels, captured.gradients, local, estimated)
+    return Inputs(
+        prior,
+        captured.victim,
+        pool,
+        images,
+        labels,
+        captured.gradients,
+        local,
+        estimated,
+        captured.rounding,
+    )
 
 
-def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
-    """Return the clients' local training; None where it is one step on the whole batch: a gradient."""
-    if plan.local_steps == 1 and plan.local_batch_size is None:
-        return None
+def _local(plan: AuditPlan, rate: float) -> LocalTraining:
+    """Return the clients' local training."""
     return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
 
 
