@@ -1,6 +1,7 @@
 from .attacks.inversion import Target, attack, attack_many, invert
 from .audits.audit import audit
 from .audits.report import Report
+from .audits.truth import check_truth
 from .base.errors import GGLError
 from .captures.reconstruct import reconstruct
 from .captures.reconstruction import Reconstruction
@@ -38,6 +39,7 @@ __all__ = [
     "audit",
     "captured_difference",
     "captured_update",
+    "check_truth",
     "influence",
     "invert",
     "load_dataset",

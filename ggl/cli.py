@@ -193,6 +193,9 @@ def audit(
         str | None,
         typer.Option(help="the images behind --update, like --data; without them nothing is scored"),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="give leak scores even where --truth does not make --update")
+    ] = False,
     private_labels: Annotated[
         str | None, typer.Option(help="their labels where only these are known, such as 3,7,7")
     ] = None,
@@ -241,6 +244,7 @@ def audit(
         truth=truth,
         loss=loss,
         victim_output=victim_output,
+        force=force,
     )
     run(plan, resume)
 

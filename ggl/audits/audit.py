@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ggl.audits.controls import Decoys, choose_decoys
 from ggl.audits.report import Report
 from ggl.audits.scoring import features_distance, passive_controls, scored
 from ggl.audits.setting import AuditSetting
+from ggl.audits.truth import TruthCheck, worst_check
 from ggl.base.errors import InputError
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
@@ -69,6 +70,8 @@ def audit(
     loss: str | Loss = "cross-entropy",
     output: str | None = None,
     captured: Sequence[Gradients] | None = None,
+    truth: TruthCheck | None = None,
+    force: bool = False,
     backend: str = "auto",
     precision: str = "float32",
     round: int = 0,  # noqa: A002
@@ -110,7 +113,10 @@ def audit(
         loss: that clients minimize, as of `GradientOracle`.
         output: which of the victim's outputs the logits are, as of `GradientOracle`.
         captured: what the clients to be attacked have shared, where it was captured and not to be computed
-            here; defended already, in units of gradients.
+            here; defended already, in units of gradients. Where the images do not make them, leak scores
+            are withheld.
+        truth: what `check_truth` says of that; by default it is called here, for files of float32.
+        force: give leak scores all the same.
         backend: of the gradient oracle.
         precision: of the gradient oracle.
         round: rounds of training before this one, for defenses that change over training.
@@ -172,7 +178,9 @@ def audit(
     )
     for strategy in strategies:
         _check_strategy(setting, strategy)
-    return _run(setting, known, strategies, attackers)
+    truth = worst_check(setting, known) if truth is None else truth
+    report = _run(setting, known, strategies, attackers)
+    return replace(report, truth=truth, forced=force)
 
 
 def _check_strategy(audit: AuditSetting, strategy: str) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
+from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
@@ -30,9 +31,10 @@ __all__ = [
     "worst_case",
 ]
 
-Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided"]
+Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided", "withheld"]
 """Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
-decoys more often than by chance. Undecided: the leak score has no interval, or too few images."""
+decoys more often than by chance. Undecided: the leak score has no interval, or too few images. Withheld: the
+images do not make the captured update."""
 
 
 STRENGTH = {"leaks": 2, "identifies": 1}
@@ -135,6 +137,8 @@ class Findings:
     Attributes:
         siblings: (n, c, h, w), the other images of their classes that the sibling control attacks.
         utility: what utility.json of `ggl utility` holds; see `Report.with_utility`.
+        truth: whether the images make the updates that were captured, None where these are simulated.
+        forced: whether leak scores are given where they do not.
     """
 
     settings: Mapping[str, object]
@@ -146,16 +150,22 @@ class Findings:
     cells: Sequence[AuditCell]
     seconds: float
     utility: Mapping[str, object] | None = None
+    truth: TruthCheck | None = None
+    forced: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
         labels = self.labels.tolist()
+        doubtful = self.truth is not None and self.truth.verdict == "doubtful"
+        withheld = doubtful and not self.forced
         results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
+        results = [_without_scores(cell) for cell in results] if withheld else results
         worst = worst_case(results)
         audited = [str(entry["defense"]) for entry in worst]
         return {
             "settings": dict(self.settings),
             "versions": versions(),
+            "truth": None if self.truth is None else {**self.truth.to_dict(), "scores_withheld": withheld},
             "ceiling": _figures(self.ceiling),
             "worst_case": worst,
             "utility": None if self.utility is None else costs_of(self.utility, audited),
@@ -176,6 +186,26 @@ class Findings:
                 for kind, images in cell.images.items()
             }
         return sets
+
+
+def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell of `AuditCell.to_dict` with nothing said of a leak: the errors are of wrong images."""
+
+    def emptied(score: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value if key in ("n", "control") else None for key, value in score.items()}
+
+    return {
+        **cell,
+        "verdict": "withheld",
+        "leaks": None,
+        "identifies": None,
+        "leak_score": emptied(cell["leak_score"]),
+        "leak_scores": {name: emptied(score) for name, score in cell["leak_scores"].items()},
+        "controls": {
+            name: {**control, "leak_score": emptied(control["leak_score"])}
+            for name, control in cell["controls"].items()
+        },
+    }
 
 
 def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ SENTENCES = {
     "identifies": "they identify private images, though the leak score's interval reaches 0, under",
     "no leak shown": "no leak was shown under",
     "undecided": "there is no verdict on",
+    "withheld": "every verdict is withheld, since the private images do not make the captured update, on",
 }
 """How the summary begins each verdict's list of defenses."""
 

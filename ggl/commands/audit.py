@@ -11,6 +11,7 @@ from rich.console import Console
 from ggl.attacks.stages import Stage
 from ggl.audits.audit import audit
 from ggl.audits.report import Report
+from ggl.audits.truth import TruthCheck, check_truth
 from ggl.base.devices import find_device
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
@@ -49,6 +50,10 @@ update beyond its labels"""
 DOUBTFUL = """\
 every control matches its own update better: check the victim's weights and mode, the defense, the batch
 size, the labels and the local steps"""
+WITHHELD = "leak scores are withheld: correct the settings, or give --force to have them all the same"
+FORCED = (
+    "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
+)
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
@@ -94,6 +99,10 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
     inputs = load_inputs(plan, console.print)
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
+    truth = _check_truth(plan, inputs, device)
+    if truth is not None:
+        for line in truth.lines():
+            console.print(line, markup=False)
     with progress_bars(console) as stage:
         if inputs.images is None or inputs.labels is None:
             return _reconstruct(plan, inputs, device, stage)
@@ -109,9 +118,31 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
             label_rule=plan.label_rule or "known",
             captured=None if inputs.shared is None else [inputs.shared],
+            truth=truth,
+            force=plan.force,
             **_common(plan, inputs, stage),
         )
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
+
+
+def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> TruthCheck | None:
+    """Say whether the images behind a captured update make it; None without either."""
+    if inputs.shared is None or inputs.images is None or inputs.labels is None:
+        return None
+    return check_truth(
+        inputs.victim.to(device),
+        inputs.images,
+        inputs.labels,
+        inputs.shared,
+        local=inputs.local,
+        defense=plan.defenses[0],
+        loss=plan.loss,
+        rounding=inputs.rounding,
+        rate_known=inputs.learning_rate is None,
+        seed=plan.seed,
+        round=plan.round,
+        rounds=plan.rounds,
+    )
 
 
 def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: Stage) -> Reconstruction:
@@ -199,6 +230,10 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
+    truth = result["truth"]
+    if truth is not None and truth["verdict"] == "doubtful":
+        for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
+            console.print(line, markup=False)
 
 
 def _row(cell: Any) -> list[str]:

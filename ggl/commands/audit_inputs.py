@@ -72,6 +72,7 @@ class AuditPlan:
     truth: str | None = None
     loss: str = "cross-entropy"
     victim_output: str | None = None
+    force: bool = False
 
     @property
     def captured(self) -> bool:
@@ -108,6 +109,7 @@ class Inputs:
         learning_rate: that was estimated, with its spread.
         num_classes: of the victim.
         notes: what was found in files of weights, a line each.
+        rounding: the spacing of numbers in the captured update's files, relative to 1.
     """
 
     prior: Prior
@@ -120,6 +122,7 @@ class Inputs:
     learning_rate: Interval | None
     num_classes: int
     notes: tuple[str, ...] = ()
+    rounding: float = 0.0
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -190,6 +193,8 @@ def _check(plan: AuditPlan) -> None:
                 "--truth and --private-labels say what is in a captured update: give --update too, or "
                 "--update-difference"
             )
+        if plan.force:
+            raise InputError("--force is of captured updates that --truth does not reproduce: leave it out")
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
         local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
@@ -283,13 +288,12 @@ def _load_update(
         estimated,
         classes,
         captured.notes,
+        captured.rounding,
     )
 
 
-def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
-    """Return the clients' local training; None where it is one step on the whole batch: a gradient."""
-    if plan.local_steps == 1 and plan.local_batch_size is None:
-        return None
+def _local(plan: AuditPlan, rate: float) -> LocalTraining:
+    """Return the clients' local training."""
     return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
 
 

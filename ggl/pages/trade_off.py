@@ -21,6 +21,7 @@ VERDICTS: dict[str, tuple[str, str, bool]] = {
     "identifies": ("D", COLORS[1], True),
     "no leak shown": ("o", COLORS[0], False),
     "undecided": ("s", COLORS[6], False),
+    "withheld": ("s", COLORS[6], False),
 }
 """Of the points of every verdict: marker, color, and whether it is filled."""
 
