@@ -106,8 +106,10 @@ class GlobalNoise:
     def begin(self, _: nn.Module, _arguments: tuple[object, ...]) -> None:
         """Seed the streams."""
         self._found = GlobalStreams()
+        if self.drew is None:
+            seed_global_streams(self.seed)
+            self._seeded = GlobalStreams()
         seed_global_streams(self.seed)
-        self._seeded = GlobalStreams() if self.drew is None else None
 
     def end(self, _: nn.Module, _arguments: tuple[object, ...], _returned: object) -> None:
         """Set the streams back, after a pass that raised too."""
