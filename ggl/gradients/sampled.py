@@ -160,8 +160,8 @@ def draw_noise(model: nn.Module, seed: int, *, regularized: bool = True) -> None
         noise.seed = stream_seed(seed, "global")
 
 
-def take_penalties(model: nn.Module, losses: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """Return the losses of a forward pass with the sampled layers' penalties added."""
+def take_penalties(model: nn.Module, losses: Float[Tensor, "*m"]) -> Float[Tensor, "*n"]:
+    """Return the losses (m,) of a forward pass, or a batch's one, with the layers' penalties added."""
     for layer in sampled_layers(model).values():
         penalty = layer.take_penalty()
         if penalty is not None:
