@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "check_decoded"]
 
 
 class Prior(nn.Module, ABC):
@@ -67,3 +67,11 @@ class Prior(nn.Module, ABC):
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             found = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
             raise InputError(f"prior {self.name} has the labels 0 to {self.num_classes - 1}, found {found}")
+
+
+def check_decoded(prior: Prior, images: object, n: int) -> None:
+    """Raise `InputError` unless a prior decoded n latents to images of its shape."""
+    expected = (n, *prior.image_shape)
+    if not isinstance(images, Tensor) or tuple(images.shape) != expected:
+        found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"prior {prior.name}: expected decode to return images {expected}, found {found}")

@@ -11,7 +11,8 @@ from typing import Annotated, TextIO
 import typer
 from rich.console import Console
 
-from ggl.base.errors import DEBUG, GGLError, cause, users_line
+from ggl.base.errors import DEBUG, GGLError, cause
+from ggl.base.registry import BROUGHT
 from ggl.benchmarks.cli import bench_app, report, reproduce
 from ggl.commands.names import check_names, completion, describe
 from ggl.commands.options import (
@@ -560,15 +561,19 @@ def _show_warning(
 def main() -> None:
     """Run the command line; an error of ours, or of code that was brought, is one line and exit code 2."""
     warnings.showwarning = _show_warning
+    BROUGHT.clear()
     sys.path.append("")  # so that package.module:name finds the user's code in the current folder
     try:
         app()
     except Exception as error:
-        if not isinstance(error, GGLError) and users_line(error) is None:
+        if not isinstance(error, GGLError) and not BROUGHT:
             raise
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        text = str(error) if isinstance(error, GGLError) else f"{cause(error)}; {DEBUG}=1 shows the traceback"
+        text = str(error)
+        if not isinstance(error, GGLError):
+            brought = ", ".join(dict.fromkeys(BROUGHT))
+            text = f"{cause(error)}, with {brought}; {DEBUG}=1 shows the traceback"
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"ggl: {text}", markup=False)
         sys.exit(2)
 

@@ -17,7 +17,7 @@ from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective, ResidualObjective
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
-from ggl.generators import Prior
+from ggl.generators.base import Prior, check_decoded
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
@@ -188,6 +188,7 @@ class Search:
         labels = self.label_rule.place(coordinates, known)
         placed = self.latents.place(latents.flatten(0, 1))
         images = self.prior.decode(placed, classes_of(labels).flatten())
+        check_decoded(self.prior, images, len(placed))
         return images.unflatten(0, known.shape), placed, labels
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:

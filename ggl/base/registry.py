@@ -13,7 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from ggl.base.errors import InputError, UnknownNameError, UserCodeError, cause
 
-__all__ = ["Registry", "import_object", "unknown_name"]
+__all__ = ["BROUGHT", "Registry", "import_object", "unknown_name"]
+
+BROUGHT: list[str] = []
+"""What was imported by `package.module:name` that is not ggl's: what goes wrong then may be its fault."""
 
 
 T = TypeVar("T")
@@ -68,6 +71,7 @@ class Registry(Generic[T]):
             return listed
         for point in entry_points(group=self.group):
             if point.name == name:
+                BROUGHT.append(point.value)
                 entry: T = point.load()
                 return entry
         raise unknown_name(self.kind, name, self.names())
@@ -122,6 +126,8 @@ def import_object(path: str, kind: str) -> Any:
         raise UnknownNameError(f"{kind} {path!r}: {module_name} cannot be imported ({error})") from error
     except Exception as error:
         raise UserCodeError(f"{kind} {path!r}: importing {module_name} raised {cause(error)}") from error
+    if module_name.partition(".")[0] != "ggl":
+        BROUGHT.append(path)
     if not hasattr(module, attribute):
         raise UnknownNameError(f"{kind} {path!r}: {module_name} has no {attribute!r}")
     return getattr(module, attribute)

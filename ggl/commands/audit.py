@@ -13,6 +13,7 @@ from ggl.audits.audit import audit
 from ggl.audits.report import Report
 from ggl.audits.truth import TruthCheck, check_truth
 from ggl.base.devices import find_device
+from ggl.base.random import global_stream, stream_seed
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
 from ggl.commands.audit_inputs import AuditPlan, Inputs, load_inputs
@@ -77,7 +78,8 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
     utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
     new = not plan.out.exists()
     try:
-        report = _audit(plan, console)
+        with global_stream(stream_seed(plan.seed, "command")):
+            report = _audit(plan, console)
     except Exception:
         if new and not (plan.out / CHECKPOINTS).is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)

@@ -4,12 +4,15 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError, cause
 from ggl.base.random import stream, stream_seed
+from ggl.gradients.checks import check_loss
 from ggl.gradients.dropout import with_sampled_dropout
 from ggl.gradients.sampled import draw_noise, global_noise, with_global_noise
+from ggl.victims.losses import Loss, losses_of
 from ggl.victims.outputs import bare_module, with_output
 
 __all__ = ["Examined", "examine", "prepared", "probe_images"]
@@ -28,10 +31,12 @@ class Examined:
     Attributes:
         outputs: k of the logits (n, k).
         draws: whether it draws from the global random streams, torch's, NumPy's or Python's.
+        has_image_losses: whether its loss gives every image's own, and not one number for a batch.
     """
 
     outputs: int
     draws: bool
+    has_image_losses: bool
 
 
 def prepared(model: nn.Module, output: str | None = None) -> nn.Module:
@@ -54,15 +59,17 @@ def prepared(model: nn.Module, output: str | None = None) -> nn.Module:
     return with_global_noise(with_output(copied, output))
 
 
-def examine(model: nn.Module, images: Tensor) -> Examined:
-    """Look at a prepared victim, in its mode.
+def examine(model: nn.Module, loss: Loss, images: Tensor) -> Examined:
+    """Look at a prepared victim, in its mode, and at its loss.
 
     Args:
         model: the victim; a copy of it is run.
+        loss: that its clients minimize.
         images: two, of the shape that it is to take.
 
     Raises:
-        InputError: it can't take them, does not return logits, or returns something else every time.
+        InputError: it can't take them, does not return logits, or returns something else every time; or
+            its one output tells a loss nothing.
     """
     copied = copy.deepcopy(model)
     draw_noise(copied, 0)
@@ -88,7 +95,15 @@ def examine(model: nn.Module, images: Tensor) -> Examined:
             "next pass: it keeps a state, or draws from a generator of its own; call eval(), --victim-mode "
             "eval on the command line, or have it draw from torch's global generator"
         )
-    return Examined(first.shape[1], draws)
+    check_loss(loss, first.shape[1])
+    return Examined(first.shape[1], draws, _has_image_losses(loss, first))
+
+
+def _has_image_losses(loss: Loss, logits: Float[Tensor, "2 k"]) -> bool:
+    try:
+        return losses_of(loss, logits, torch.arange(2, device=logits.device)).dim() == 1
+    except Exception:  # noqa: BLE001  it takes no such labels, or raises whenever it is asked
+        return False
 
 
 def _draws(model: nn.Module, images: Tensor, first: object) -> bool:

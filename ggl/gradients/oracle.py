@@ -16,7 +16,6 @@ from ggl.gradients.checks import (
     check_finite,
     check_gradient,
     check_labels,
-    check_loss,
     check_target,
     check_width,
 )
@@ -239,6 +238,11 @@ class GradientOracle:
         return drew or bool(sampled_layers(self.model))
 
     @property
+    def has_image_losses(self) -> bool:
+        """Whether the loss gives every image's own; taken for granted until the victim has met images."""
+        return self._examined is None or self._examined.has_image_losses
+
+    @property
     def _what(self) -> str:
         """What a client shares, in words."""
         if self.local is None or self.local.steps == 1:
@@ -274,8 +278,7 @@ class GradientOracle:
         if self._examined is None:
             channels, height, width = images.shape[1:]
             probe = probe_images(images, (channels, height, width))
-            self._examined = examine(self.model, probe)
-            check_loss(self.loss, self._examined.outputs)
+            self._examined = examine(self.model, self.loss, probe)
             if self._examined.draws and self.local is not None and self.local.steps > 1:
                 refuse_drawing("its forward pass", self.local)
         return self._examined

@@ -90,10 +90,12 @@ def is_sum_of_squares(view: View, distance: str) -> bool:
 def is_separable(oracle: GradientOracle, view: View) -> bool:
     """Whether what a view compares of a batch is the mean of what it compares of each image alone.
 
-    Not where images mix (batch normalization in train mode), where what is drawn for an image goes by its
-    place in the batch, after several local steps, nor where a view's step is not linear.
+    Not where images mix (batch normalization in train mode, a loss that gives one number for a batch), where
+    what is drawn for an image goes by its place in the batch, after several local steps, nor where a view's
+    step is not linear.
     """
     norms = nn.modules.batchnorm._BatchNorm
     mixes = any(module.training and isinstance(module, norms) for module in oracle.model.modules())
     several = oracle.local is not None and oracle.local.steps > 1
-    return view.is_linear and not (mixes or several or oracle.is_sampled)
+    whole = not oracle.has_image_losses
+    return view.is_linear and not (mixes or several or whole or oracle.is_sampled)

@@ -106,8 +106,10 @@ class GlobalNoise:
     def begin(self, _: nn.Module, _arguments: tuple[object, ...]) -> None:
         """Seed the streams."""
         self._found = GlobalStreams()
+        if self.drew is None:
+            seed_global_streams(self.seed)
+            self._seeded = GlobalStreams()
         seed_global_streams(self.seed)
-        self._seeded = GlobalStreams() if self.drew is None else None
 
     def end(self, _: nn.Module, _arguments: tuple[object, ...], _returned: object) -> None:
         """Set the streams back, after a pass that raised too."""
@@ -158,8 +160,8 @@ def draw_noise(model: nn.Module, seed: int, *, regularized: bool = True) -> None
         noise.seed = stream_seed(seed, "global")
 
 
-def take_penalties(model: nn.Module, losses: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """Return the losses of a forward pass with the sampled layers' penalties added."""
+def take_penalties(model: nn.Module, losses: Float[Tensor, "*m"]) -> Float[Tensor, "*n"]:
+    """Return the losses (m,) of a forward pass, or a batch's one, with the layers' penalties added."""
     for layer in sampled_layers(model).values():
         penalty = layer.take_penalty()
         if penalty is not None:

@@ -65,7 +65,7 @@ class Jacobian:
         self.device, self.dtype = first.device, first.dtype
         self.images, self.labels = images.to(first), labels.to(first.device)
         channels, height, width = images.shape[1:]
-        if examine(self.model, probe_images(first, (channels, height, width))).draws:
+        if examine(self.model, self.loss, probe_images(first, (channels, height, width))).draws:
             raise _random("its forward pass")
         size = CHUNK_NUMBERS.get(first.device.type, CHUNK_NUMBERS["cpu"]) // self.num_parameters
         self.chunks = Chunks(first.device, max(1, size))

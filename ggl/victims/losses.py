@@ -33,7 +33,7 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, k) and labels, classes (n,) or numbers (n, k), to losses (n,), whose mean is the client's;
 or to the client's loss itself, one number."""
 
-Labels: TypeAlias = Int[Tensor, " n"] | Float[Tensor, "n k"]
+Labels: TypeAlias = Int[Tensor, " n"] | Float[Tensor, "n c"]
 
 
 class NamedLoss(ABC):
