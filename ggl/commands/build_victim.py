@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 from ggl.commands.weight_options import WeightsArgument
-from ggl.datasets.loading import Dataset
 from ggl.victims.loading import load_victim, read_num_classes
 
 __all__ = ["VictimPlan", "build_victim", "check_labels"]
@@ -85,11 +84,11 @@ def build_victim(
     return victim, classes
 
 
-def check_labels(data: Dataset, classes: int) -> None:
+def check_labels(source: str, labels: Tensor, classes: int) -> None:
     """Raise `InputError` where images have labels that a victim of so many classes does not know."""
-    largest = int(data.labels.max())
+    largest = int(labels.max())
     if largest >= classes:
         raise InputError(
-            f"{data.name}: expected labels below the victim's {classes} classes, found {largest}; give "
+            f"{source}: expected labels below the victim's {classes} classes, found {largest}; give "
             "images of its classes, or --num-classes as the victim has them"
         )
