@@ -21,7 +21,7 @@ class SweepCell:
 
     Attributes:
         defense: with its options, as `ggl.load_defense` reads it; prior, victim and strategy likewise.
-        victim_weights: a file, or None for the victim as `victim_seed` draws it.
+        victim_weights: a file, "FILE" or "FILE,key=ENTRY", or None for the victim as `victim_seed` draws it.
         latents: the rule by which searched coordinates become latents, or None for the prior's own.
         budget: objective evaluations of the search.
         round: rounds of training before the observed one, of `rounds`.

@@ -6,10 +6,11 @@ from typing import TypeVar
 from torch import nn
 
 from ggl.benchmarks.sweeps.cells import SweepCell
+from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
+from ggl.commands.weight_options import weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior, load_prior
-from ggl.victims import load_victim
 
 __all__ = ["Components"]
 
@@ -47,17 +48,16 @@ class Components:
 
     def victim(self, cell: SweepCell) -> nn.Module:
         """Return the victim that a cell's clients train, without what its defense adds."""
-        channels, size, _ = self.prior(cell).image_shape
+        shape = self.prior(cell).image_shape
         classes = self.prior(cell).num_classes or self.data(cell).num_classes
-        key = ("victim", cell.victim, cell.victim_weights, cell.victim_seed, channels, size, classes)
-        return self.once(
-            key,
-            lambda: load_victim(
-                cell.victim,
-                in_channels=channels,
-                num_classes=classes,
-                image_size=size,
-                seed=cell.victim_seed,
-                weights=cell.victim_weights,
-            ),
-        )
+        key = ("victim", cell.victim, cell.victim_weights, cell.victim_seed, shape, classes)
+        weights = cell.victim_weights
+        given = None if weights is None else weights_argument("victim_weights", weights)
+        plan = VictimPlan(cell.victim, shape, None, classes, given, cell.victim_seed)
+
+        def build() -> nn.Module:
+            victim, known = build_victim(plan)
+            check_labels(cell.data, self.data(cell).labels, known)
+            return victim
+
+        return self.once(key, build)

@@ -1,7 +1,6 @@
 """Which cells a component refuses, and why, found before anything runs: every component is loaded once."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.components import Components
 from ggl.commands.audit_inputs import check_class_folders
+from ggl.commands.weight_options import weights_argument
 from ggl.datasets.fit import FITS
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
@@ -68,7 +68,7 @@ def _check_names(rows: Sequence[SweepCell], components: Components) -> None:
     for backend, precision in dict.fromkeys((row.backend, row.precision) for row in rows):
         GradientOracle(nn.Linear(1, 1), backend=backend, precision=precision)
     for weights in {row.victim_weights for row in rows} - {None}:
-        if not Path(str(weights)).is_file():
+        if not weights_argument("axes.victim_weights", str(weights)).path.is_file():
             raise InputError(f"axes.victim_weights: expected a weight file, found none at {weights}")
 
 

@@ -71,7 +71,8 @@ def match_file(path: str | Path, network: nn.Module, key: str | None = None) -> 
     within = selected(path, parts, key)
     expected = network.state_dict()
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)} & expected.keys()
-    matches = [match for part in within for match in _by_name(part, expected, parameters)]
+    tied = _tied(network)
+    matches = [_with_tied(match, tied) for part in within for match in _by_name(part, expected, parameters)]
     full = [match for match in matches if parameters <= match.tensors.keys()]
     if not full:
         listed = [match for part in within if part.listed for match in _in_order(part, network)]
@@ -87,8 +88,8 @@ def match_file(path: str | Path, network: nn.Module, key: str | None = None) -> 
     if any(not _equal(fitting[0].tensors, match.tensors) for match in fitting[1:]):
         names = ", ".join(repr(match.key) for match in fitting)
         raise WeightsError(
-            f"{path}: expected one network with these names, found {len(fitting)}: {names}; name one by key=, "
-            f"as in FILE,key={fitting[0].key}"
+            f"{path}: expected one network with these names, found {len(fitting)}: {names}; name one by "
+            f"key=, as in FILE,key={fitting[0].key}"
         )
     return _among(fitting[0], parts)
 
@@ -97,6 +98,24 @@ def _among(match: Match, parts: list[Part]) -> Match:
     by_size = sorted(parts, key=lambda part: -len(part.tensors))
     others = tuple(part.entry for part in by_size if part.entry not in ("", match.part.entry))
     return replace(match, others=others)
+
+
+def _tied(network: nn.Module) -> list[list[str]]:
+    """Return the names of parameters that have several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _with_tied(match: Match, tied: list[list[str]]) -> Match:
+    """Return a match in which one name of a tied parameter is enough, as safetensors keeps them."""
+    tensors = dict(match.tensors)
+    for same in tied:
+        given = next((tensors[name] for name in same if name in tensors), None)
+        if given is not None:
+            tensors |= {name: given for name in same if name not in tensors}
+    return replace(match, tensors=tensors)
 
 
 def _by_name(part: Part, expected: Mapping[str, Tensor], parameters: set[str]) -> Iterator[Match]:
@@ -112,7 +131,7 @@ def _by_name(part: Part, expected: Mapping[str, Tensor], parameters: set[str]) -
             prefixes = [""]
         if most == len(wanted) or (bare and most):
             for prefix in prefixes:
-                yield _match(part, expected, own, given, prefix)
+                yield _match(part, own, given, prefix)
             return
 
 
@@ -130,16 +149,10 @@ def _prefixes(given: Mapping[str, str], name: str) -> Iterator[str]:
     return (other[: -len(name)] for other in given if other == name or other.endswith(end))
 
 
-def _match(
-    part: Part, expected: Mapping[str, Tensor], own: Mapping[str, str], given: Mapping[str, str], prefix: str
-) -> Match:
+def _match(part: Part, own: Mapping[str, str], given: Mapping[str, str], prefix: str) -> Match:
     tensors = {
         owner: part.tensors[given[prefix + name]] for name, owner in own.items() if prefix + name in given
     }
-    aliases = {(t.data_ptr(), t.shape): tensors[name] for name, t in expected.items() if name in tensors}
-    for name, tensor in expected.items():  # one of tied parameters is enough, as safetensors keeps them
-        if name not in tensors and tensor.numel() and (tensor.data_ptr(), tensor.shape) in aliases:
-            tensors[name] = aliases[tensor.data_ptr(), tensor.shape]
     rest = [name for name in given if name.removeprefix(prefix) not in own or not name.startswith(prefix)]
     wrapped = {p for full in given.values() for p in full.split(".")} - {
         p for short in given for p in short.split(".")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ggl.base.array_files import is_npz, parse_npz
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.files import write_atomically
-from ggl.base.packings import refusal
+from ggl.base.packings import parts_of, refusal
 from ggl.base.stand_ins import StandIn
 from ggl.base.torch_files import parse_torch
 
@@ -145,7 +145,7 @@ def _parse_safetensors(path: Path, content: bytes) -> object:
 
 
 def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
-    """Return the tensors of what a file holds, by name, or of its entry `state_dict`.
+    """Return the tensors of what a file holds, by name; of its one entry that holds any, or `state_dict`.
 
     Raises:
         WeightsError: it is no dictionary, is empty, holds something that is not a tensor, or two of a
@@ -153,6 +153,10 @@ def tensors_of(path: str | Path, state: object) -> dict[str, Tensor]:
     """
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
+    elif isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
+        entries = parts_of(state)
+        if len(entries) == 1 and not entries[0].listed:
+            state = {**entries[0].tensors, **(entries[0].others or {})}
     values = state.values() if isinstance(state, dict) else [state]
     if any(isinstance(value, StandIn) for value in values):
         raise refusal(path, state)

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +114,7 @@ def captured_difference(
     *,
     learning_rate: float,
     key: str | None = None,
-    sign: Literal[1, -1] = 1,
+    sign: int = 1,
 ) -> Captured:
     """Read a client's update from one file of differences: its weights after training minus those before.
 

@@ -151,7 +151,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     )
     notes: list[str] = []
     victim, classes = build_victim(asked, notes.append, fill=plan.update is None)
-    check_labels(pool, classes)
+    check_labels(plan.data, pool.labels, classes)
     if plan.captured:
         inputs = _load_update(plan, prior, pool, victim, classes, say)
         inputs = replace(inputs, notes=(*notes, *inputs.notes))
@@ -248,12 +248,12 @@ def _load_update(
     plan: AuditPlan, prior: Prior, pool: Dataset, victim: nn.Module, classes: int, say: Say
 ) -> Inputs:
     truth = None if plan.truth is None else _load_images(plan, prior, plan.truth)
-    if truth is not None:
-        check_labels(truth, classes)
     images, labels = (None, None) if truth is None else (truth.images, truth.labels)
     if plan.private_labels:
         labels = torch.tensor(plan.private_labels)
         prior.check_labels(labels)
+    if labels is not None:
+        check_labels(plan.truth or "--private-labels", labels, classes)
     batch = plan.batch_size if labels is None else len(labels)
     estimated = None
     if plan.learning_rate == ESTIMATE:

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 from ggl.commands.weight_options import WeightsArgument
-from ggl.datasets.loading import Dataset
 from ggl.victims.loading import load_victim, read_num_classes
 from ggl.victims.losses import classes_of_outputs
 
@@ -89,11 +88,11 @@ def build_victim(
     return victim, classes
 
 
-def check_labels(data: Dataset, classes: int) -> None:
+def check_labels(source: str, labels: Tensor, classes: int) -> None:
     """Raise `InputError` where images have labels that a victim of so many classes does not know."""
-    largest, classes = int(data.labels.max()), classes_of_outputs(classes)
+    largest, classes = int(labels.max()), classes_of_outputs(classes)
     if largest >= classes:
         raise InputError(
-            f"{data.name}: expected labels below the victim's {classes} classes, found {largest}; give "
+            f"{source}: expected labels below the victim's {classes} classes, found {largest}; give "
             "images of its classes, or --num-classes as the victim has them"
         )

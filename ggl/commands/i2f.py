@@ -173,7 +173,7 @@ def _victim(plan: I2FPlan, data: Dataset, say: Callable[[str], None]) -> tuple[n
     shape = (channels, height, width)
     asked = VictimPlan(plan.victim, shape, plan.num_classes, data.num_classes, given, plan.seed)
     victim, classes = build_victim(asked, say)
-    check_labels(data, classes)
+    check_labels(plan.data, data.labels, classes)
     return victim, classes
 
 

@@ -157,7 +157,7 @@ def _build(plan: TrainVictimPlan, training: Dataset, test: Dataset) -> nn.Module
     channels, size, _ = training.images.shape[1:]
     classes = _classes(plan, training, test)
     for data in (training, test):
-        check_labels(data, classes)
+        check_labels(data.name, data.labels, classes)
     return load_victim(
         plan.victim, in_channels=channels, num_classes=classes, image_size=size, seed=plan.seed
     )

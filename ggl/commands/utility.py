@@ -95,8 +95,8 @@ def run_utility(plan: UtilityPlan) -> None:
     training = load_dataset(plan.data, split="train")
     test = load_dataset(plan.test_data or plan.data, split="test")
     classes = plan.num_classes or max(training.num_classes, test.num_classes)
-    for images in (training, test):
-        check_labels(images, classes)
+    for data in (training, test):
+        check_labels(data.name, data.labels, classes)
     seeds = range(plan.seed, plan.seed + plan.seeds)
     with count_bars(console, "rounds") as stage:
         utilities = measure_utility(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
@@ -26,7 +25,7 @@ class WeightsArgument:
 
     path: Path
     key: str | None = None
-    sign: Literal[1, -1] = 1
+    sign: int = 1
 
 
 def weights_argument(option: str, text: str | Path, *, signed: bool = False) -> WeightsArgument:

@@ -7,11 +7,13 @@ import random
 import struct
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
 from ggl.base.errors import WeightsError
 from ggl.base.files import write_atomically
+from ggl.base.stand_ins import StandIn, as_tensor
 from ggl.base.weights import load_state, load_tensors, load_tensors_and_metadata, save_tensors
 
 TENSORS = {
@@ -312,3 +314,61 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, f
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_names_too_much_is_refused_before_torch_reads_it(tmp_path, monkeypatch):
+    names = b"".join(b"cmodule\nname%d\n0" % i for i in range(600))
+    path = zipped(tmp_path / "a.pt", b"\x80\x02" + names + b"}.")
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(WeightsError, match="found more than 500 names; refused"):
+        load_tensors(path)
+
+
+class Configuration:
+    """Of a class that is there to be imported, and is not."""
+
+    def __init__(self):
+        self.rate = 0.1
+
+    def __setstate__(self, state):
+        raise AssertionError("the class's own code ran")
+
+
+def test_values_of_other_classes_are_stand_ins(tmp_path):
+    torch.save({"state_dict": TENSORS, "options": Configuration()}, tmp_path / "a.pt")
+    found = load_state(tmp_path / "a.pt")
+    assert_equal(found["state_dict"], TENSORS)
+    assert isinstance(found["options"], StandIn)
+    assert not isinstance(found["options"], Configuration)
+    assert found["options"].state == {"rate": 0.1}
+    assert torch.serialization.get_safe_globals() == []
+
+
+@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "subprocess.Popen", "builtins.getattr"])
+def test_what_runs_something_is_refused_beside_tensors_too(tmp_path, name):
+    module, _, function = name.partition(".")
+    asked = f"c{module}\n{function}\n".encode()
+    path = zipped(tmp_path / "a.pt", b"\x80\x02}" + text(b"options") + asked + text(b"x") + b"\x85Rs.")
+    with pytest.raises(WeightsError, match=rf"refused \(it asks for '{name}'\)"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "i8", "f2", "u1", "b1"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numpys_arrays_in_a_torch_file_are_tensors(tmp_path, dtype, order):
+    array = np.asarray(np.arange(6).reshape(2, 3), dtype=dtype, order=order)
+    torch.save({"a": array}, tmp_path / "a.pt")
+    found = as_tensor(load_state(tmp_path / "a.pt")["a"])
+    assert np.array_equal(found.numpy(), array)
+    assert found.numpy().dtype == array.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("array", [np.array(["text"]), np.array([{}], dtype=object), np.array([1j])])
+def test_other_arrays_are_no_tensors(tmp_path, array):
+    torch.save({"a": array}, tmp_path / "a.pt")
+    assert as_tensor(load_state(tmp_path / "a.pt")["a"]) is None
+
+
+def test_the_only_entry_with_tensors_is_the_state_dict(tmp_path):
+    torch.save({"generator": {"module.weight": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pt")
+    assert set(load_tensors(tmp_path / "a.pt")) == {"weight"}

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import ggl
 from ggl.captures.learning_rate import check_learning_rate
-from ggl.captures.update import captured_update
+from ggl.captures.roles import check_direction
+from ggl.captures.update import captured_difference, captured_update
 
 pytestmark = pytest.mark.slow("runs the examples as processes: Flower, Opacus")
 
@@ -84,6 +85,47 @@ def test_the_opacus_loop_gives_clipped_gradients_with_noise_of_the_stated_scale(
     clean = gradient(victim, update.before, data.images[:4], data.labels[:4])
     alignment = F.cosine_similarity(values, torch.cat([g.flatten() for g in clean.values()]), dim=0)
     assert abs(alignment) < (2 + 5 * deviation) / noise
+
+
+def whole_gradient(victim, data):
+    """Return the gradient of the first two images, by autograd alone."""
+    loss = F.cross_entropy(victim(data.images[:2]), data.labels[:2])
+    names, parameters = zip(*victim.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def assert_gradient(update, expected):
+    assert update.gradients.keys() == expected.keys()
+    for name, g in update.gradients.items():
+        torch.testing.assert_close(g, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_flowers_lists_of_arrays_give_the_gradient_of_a_client_in_train_mode(data, tmp_path):
+    run(tmp_path, "flower_arrays_capture.py", str(tmp_path))
+    victim = ggl.load_victim("resnet18", in_channels=1, num_classes=10, image_size=32, training=True)
+    files = tmp_path / "before.npz", tmp_path / "after.npz"
+    update = captured_update(victim, *files, learning_rate=RATE)
+    assert update.trained_in_train_mode
+    assert update.notes[0] == "before.npz: 122 arrays without names, in the order of the state dict"
+    assert_gradient(update, whole_gradient(victim, data))
+
+
+def test_nvflares_difference_with_its_checkpoint_gives_the_gradient(victim, data, tmp_path):
+    run(tmp_path, "nvflare_capture.py", str(tmp_path))
+    sizes = {"in_channels": 1, "num_classes": None, "image_size": 32, "seed": 3}
+    before = ggl.load_victim("lenet", weights=tmp_path / "FL_global_model.pt", **sizes)
+    update = captured_difference(before, tmp_path / "difference.npz", learning_rate=RATE)
+    assert_gradient(update, whole_gradient(victim, data))
+    check_direction(update.gradients, data.labels[:2])
+
+
+def test_lightnings_checkpoints_give_the_gradient(victim, data, tmp_path):
+    run(tmp_path, "lightning_capture.py", str(tmp_path))
+    files = tmp_path / "before.ckpt", tmp_path / "after.ckpt"
+    update = captured_update(victim, *files, learning_rate=RATE)
+    said = "entry 'state_dict'; 'model.' taken off the names; left aside: 'class_weights'"
+    assert update.notes == (f"before.ckpt: {said}", f"after.ckpt: {said}")
+    assert_gradient(update, whole_gradient(victim, data))
 
 
 def test_the_flower_server_captures_the_gradient_of_one_client(victim, data, tmp_path):

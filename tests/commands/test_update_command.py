@@ -27,6 +27,11 @@ def captured(tmp_path_factory):
     data = load_dataset("fashion-mnist-heldout")
     truth = {"images": (data.images[:2, 0].numpy() * 255).astype(np.uint8), "labels": np.arange(2)}
     np.savez(folder / "truth.npz", **truth)
+    before, after = (load_file(folder / f"{when}.safetensors") for when in ("before", "after"))
+    np.savez(folder / "difference.npz", **{name: (after[name] - before[name]).numpy() for name in before})
+    torch.save(
+        {"model": {f"module.{name}": t for name, t in before.items()}, "epoch": 1}, folder / "server.pt"
+    )
     return folder
 
 
@@ -54,6 +59,42 @@ def test_with_the_images_an_update_is_scored(ggl, captured, tmp_path):
     assert settings["local_training"]["learning_rate"] == RATE
     assert [name.split(",")[0] for name in settings["update"]] == ["before.safetensors", "after.safetensors"]
     assert "2 images" in output
+
+
+def test_a_difference_is_scored_as_both_files_are(ggl, captured, tmp_path):
+    truth = ["--truth", captured / "truth.npz", "--lr", RATE]
+    difference = ["--update-difference", captured / "difference.npz"]
+    weights = ["--victim-weights", f"{captured / 'server.pt'},key=model"]
+    out = tmp_path / "out"
+    code, output, errors = ggl("audit", "--out", out, *difference, *weights, *truth, *STEPS, *SHORT)
+    assert (code, errors) == (0, "")
+    note = "server.pt: entry 'model'; 'module.' taken off the names"
+    assert note in output
+    result = json.loads((out / "result.json").read_text())
+    assert result["results"][0]["images"][0]["match_of_private"] == pytest.approx(0, abs=1e-4)
+    settings = result["settings"]
+    assert settings["weights_read"] == [note]
+    assert settings["num_classes"] == 10
+    assert settings["update"] is None
+    assert settings["update_difference"].startswith("difference.npz, SHA-256 ")
+    assert settings["victim_weights"].endswith(", key model")
+
+
+def test_a_difference_needs_the_weights_before_it_and_its_sign(ggl, captured, tmp_path):
+    difference = ["--update-difference", captured / "difference.npz", "--lr", RATE, "--private-labels", "0,1"]
+    code, _, errors = ggl("audit", "--out", tmp_path / "out", *difference, *STEPS, *SHORT)
+    assert code == 2
+    assert "expected the weights that the client started from beside it, give --victim-weights" in errors
+    difference[1] = f"{difference[1]},sign=-1"
+    weights = ["--victim-weights", captured / "server.pt"]
+    code, _, errors = ggl("audit", "--out", tmp_path / "out", *difference, *weights, *STEPS, *SHORT)
+    assert code == 2
+    assert "the difference is before - after: give FILE,sign=-1" in errors
+    difference[1] = difference[1].replace("-1", "2")
+    code, _, errors = ggl("audit", "--out", tmp_path / "out", *difference, *weights, *STEPS, *SHORT)
+    assert code == 2
+    assert "expected sign=1, after - before, or sign=-1; found sign=2" in errors
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow("thirteen attacks")
@@ -121,6 +162,56 @@ def small_rate(folder, into):
     return ["--lr", 0.001], "learning rate 0.001: expected 'fc.bias' to change by at most"
 
 
+def in_the_wrong_order(folder, into):
+    given = ["--update", folder / "after.safetensors", folder / "before.safetensors"]
+    return [
+        *given,
+        "--lr",
+        RATE,
+        "--private-labels",
+        "0,1",
+    ], "the files are in the wrong order: give the weights"
+
+
+def a_difference_as_weights(folder, into):
+    given = ["--update", folder / "before.safetensors", folder / "difference.npz"]
+    return [*given, "--lr", RATE], r"difference\.npz: .* give a difference with --update-difference"
+
+
+def both_kinds(folder, into):
+    return [
+        "--lr",
+        RATE,
+        "--update-difference",
+        folder / "difference.npz",
+    ], "expected one of them, found both"
+
+
+def other_classes(folder, into):
+    return [
+        "--lr",
+        RATE,
+        "--num-classes",
+        7,
+    ], r"--num-classes 7: .*before\.safetensors is of a network of 10 classes"
+
+
+def a_label_too_large(folder, into):
+    return ["--lr", RATE, "--private-labels", "0,10"], "labels"
+
+
+def an_entry_that_is_not_there(folder, into):
+    before = f"{folder / 'before.safetensors'},key=model"
+    given = ["--update", before, folder / "after.safetensors", "--lr", RATE]
+    return given, r"before\.safetensors: expected an entry 'model', found .*; name one of those with key="
+
+
+def an_option_that_is_not_known(folder, into):
+    before = f"{folder / 'before.safetensors'},ky=model"
+    given = ["--update", before, folder / "after.safetensors", "--lr", RATE]
+    return given, "no option of --update .* is named 'ky'; did you mean 'key'"
+
+
 def no_rate(folder, into):
     return [], "expected the client's learning rate, give --lr a number, or estimate"
 
@@ -162,6 +253,13 @@ def no_labels(folder, into):
         an_integer,
         code_in_a_pickle,
         small_rate,
+        in_the_wrong_order,
+        a_difference_as_weights,
+        both_kinds,
+        other_classes,
+        a_label_too_large,
+        an_entry_that_is_not_there,
+        an_option_that_is_not_known,
         no_rate,
         no_number,
         two_defenses,
