@@ -59,10 +59,11 @@ def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_or
     if asked.activation is None or own.misfit > FITS:
         trials += tried(replace(asked, activation=name) for name in TRIED[1:])
     if asked.eps is None and min(trial.misfit for trial in trials) > CLOSE:
-        activations = {trial.asked.activation for trial in trials}
-        norms = len(own.reading.plan.epsilons)
-        for eps in {TRIED_EPSILON, "/".join(["1e-5", *[TRIED_EPSILON] * (norms - 1)])}:
-            trials += tried(replace(asked, activation=name, eps=eps) for name in activations)
+        later = ["1e-5", *[TRIED_EPSILON] * (len(own.reading.plan.epsilons) - 1)]
+        others = dict.fromkeys((TRIED_EPSILON, "/".join(later)))
+        trials += tried(replace(trial.asked, eps=eps) for trial in tuple(trials) for eps in others)
+    if min(trial.misfit for trial in trials) > CLOSE and own.reading.plan.chain[0].way == "linear":
+        trials += tried(replace(trial.asked, activation=_bare(trial)) for trial in tuple(trials))
     best = min(trials, key=lambda trial: trial.misfit)
     better = best.misfit <= FITS and best.misfit < BETTER * own.misfit
     told = [("activation", best.asked.activation), ("eps", best.asked.eps)]
@@ -77,6 +78,14 @@ def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_or
         return own.reading
     doubt = misfit_text(own.misfit) + (f"; {text} fits them" if better else "")
     return replace(own.reading, doubts=(doubt,))
+
+
+def _bare(trial: _Trial) -> str:
+    """Return a trial's activations without the first: a linear layer's maps may meet the next as they are."""
+    names = [
+        trial.asked.activation or "relu" if there else "none" for there in trial.reading.plan.activations
+    ]
+    return "/".join(["none", *names[1:]])
 
 
 def _misfit(reading: Reading) -> float | None:
