@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ggl.base.errors import InputError, WeightsError, cause, users_code
 from ggl.base.options import build, parameters_of, read_options
 from ggl.generators.base import Prior
-from ggl.generators.calling import Hints, find_call
+from ggl.generators.calling import Hints, LabelForm, find_call
 from ggl.generators.dcgan_checkpoint import read_state
 from ggl.generators.plausibility import FITS, misfit_text, norm_misfit
 from ggl.generators.random_states import random_states_kept
@@ -58,7 +58,7 @@ class OwnNetwork(Prior):
         range: str | None = None,  # noqa: A002
         latent_dim: int | None = None,
         num_classes: int | None = None,
-        labels: Literal["none", "index", "onehot", "maps"] | None = None,
+        labels: LabelForm | None = None,
         size: int | None = None,
     ) -> None:
         super().__init__()

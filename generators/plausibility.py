@@ -53,7 +53,7 @@ def warn_if_implausible(prior: Prior, seed: int = 0, *, stacklevel: int = 2) -> 
     doubts = doubts_of(prior, seed)
     if doubts:
         warnings.warn(
-            f"prior {prior.name}: {'; '.join(doubts)}; see ggl check-prior",
+            f"prior {prior.name} is doubtful: {'; '.join(doubts)}; see ggl check-prior",
             ImplausiblePriorWarning,
             stacklevel=stacklevel + 1,
         )

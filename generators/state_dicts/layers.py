@@ -34,6 +34,8 @@ STRANGE = {
     "weight_bar": "spectral normalization",
     "gamma": "a layer with a factor gamma, as attention has",
     "in_proj_weight": "attention",
+    "original": "a parametrization, such as spectral normalization",
+    "original0": "a parametrization, such as weight normalization",
 }
 """Tensors that give away layers which no plain generator has."""
 

@@ -221,6 +221,18 @@ CALLS = {
         "latents (n, 5), then labels by number, 4 classes",
         lambda net, z, y: net(z, y),
     ),
+    "Flat,latent_dim=9,num_classes=4,labels=last": (
+        Flat,
+        (9,),
+        "latents (n, 9), 4 labels one-hot among them, last",
+        lambda net, z, y: net(torch.cat([z, onehot(y)], 1)),
+    ),
+    "Maps,nz=11,num_classes=4,labels=first": (
+        Maps,
+        (11,),
+        "latents (n, 11, 1, 1), 4 labels one-hot among them, first",
+        lambda net, z, y: net(torch.cat([onehot(y), z], 1)[:, :, None, None]),
+    ),
     "with_options,width=6": (Flat, (5, 6), "latents (n, 5)", lambda net, z, y: net(z)),
 }
 
@@ -239,7 +251,7 @@ def test_it_decodes_the_networks_own_images(tmp_path, name, prefix):
     torch.testing.assert_close(prior.decode(z, labels), own, rtol=0, atol=1e-6)
     assert prior.name == specification
     assert prior.image_shape == own.shape[1:]
-    assert prior.num_classes == (4 if "4 classes" in words else None)
+    assert prior.num_classes == (4 if "labels" in words else None)
     assert prior.assumed[0] == f"called with {words}"
     assert prior.doubts == ()
     assert [finding for finding in check_prior(prior) if finding.problem] == []

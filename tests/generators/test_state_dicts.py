@@ -458,6 +458,10 @@ class Attention(nn.Module):
             "images of 17 values, not 1 or 3 channels",
         ),
         (lambda: nn.utils.spectral_norm(nn.Linear(4, 64)), "spectral or weight normalization"),
+        (
+            lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 64)),
+            "a parametrization, such as spectral",
+        ),
         (Attention, "a transformer"),
         (
             lambda: nn.ModuleDict(
