@@ -124,6 +124,11 @@ class Tuple(Flat):
         return super().forward(z), z
 
 
+class Noisy(Flat):
+    def forward(self, z):
+        return super().forward(z + torch.randn_like(z))
+
+
 class Raising(Flat):
     def __init__(self, latent_dim=5):
         super().__init__(latent_dim)
@@ -156,7 +161,7 @@ def mynets(monkeypatch):
     module.__spec__ = ModuleSpec("mynets", None)
     for thing in (Flat, Rows, Maps, Table, LabelsFirst, Optional, OneHot, OneHotMaps, OneHotInside, Three):
         setattr(module, thing.__name__, thing)
-    for thing in (Ignoring, Tuple, Raising, Configured, with_options, Whole):
+    for thing in (Ignoring, Noisy, Tuple, Raising, Configured, with_options, Whole):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "mynets", module)
 
@@ -343,6 +348,7 @@ def test_what_has_a_priors_parts_is_taken_as_it_is(tmp_path):
             "Tuple,weights=FILE",
             r"found none in 4 ways to call it: with latents \(n, 5\): a tuple; say latent_dim=",
         ),
+        ("Noisy,weights=FILE", "expected the same image for the same latent, found another: it draws noise"),
         ("Raising,weights=FILE", "raised KeyError: 'opt'"),
         (
             "Configured,opt=3,weights=FILE",
