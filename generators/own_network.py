@@ -15,7 +15,7 @@ from ggl.base.options import build, parameters_of, read_options
 from ggl.generators.base import Prior
 from ggl.generators.calling import Hints, LabelForm, find_call
 from ggl.generators.dcgan_checkpoint import read_state
-from ggl.generators.plausibility import FITS, misfit_text, norm_misfit
+from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfit
 from ggl.generators.random_states import random_states_kept
 from ggl.generators.ranges import read_range
 
@@ -23,10 +23,6 @@ __all__ = ["OwnNetwork", "load_own"]
 
 OWN_WEIGHTS = "own"
 """Instead of a file: the constructor brings the weights itself."""
-
-SAMPLES, FEWEST = 32, 4
-PIXELS = 32 * 64 * 64
-"""Of all samples that are drawn to look at, in one channel."""
 
 SLACK = 0.05
 """Of the range's width, by which values may leave it: clipping in a network of half precision, ..."""
@@ -90,8 +86,7 @@ class OwnNetwork(Prior):
         Raises:
             InputError: the same latents make other images.
         """
-        _, height, width = self.call.image_shape
-        count = max(FEWEST, min(SAMPLES, PIXELS // (height * width)))
+        count = enough_samples(self.call.image_shape)
         z = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(0))
         labels = None if self.num_classes is None else torch.arange(count) % self.num_classes
         values: list[Tensor] = []

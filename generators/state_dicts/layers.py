@@ -34,8 +34,6 @@ STRANGE = {
     "weight_bar": "spectral normalization",
     "gamma": "a layer with a factor gamma, as attention has",
     "in_proj_weight": "attention",
-    "original": "a parametrization, such as spectral normalization",
-    "original0": "a parametrization, such as weight normalization",
 }
 """Tensors that give away layers which no plain generator has."""
 
@@ -116,6 +114,9 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
     known = format_of(state)
     if known is not None:
         raise WeightsError(f"{path}: expected the tensors of a plain generator, found {known}")
+    wrapped = next((name for name in state if "parametrizations." in name), None)
+    if wrapped is not None:
+        raise refusal(path, f"{wrapped} (a parametrization, such as spectral normalization)")
     modules: dict[str, dict[str, Tensor]] = {}
     for name in state if in_order else _sorted(state):
         module, _, leaf = name.rpartition(".")
