@@ -15,8 +15,9 @@ from ggl.base.errors import InputError, cause
 
 __all__ = ["Call", "Hints", "LabelForm", "find_call"]
 
-LabelForm: TypeAlias = Literal["none", "index", "onehot", "maps"]
-"""What a network takes as labels: nothing; numbers (n,); one-hot rows (n, k), or maps (n, k, 1, 1)."""
+LabelForm: TypeAlias = Literal["none", "index", "onehot", "maps", "first", "last"]
+"""What a network takes as labels: nothing; numbers (n,); one-hot rows (n, k), or maps (n, k, 1, 1); one-hot
+rows within its latents, before or behind the rest, which nothing but the user can say."""
 
 LATENT_NAMES = re.compile(
     r"(n_?z|z_?dim|dim_?z|z_?size|(latent|noise|input|code)_?(dim|size|dims|channels)|nlatent|latent)"
@@ -76,21 +77,26 @@ class Call:
         self, network: Callable[..., object], z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None
     ) -> object:
         """Return what the network makes of latents and labels."""
-        latents = z[:, :, None, None] if self.maps else z
-        if self.labels == "none" or labels is None:
-            return network(latents)
         given = labels
-        if self.labels != "index":
+        if labels is not None and self.labels not in ("none", "index"):
             given = F.one_hot(labels, self.num_classes or -1).to(z)
+        if given is not None and self.labels in ("first", "last"):
+            z = torch.cat((given, z) if self.labels == "first" else (z, given), dim=1)
+        latents = z[:, :, None, None] if self.maps else z
+        if given is None or self.labels in ("none", "first", "last"):
+            return network(latents)
         if self.labels == "maps":
             given = given[:, :, None, None]
         return network(given, latents) if self.labels_first else network(latents, given)
 
     def words(self) -> str:
         """Return the call in words."""
-        latents = f"latents (n, {self.latent_dim}{', 1, 1' if self.maps else ''})"
+        inside = (self.num_classes or 0) if self.labels in ("first", "last") else 0
+        latents = f"latents (n, {self.latent_dim + inside}{', 1, 1' if self.maps else ''})"
         if self.labels == "none":
             return latents
+        if self.labels in ("first", "last"):
+            return f"{latents}, {self.num_classes} labels one-hot among them, {self.labels}"
         forms = {"index": "by number", "onehot": "one-hot", "maps": "one-hot, as maps of one pixel"}
         order = f"labels {forms[self.labels]}, {self.num_classes} classes"
         return f"{order}, then {latents}" if self.labels_first else f"{latents}, then {order}"
@@ -143,7 +149,8 @@ def _calls(
     network: nn.Module, hints: Hints, needs_labels: bool, may_have_labels: bool, labels_first: bool
 ) -> Iterator[Call]:
     """Yield the calls to try, the likelier first."""
-    conditional = needs_labels or (may_have_labels and hints.labels != "none")
+    conditional = needs_labels or hints.labels in ("first", "last")
+    conditional |= may_have_labels and hints.labels != "none"
     widths = _widths(network)
     tables = [m for m in network.modules() if isinstance(m, nn.Embedding)]
     known = [hints.num_classes] if hints.num_classes else hints.numbers(network, CLASS_NAMES)
@@ -159,7 +166,7 @@ def _calls(
                 for k in dict.fromkeys([*counts, *(guessed if form != "index" else [])]):
                     for maps in (False, True):
                         yield Call(d, maps, form, labels_first, k)
-    if not needs_labels:
+    if not needs_labels and hints.labels in (None, "none"):
         for d in _latent_dims(network, hints, taken):
             for maps in (False, True):
                 yield Call(d, maps, "none", False, None)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from ggl.base.errors import InputError, WeightsError, cause, users_code
 from ggl.base.options import build, parameters_of, read_options
 from ggl.generators.base import Prior
-from ggl.generators.calling import Hints, find_call
+from ggl.generators.calling import Hints, LabelForm, find_call
 from ggl.generators.dcgan_checkpoint import read_state
-from ggl.generators.plausibility import FITS, misfit_text, norm_misfit
+from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfit
 from ggl.generators.random_states import random_states_kept
 from ggl.generators.ranges import read_range
 
@@ -24,7 +24,6 @@ __all__ = ["OwnNetwork", "load_own"]
 OWN_WEIGHTS = "own"
 """Instead of a file: the constructor brings the weights itself."""
 
-SAMPLES = 32
 SLACK = 0.05
 """Of the range's width, by which values may leave it: clipping in a network of half precision, ..."""
 
@@ -46,7 +45,7 @@ class OwnNetwork(Prior):
         size: height and width in pixels that images are reduced to by the mean over areas.
 
     Raises:
-        InputError: no call makes images, or values are not of the range.
+        InputError: no call makes images, values are not of the range, or the network draws noise.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class OwnNetwork(Prior):
         range: str | None = None,  # noqa: A002
         latent_dim: int | None = None,
         num_classes: int | None = None,
-        labels: Literal["none", "index", "onehot", "maps"] | None = None,
+        labels: LabelForm | None = None,
         size: int | None = None,
     ) -> None:
         super().__init__()
@@ -74,16 +73,32 @@ class OwnNetwork(Prior):
             raise InputError(f"prior {name!r}: expected a size of 1 to {height} pixels, found {size}")
         self.resized = size is not None and size != height
         self.image_shape = (channels, size or height, size or width)
-        z = torch.randn(SAMPLES, self.latent_dim, generator=torch.Generator().manual_seed(0))
-        numbers = None if self.num_classes is None else torch.arange(SAMPLES) % self.num_classes
-        values: list[Tensor] = []
-        misfit = norm_misfit(self.network, lambda: values.append(self._values(z, numbers)))
-        self.end = _range(name, range, values[0])
+        samples = self._look()
+        self.end = _range(name, range, samples)
         found = [f"called with {self.call.words()}", "latents that are standard normal"]
         if range is None:
             found.insert(1, f"values from {self.end.low:g} to {self.end.high:g}, as its samples are (range=)")
         self.assumed = tuple(found)
+
+    def _look(self) -> Tensor:
+        """Return what the network makes of samples; what its normalizations meet there may raise doubts.
+
+        Raises:
+            InputError: the same latents make other images.
+        """
+        count = enough_samples(self.call.image_shape)
+        z = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(0))
+        labels = None if self.num_classes is None else torch.arange(count) % self.num_classes
+        values: list[Tensor] = []
+        misfit = norm_misfit(self.network, lambda: values.append(self._values(z, labels)))
         self.doubts = () if misfit is None or misfit <= FITS else (misfit_text(misfit),)
+        few = z[:2], None if labels is None else labels[:2]
+        if not torch.equal(self._values(*few), self._values(*few)):
+            raise InputError(
+                f"prior {self.name!r}: expected the same image for the same latent, found another: it draws "
+                "noise; write an own prior that fixes it (docs/add-a-prior.md)"
+            )
+        return values[0]
 
     def decode(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None

@@ -14,12 +14,16 @@ __all__ = [
     "FITS",
     "ImplausiblePriorWarning",
     "doubts_of",
+    "enough_samples",
     "misfit_text",
     "norm_misfit",
     "warn_if_implausible",
 ]
 
 SAMPLES, CHUNK = 8, 4
+MOST, PIXELS = 256, 32 * 64 * 64
+"""Samples that normalizations are looked at with, and pixels of one channel that they may have together."""
+
 STEP = 1 / 255
 """Of a pixel, below which two look alike."""
 
@@ -53,7 +57,7 @@ def warn_if_implausible(prior: Prior, seed: int = 0, *, stacklevel: int = 2) -> 
     doubts = doubts_of(prior, seed)
     if doubts:
         warnings.warn(
-            f"prior {prior.name}: {'; '.join(doubts)}; see ggl check-prior",
+            f"prior {prior.name} is doubtful: {'; '.join(doubts)}; see ggl check-prior",
             ImplausiblePriorWarning,
             stacklevel=stacklevel + 1,
         )
@@ -102,6 +106,11 @@ def _relation(images: Tensor) -> float:
         (centered[..., 1:, :] * centered[..., :-1, :], images.shape[2]),
     )
     return max((float(product.mean() / power) for product, length in pairs if length > 1), default=1.0)
+
+
+def enough_samples(image_shape: tuple[int, int, int]) -> int:
+    """Return how many samples show statistics: 256 of small images, fewer of larger ones, 4 at least."""
+    return max(CHUNK, min(MOST, PIXELS // (image_shape[1] * image_shape[2])))
 
 
 def misfit_text(misfit: float) -> str:

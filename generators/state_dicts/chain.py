@@ -1,7 +1,7 @@
 """How layers follow each other: which way a kernel goes, where vectors become maps."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -52,25 +52,19 @@ def find_chain(layers: Layers) -> list[Link]:
         for before, layer in zip(layers.ordered, layers.ordered[1:], strict=False)
         if layer.kind == "norm"
     }
-    deepest: list[Link] = []
-    found = []
-    for chain in _chains(layers.weights, norms, []):
-        if len(chain) > len(deepest):
-            deepest = chain
-        if len(chain) == len(layers.weights):
-            found.append(chain)
+    tried = [_chain(layers.weights, norms, odd) for odd in ("convolution", "transposed")]
+    found = [chain for chain in tried if len(chain) == len(layers.weights)]
     if not found:
-        next_layer = layers.weights[len(deepest)]
-        last = layers.weights[len(deepest) - 1] if deepest else None
+        deepest = max(tried, key=len)
+        layer = layers.weights[len(deepest)]
+        last = deepest[-1].layer if deepest else None
         after = "" if last is None else f" after {last.name}.weight of {shape_text(last.weight)}"
-        raise refusal(
-            layers.path, f"{next_layer.name}.weight of shape {shape_text(next_layer.weight)}{after}"
-        )
+        raise refusal(layers.path, f"{layer.name}.weight of shape {shape_text(layer.weight)}{after}")
     images = [chain for chain in found if _is_image(chain[-1])]
     if not images:
-        last_link = found[0][-1]
-        what = "values" if last_link.way == "linear" else "channels"
-        raise refusal(layers.path, f"images of {last_link.outputs} {what}, not 1 or 3 channels of a square")
+        end = found[0][-1]
+        what = "values" if end.way == "linear" else "channels"
+        raise refusal(layers.path, f"images of {end.outputs} {what}, not 1 or 3 channels of a square")
     return min(images, key=_mixture)
 
 
@@ -92,22 +86,25 @@ def square_side(values: int, channels: int) -> int | None:
     return side if side > 0 and channels * side**2 == values else None
 
 
-def _chains(weights: Sequence[Layer], norms: dict[str, Layer], chain: list[Link]) -> Iterator[list[Link]]:
-    """Yield every beginning of a chain, whole ones among them."""
-    yield chain
-    if len(chain) == len(weights):
-        return
-    layer = weights[len(chain)]
-    for way in _ways(layer, first=not chain):
-        link = _link(layer, way, norms.get(layer.name), chain[-1] if chain else None)
-        if link is not None:
-            yield from _chains(weights, norms, [*chain, link])
+def _chain(weights: Sequence[Layer], norms: dict[str, Layer], odd: Way) -> list[Link]:
+    """Return the layers in their places as far as they fit; odd kernels go the way `odd` where they can."""
+    chain: list[Link] = []
+    for layer in weights:
+        before = chain[-1] if chain else None
+        links = (_link(layer, way, norms.get(layer.name), before) for way in _ways(layer, before, odd))
+        link = next((link for link in links if link is not None), None)
+        if link is None:
+            break
+        chain.append(link)
+    return chain
 
 
-def _ways(layer: Layer, *, first: bool) -> tuple[Way, ...]:
+def _ways(layer: Layer, before: Link | None, odd: Way) -> tuple[Way, ...]:
     if layer.kind == "linear":
         return ("linear",)
-    return ("transposed",) if first or layer.weight.shape[2] % 2 == 0 else ("convolution", "transposed")
+    if before is None or layer.weight.shape[2] % 2 == 0:
+        return ("transposed",)
+    return ("convolution", "transposed") if odd == "convolution" else ("transposed", "convolution")
 
 
 def _link(layer: Layer, way: Way, norm: Layer | None, before: Link | None) -> Link | None:

@@ -7,18 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ggl.generators.plausibility import FITS, misfit_text, norm_misfit
-from ggl.generators.state_dicts.reading import Asked, Reading, read_generator
+from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfit
+from ggl.generators.state_dicts.reading import EPSILON, Asked, Reading, read_generator
 
 __all__ = ["fitted"]
 
-TRIED = ("relu", "leaky-relu:0.2", "leaky-relu:0.01", "leaky-relu:0.1", "elu", "tanh")
-"""Activations of generators."""
+TRIED = ("relu", "leaky-relu:0.2", "leaky-relu:0.01", "elu", "tanh")
+"""Activations of generators, none between others: running statistics lag behind training."""
 
 TRIED_EPSILON = "0.8"
 """Where a momentum was meant, as in `BatchNorm2d(64, 0.8)` of PyTorch-GAN and what was made of it."""
-
-LATENTS = 32
 
 CLOSE = 0.15
 """Misfit up to which nothing but the activation is tried."""
@@ -59,16 +57,20 @@ def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_or
     if asked.activation is None or own.misfit > FITS:
         trials += tried(replace(asked, activation=name) for name in TRIED[1:])
     if asked.eps is None and min(trial.misfit for trial in trials) > CLOSE:
-        activations = {trial.asked.activation for trial in trials}
-        norms = len(own.reading.plan.epsilons)
-        for eps in {TRIED_EPSILON, "/".join(["1e-5", *[TRIED_EPSILON] * (norms - 1)])}:
-            trials += tried(replace(asked, activation=name, eps=eps) for name in activations)
-    best = min(trials, key=lambda trial: trial.misfit)
+        later = ["1e-5", *[TRIED_EPSILON] * (len(own.reading.plan.epsilons) - 1)]
+        others = dict.fromkeys((TRIED_EPSILON, "/".join(later)))
+        trials += tried(replace(trial.asked, eps=eps) for trial in tuple(trials) for eps in others)
+    each = "/" in (asked.activation or "")
+    if min(t.misfit for t in trials) > CLOSE and own.reading.plan.chain[0].way == "linear" and not each:
+        trials += tried(replace(trial.asked, activation=_bare(trial)) for trial in tuple(trials))
+    least = min(trial.misfit for trial in trials)
+    best = next(trial for trial in trials if BETTER * trial.misfit <= least)  # the usual first
     better = best.misfit <= FITS and best.misfit < BETTER * own.misfit
     told = [("activation", best.asked.activation), ("eps", best.asked.eps)]
     text = ",".join(f"{option}={value}" for option, value in told if value is not None)
     if better and asked.activation in (None, best.asked.activation):
-        phrase = f"{text}, as the file's own batch normalizations tell"
+        phrase = f"{text}, which the file's own batch normalizations fit best (misfit {best.misfit:.2g}, "
+        phrase += f"with ReLU and {EPSILON:g} {own.misfit:.2g})"
         return replace(best.reading, assumed=(phrase, *best.reading.assumed))
     if own.misfit <= FITS and asked.activation is None:
         phrase = "ReLU between the layers (activation=), which the file's own batch normalizations fit"
@@ -79,11 +81,20 @@ def fitted(path: str | Path, state: Mapping[str, Tensor], asked: Asked, *, in_or
     return replace(own.reading, doubts=(doubt,))
 
 
+def _bare(trial: _Trial) -> str:
+    """Return a trial's activations without the first: a linear layer's maps may meet the next as they are."""
+    names = [
+        trial.asked.activation or "relu" if there else "none" for there in trial.reading.plan.activations
+    ]
+    return "/".join(["none", *names[1:]])
+
+
 def _misfit(reading: Reading) -> float | None:
     """Return the misfit of a reading's normalizations on its own latents; None where there is none."""
     if not any(reading.plan.activations):
         return None
     network = reading.network().float()
-    z = torch.randn(LATENTS, reading.labels.latent_dim, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(LATENTS) % (reading.labels.num_classes or 1)
+    count = enough_samples(reading.plan.image_shape)
+    z = torch.randn(count, reading.labels.latent_dim, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % (reading.labels.num_classes or 1)
     return norm_misfit(network, lambda: network(reading.labels.joined(z, labels)))

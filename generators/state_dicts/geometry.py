@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,10 +29,13 @@ STEPS: dict[int, tuple[Step, ...]] = {
 
 
 LARGEST = 4096
-"""Pixels of an image whose size nobody said."""
+"""Height and width in pixels that maps may have."""
 
 SHRINKING = 8
 """Pixels that later kernels may take off again."""
+
+SHOWN = 4
+"""Ways that a message names."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +77,22 @@ def find_geometry(
     if image_size is None:
         _check_sure(path, links, start, grows=grows)
         choices = [found[:1] for found in choices]
-    found = []
+    kernels = [link for _, link in links]
+    found: list[tuple[int, Geometry]] = []
     for doubled in _doublings([i for i, link in links if link.way == "convolution"], places, grows=grows):
         twice = [i in doubled for i, _ in links]
-        for steps, side in _walk(
-            [link for _, link in links], choices, start or 1, twice, image_size or LARGEST
-        ):
-            if image_size in (None, side):
-                found.append(Geometry(steps, doubled, side))
-    fewest = min((_unusual(geometry, links) for geometry in found), default=0)
-    best = [geometry for geometry in found if _unusual(geometry, links) == fewest]
-    kernels = ", ".join(str(link.kernel) for _, link in links)
+        for cost, steps, side in _walks(kernels, choices, start or 1, twice, image_size):
+            found.append((cost, Geometry(steps, doubled, side)))
+    fewest = min((cost for cost, _ in found), default=0)
+    best = [geometry for cost, geometry in found if cost == fewest]
+    if len(best) == 1:
+        return best[0]
+    way = f"kernels of {', '.join(str(link.kernel) for link in kernels)} lead from {start or 1} px to "
+    way += "an image" if image_size is None else f"{image_size} px"
     if not best:
-        end = "an image" if image_size is None else f"{image_size} px"
-        raise question(
-            path,
-            f"found no strides by which kernels of {kernels} lead from {start or 1} px to {end}: "
-            "correct image_size= or strides=",
-        )
-    if len(best) > 1:
-        ways = " or ".join(sorted({"/".join(str(step[0]) for step in g.steps) for g in best})[:4])
-        raise question(
-            path,
-            f"kernels of {kernels} lead from {start or 1} to {image_size} px in {len(best)} ways: "
-            f"say which, strides={ways}",
-        )
-    return best[0]
+        raise question(path, f"found no strides by which {way}: correct image_size= or strides=")
+    ways = " or ".join(sorted({"/".join(str(step[0]) for step in g.steps) for g in best}))
+    raise question(path, f"{way} in more than one way: say which, strides={ways}")
 
 
 def _of_strides(
@@ -157,27 +151,34 @@ def _doublings(plain: Sequence[int], places: Sequence[Place], *, grows: bool) ->
         yield frozenset([*shown, *free[:count]])
 
 
-def _walk(
-    links: Sequence[Link], choices: Sequence[Sequence[Step]], side: int, doubled: Sequence[bool], most: int
-) -> Iterator[tuple[list[Step], int]]:
-    """Yield every way through the kernels, and the side that it ends with, up to about `most`."""
-    if not links:
-        yield [], side
-        return
-    link, start = links[0], 2 * side if doubled[0] else side
-    for step in choices[0]:
-        stride, padding, extra = step
-        grown = (start - 1) * stride - 2 * padding + link.kernel + extra
-        end = start if link.way == "convolution" else grown
-        if 0 < end <= most + SHRINKING:
-            for steps, last in _walk(links[1:], choices[1:], end, doubled[1:], most):
-                yield [step, *steps], last
+def _walks(
+    links: Sequence[Link],
+    choices: Sequence[Sequence[Step]],
+    start: int,
+    doubled: Sequence[bool],
+    image_size: int | None,
+) -> list[tuple[int, list[Step], int]]:
+    """Return the least unusual ways through the kernels, at most `SHOWN`: the cost, the steps, the last side.
 
+    The cost is how many kernels of even size do not double the image.
+    """
+    most = LARGEST if image_size is None else image_size + SHRINKING
 
-def _unusual(geometry: Geometry, links: Sequence[tuple[int, Link]]) -> int:
-    """Return how many kernels of even size do not double the image, that on one pixel apart."""
-    return sum(
-        step != STEPS[link.kernel][0]
-        for step, (i, link) in zip(geometry.steps, links, strict=True)
-        if link.way == "transposed" and i and link.kernel % 2 == 0
-    )
+    @cache
+    def walks(k: int, side: int) -> list[tuple[int, list[Step], int]]:
+        if k == len(links):
+            return [(0, [], side)] if image_size in (None, side) else []
+        link, before = links[k], 2 * side if doubled[k] else side
+        found = []
+        for stride, padding, extra in choices[k]:
+            grown = (before - 1) * stride - 2 * padding + link.kernel + extra
+            end = before if link.way == "convolution" else grown
+            if 0 < end <= most:
+                usual = link.way == "convolution" or link.kernel % 2 == 1
+                cost = int(not usual and end != 2 * before and before > 1)
+                step = (stride, padding, extra)
+                found += [(cost + more, [step, *steps], last) for more, steps, last in walks(k + 1, end)]
+        least = min((cost for cost, _, _ in found), default=0)
+        return [way for way in found if way[0] == least][:SHOWN]
+
+    return walks(0, start)

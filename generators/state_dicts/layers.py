@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["linear", "kernel", "norm", "embedding"]
 NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 """Of a batch normalization; one that is not affine lacks the last two."""
 
+MOST_LAYERS = 64
+
 COUNTER = "num_batches_tracked"
 """Of a batch normalization; it plays no part in eval mode, and older files lack it."""
 
@@ -112,6 +114,9 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
     known = format_of(state)
     if known is not None:
         raise WeightsError(f"{path}: expected the tensors of a plain generator, found {known}")
+    wrapped = next((name for name in state if "parametrizations." in name), None)
+    if wrapped is not None:
+        raise refusal(path, f"{wrapped} (a parametrization, such as spectral normalization)")
     modules: dict[str, dict[str, Tensor]] = {}
     for name in state if in_order else _sorted(state):
         module, _, leaf = name.rpartition(".")
@@ -122,7 +127,7 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
         raise refusal(path, f"{len(embeddings)} tables of labels ({embeddings[1].name} is the second)")
     weights = [layer for layer in layers if layer.kind in ("linear", "kernel")]
     norms = [layer for layer in layers if layer.kind == "norm"]
-    if len(weights) < 2:
+    if not 2 <= len(weights) <= MOST_LAYERS:
         raise refusal(path, f"{len(weights)} layers with weights")
     own = [layer for layer in layers if layer.kind != "embedding"]
     ordered = own if _interleaved(own) else _paired(path, weights, norms)

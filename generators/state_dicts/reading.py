@@ -131,14 +131,18 @@ def _activations(
 
 
 def _check_room(path: str | Path, chain: list[Link], places: list[Place], doubled: frozenset[int]) -> None:
-    """Refuse maps with more behind them than an activation: instance normalizations have no tensors."""
-    for i, place in enumerate(places):
+    """Refuse maps with more behind them than an activation, unless it must be dropout, which does nothing.
+
+    Instance normalizations, upsampling and padding have no tensors either.
+    """
+    for i, (place, after) in enumerate(zip(places, chain[1:], strict=True)):
         unseen = (place.room or 0) - (i + 1 in doubled) - (not place.before_norm)
-        if unseen > 0 and chain[i].norm is None and chain[i].way != "linear":
+        dropout = chain[i].norm is not None and after.way == "transposed" and after.kernel % 2 == 0
+        if unseen > 0 and after.way != "linear" and not dropout:
             raise refusal(
                 path,
                 f"room for {unseen} more without tensors beside an activation behind {chain[i].layer.name} "
-                "(an instance normalization, or dropout)",
+                "(an instance normalization, upsampling, padding or dropout)",
             )
 
 

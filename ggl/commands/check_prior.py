@@ -26,4 +26,4 @@ def check(specification: str) -> None:
     if wrong:
         raise InputError(f"prior {specification!r} fails {wrong} of {len(findings)} checks, as said above")
     for doubt in doubts_of(prior):
-        print(f"doubtful: {doubt}")
+        print(f"warning: doubtful, {doubt}")

@@ -31,7 +31,7 @@ def run(prior, victim, data):
 
 
 def test_an_audit_warns_once_and_says_so_in_its_result(doubtful, victim, data, tmp_path):
-    with pytest.warns(ImplausiblePriorWarning, match=f"prior pixels:1x32x32: {DOUBT}") as found:
+    with pytest.warns(ImplausiblePriorWarning, match=f"prior pixels:1x32x32 is doubtful: {DOUBT}") as found:
         report = run(doubtful, victim, data)
     assert len(found) == 1
     settings = report.save(tmp_path)["settings"]

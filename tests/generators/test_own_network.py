@@ -124,6 +124,11 @@ class Tuple(Flat):
         return super().forward(z), z
 
 
+class Noisy(Flat):
+    def forward(self, z):
+        return super().forward(z + torch.randn_like(z))
+
+
 class Raising(Flat):
     def __init__(self, latent_dim=5):
         super().__init__(latent_dim)
@@ -156,7 +161,7 @@ def mynets(monkeypatch):
     module.__spec__ = ModuleSpec("mynets", None)
     for thing in (Flat, Rows, Maps, Table, LabelsFirst, Optional, OneHot, OneHotMaps, OneHotInside, Three):
         setattr(module, thing.__name__, thing)
-    for thing in (Ignoring, Tuple, Raising, Configured, with_options, Whole):
+    for thing in (Ignoring, Noisy, Tuple, Raising, Configured, with_options, Whole):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "mynets", module)
 
@@ -221,6 +226,18 @@ CALLS = {
         "latents (n, 5), then labels by number, 4 classes",
         lambda net, z, y: net(z, y),
     ),
+    "Flat,latent_dim=9,num_classes=4,labels=last": (
+        Flat,
+        (9,),
+        "latents (n, 9), 4 labels one-hot among them, last",
+        lambda net, z, y: net(torch.cat([z, onehot(y)], 1)),
+    ),
+    "Maps,nz=11,num_classes=4,labels=first": (
+        Maps,
+        (11,),
+        "latents (n, 11, 1, 1), 4 labels one-hot among them, first",
+        lambda net, z, y: net(torch.cat([onehot(y), z], 1)[:, :, None, None]),
+    ),
     "with_options,width=6": (Flat, (5, 6), "latents (n, 5)", lambda net, z, y: net(z)),
 }
 
@@ -239,7 +256,7 @@ def test_it_decodes_the_networks_own_images(tmp_path, name, prefix):
     torch.testing.assert_close(prior.decode(z, labels), own, rtol=0, atol=1e-6)
     assert prior.name == specification
     assert prior.image_shape == own.shape[1:]
-    assert prior.num_classes == (4 if "4 classes" in words else None)
+    assert prior.num_classes == (4 if "labels" in words else None)
     assert prior.assumed[0] == f"called with {words}"
     assert prior.doubts == ()
     assert [finding for finding in check_prior(prior) if finding.problem] == []
@@ -331,6 +348,7 @@ def test_what_has_a_priors_parts_is_taken_as_it_is(tmp_path):
             "Tuple,weights=FILE",
             r"found none in 4 ways to call it: with latents \(n, 5\): a tuple; say latent_dim=",
         ),
+        ("Noisy,weights=FILE", "expected the same image for the same latent, found another: it draws noise"),
         ("Raising,weights=FILE", "raised KeyError: 'opt'"),
         (
             "Configured,opt=3,weights=FILE",

@@ -81,7 +81,7 @@ def test_one_warning_says_all_and_the_random_state_is_kept():
     prior = Drawn(lambda z: 0.5 + z / 5)
     before = torch.get_rng_state()
     with pytest.warns(
-        ImplausiblePriorWarning, match="prior drawn: neighboring .*; see ggl check-prior$"
+        ImplausiblePriorWarning, match="prior drawn is doubtful: neighboring .*; see ggl check-prior$"
     ) as found:
         assert len(warn_if_implausible(prior)) == 1
     assert len(found) == 1
@@ -124,7 +124,7 @@ def test_check_prior_says_what_was_assumed_and_what_is_doubtful(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [
         "assumed: tanh at the end (range=)",
-        "doubtful: neighboring pixels of its samples are unrelated: pictures of noise",
+        "warning: doubtful, neighboring pixels of its samples are unrelated: pictures of noise",
     ]
 
 

@@ -325,7 +325,9 @@ def test_activations_and_epsilons_are_those_that_the_files_normalizations_tell(t
     network = trained(make)
     rest = ",".join(option for option in options.split(",") if option.startswith(("image_size", "join")))
     prior = load_prior(f"{saved(tmp_path, network)}{',' if rest else ''}{rest}")
-    assert prior.assumed[0] == f"{told}, as the file's own batch normalizations tell"
+    assert prior.assumed[0].startswith(
+        f"{told}, which the file's own batch normalizations fit best (misfit 0."
+    )
     z = torch.randn(6, prior.latent_dim, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(6) % (prior.num_classes or 1)
     torch.testing.assert_close(
@@ -404,7 +406,7 @@ def test_what_is_open_is_asked_for_with_the_way_on(tmp_path, name):
         (
             "kernels of 5, doubling",
             "image_size=16",
-            "from 1 to 16 px in 2 ways: say which, strides=1/1/2 or 1/2/",
+            "from 1 px to 16 px in more than one way: say which, strides=1/1/2 or 1/2/",
         ),
         ("kernels of 3 and 4", "image_size=99", "found no strides by which kernels of 4, 3, 4, 4 lead"),
         ("kernels of 3 and 4", "strides=1/2", "expected one for each of 4 kernels, found 2"),
@@ -458,6 +460,10 @@ class Attention(nn.Module):
             "images of 17 values, not 1 or 3 channels",
         ),
         (lambda: nn.utils.spectral_norm(nn.Linear(4, 64)), "spectral or weight normalization"),
+        (
+            lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 64)),
+            "a parametrization, such as spectral",
+        ),
         (Attention, "a transformer"),
         (
             lambda: nn.ModuleDict(
@@ -473,3 +479,62 @@ def test_layers_that_are_not_understood_are_named_with_the_way_on(tmp_path, netw
     ) as refusal:
         load_prior(saved(tmp_path, network()))
     assert "key=" not in str(refusal.value)
+
+
+class Bare(nn.Module):
+    """A linear layer whose maps are upsampled as they are, without a function between."""
+
+    def __init__(self):
+        super().__init__()
+        self.l1 = nn.Sequential(nn.Linear(6, 8 * 3**2))
+        self.conv = nn.Sequential(
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(8, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(6, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 1, 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, z):
+        return self.conv(self.l1(z).view(len(z), 8, 3, 3))
+
+
+def test_a_linear_layer_without_a_function_behind_it_is_told_too(tmp_path):
+    network = trained(Bare)
+    prior = load_prior(f"{saved(tmp_path, network)},image_size=12")
+    assert prior.assumed[0].startswith(
+        "activation=none/relu/relu, which the file's own batch normalizations fit"
+    )
+    z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior.decode(z), (network(z) + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_upsampling_between_transposed_convolutions_is_refused(tmp_path):
+    network = FromPixel(
+        nn.ConvTranspose2d(5, 8, 4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.ConvTranspose2d(8, 1, 3, 1, 1),
+        nn.Tanh(),
+    )
+    with pytest.raises(
+        WeightsError, match=r"room for 1 more without tensors beside an activation behind main.0"
+    ):
+        load_prior(f"{saved(tmp_path, network)},image_size=8")
+
+
+def test_many_layers_take_no_time(tmp_path):
+    """Each could go either way, and by five steps: nothing is tried one by one."""
+    layers = [nn.ConvTranspose2d(4, 4, 3) for _ in range(60)]
+    path = saved(tmp_path, nn.Sequential(nn.ConvTranspose2d(4, 4, 4), *layers, nn.ConvTranspose2d(4, 1, 3)))
+    with pytest.raises(InputError, match=r"4, 3, 3, .* lead from 1 px to 64 px in more than one way"):
+        load_prior(f"{path},image_size=64")
+    torch.save({f"{i}.weight": torch.ones(2, 2) for i in range(65)}, tmp_path / "deep.pth")
+    with pytest.raises(WeightsError, match="65 layers with weights"):
+        load_prior(f"dcgan:{tmp_path}/deep.pth")
