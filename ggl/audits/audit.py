@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "images": len(audit.clients.images),
         "batch_size": audit.clients.batch_size,
         "label_rule": audit.attack.label_rule,
-        "local_training": None if local is None else asdict(local),
+        "local_training": None if local is None else local.to_dict(),
         "captured": audit.clients.captured is not None,
         "budget": audit.attack.budget,
         "ceiling_budget": audit.ceiling_budget,

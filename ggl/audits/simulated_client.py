@@ -26,8 +26,8 @@ Right settings in float32 stay below 1e-4: every bundled victim, rates from 1e-3
 steps. A rate that is 3 % wrong is 0.03 off. The room between is another machine's arithmetic's.
 """
 
-SENSITIVE = 2.0
-"""Times what rounding the weights does to an update, which is allowed besides."""
+SENSITIVE = 6.0
+"""Times what rounding the weights does to an update, which is allowed besides: 5 was met in bfloat16."""
 
 BLIND = 0.5
 """Share of an update that may be lost in rounding or noise before it can no longer be checked."""

@@ -8,7 +8,7 @@ update that holds nothing, a little: so that gap is set beside the gaps of noise
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -241,7 +241,7 @@ def _settings(
         "strategy": settings.strategy,
         "distance": settings.distance,
         "latents": settings.latents,
-        "local_training": None if local is None else asdict(local),
+        "local_training": None if local is None else local.to_dict(),
         "controls": controls,
         "budget": settings.budget,
         "seed": settings.seed,

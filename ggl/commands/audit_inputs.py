@@ -1,7 +1,7 @@
 """What `ggl audit` was asked for, loaded and checked before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +21,7 @@ from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.client_optimizers import Sgd, load_client_optimizer
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
 
@@ -69,6 +70,7 @@ class AuditPlan:
     local_steps: int = 1
     local_batch_size: int | None = None
     momentum: float = 0.0
+    client_optimizer: str = "sgd"
     learning_rate: str | None = None
     update: tuple[Path, Path] | None = None
     truth: str | None = None
@@ -125,6 +127,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         WeightsError: a file of weights that cannot be read, or is not the victim's.
         GradientError: a captured update that is zero or not finite.
     """
+    plan = _with_rate(plan)
     _check(plan)
     prior = load_prior(plan.prior)
     pool = _load_images(plan, prior, plan.data)
@@ -157,6 +160,19 @@ def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
             )
 
 
+def _with_rate(plan: AuditPlan) -> AuditPlan:
+    """Return the plan with the learning rate that --client-optimizer holds, if it does."""
+    rule, rate = load_client_optimizer(plan.client_optimizer)
+    if rate is None:
+        return plan
+    if plan.learning_rate is not None:
+        raise InputError(
+            f"--client-optimizer {plan.client_optimizer}: expected the learning rate once, found --lr "
+            f"{plan.learning_rate} too"
+        )
+    return replace(plan, client_optimizer=rule.name, learning_rate=repr(rate))
+
+
 def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
     if not 0 <= plan.momentum < 1:
@@ -176,10 +192,10 @@ def _check(plan: AuditPlan) -> None:
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
         local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
-        if local and plan.learning_rate is None:
+        if (local or plan.client_optimizer != "sgd") and plan.learning_rate is None:
             raise InputError(
-                "--local-steps, --local-batch-size, --momentum: expected the clients' learning rate beside "
-                "them, give --lr"
+                "--local-steps, --local-batch-size, --momentum, --client-optimizer: expected the clients' "
+                "learning rate beside them, give --lr"
             )
         return
     if plan.learning_rate is None:
@@ -231,11 +247,11 @@ def _load_update(
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = captured_update(victim, *files, learning_rate=rate)
-    if plan.defenses == ("none",) and estimated is None:
-        check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
+    local = _local(plan, rate)
+    if plan.defenses == ("none",) and estimated is None and isinstance(local.rule, Sgd):
+        check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
-    local = _local(plan, rate)
     return Inputs(
         prior,
         captured.victim,
@@ -251,7 +267,7 @@ def _load_update(
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining:
     """Return the clients' local training."""
-    return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
+    return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size, plan.client_optimizer)
 
 
 def _estimate(

@@ -45,7 +45,7 @@ class GradientOracle:
         loss: from logits and labels to losses (n,); a client's loss is the mean over its batch.
         local: the client's local steps. What it shares then is its update in units of gradients,
             (w_before - w_after) / learning rate, and a candidate's gradient is the update that it makes in
-            the same steps. None, and one step on the whole batch, is the gradient itself.
+            the same steps. None, and one plain step on the whole batch, is the gradient itself.
         backend: "layerwise" (one pass for all candidates), "vmap" (any model, and several local steps),
             "sequential" (a loop), or "auto": the first of these that can take the model and agrees with the
             last on a probe.
@@ -75,7 +75,7 @@ class GradientOracle:
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
         self.model = with_sampled_dropout(model)
         self.precision, self.loss, self.local = precision, loss, local
-        steps = local if local is not None and local.steps > 1 else None
+        steps = None if local is None or local.is_gradient else local
         if steps is not None:
             refuse_sampled(self.model, steps)
         self._backends = Backends(self.model, loss, steps)
@@ -225,16 +225,19 @@ class GradientOracle:
     @property
     def _what(self) -> str:
         """What a client shares, in words."""
-        if self.local is None or self.local.steps == 1:
+        if self.local is None or self.local.is_gradient:
             return "the victim's gradient"
-        return f"the update of {self.local.steps} local steps at learning rate {self.local.learning_rate:g}"
+        by = "" if self.local.optimizer == "sgd" else f" by {self.local.rule.name}"
+        return (
+            f"the update of {self.local.steps} local steps{by} at learning rate {self.local.learning_rate:g}"
+        )
 
     def _taken(self, batch: int) -> slice:
-        """Return the images that enter: of a single local step its minibatch, otherwise all."""
+        """Return the images that enter: of a single plain step its minibatch, otherwise all."""
         if self.local is None:
             return slice(None)
         first = self.local.rows(0, batch)
-        return slice(None) if self.local.steps > 1 else slice(len(first))
+        return slice(len(first)) if self.local.is_gradient else slice(None)
 
     def _placed(self, labels: Tensor) -> Tensor:
         return labels.to(self.device, self.dtype) if labels.is_floating_point() else labels.to(self.device)

@@ -95,5 +95,5 @@ def is_separable(oracle: GradientOracle, view: View) -> bool:
     """
     norms = nn.modules.batchnorm._BatchNorm
     mixes = any(module.training and isinstance(module, norms) for module in oracle.model.modules())
-    several = oracle.local is not None and oracle.local.steps > 1
+    several = oracle.local is not None and not oracle.local.is_gradient
     return view.is_linear and not (mixes or several or oracle.is_sampled)

@@ -343,7 +343,7 @@ def test_a_victim_that_samples_takes_one_step_only(layer, found):
         GradientOracle(model, local=LocalTraining(2, 0.1))
     assert str(error.value) == (
         "2 local steps of a victim that draws noise at every step are not supported, found "
-        f"'1' ({found}); use one step, or for dropout call eval()"
+        f"'1' ({found}); use one step of SGD, or for dropout call eval()"
     )
 
 
