@@ -156,6 +156,12 @@ def audit(
     client_optimizer: Annotated[
         str, typer.Option(help="sgd, adam or adamw, with options: adamw,lr=0.001,weight_decay=0.1")
     ] = "sgd",
+    local_order: Annotated[
+        str,
+        typer.Option(
+            help="given; of shuffled epochs known, guessed, whole or copies: what attackers make of it"
+        ),
+    ] = "given",
     lr: Annotated[
         str | None, typer.Option(help="the clients' learning rate; or, with --update, estimate")
     ] = None,
@@ -215,6 +221,7 @@ def audit(
         local_batch_size=local_batch_size,
         momentum=momentum,
         client_optimizer=client_optimizer,
+        local_order=local_order,
         learning_rate=lr,
         update=update,
         truth=truth,

@@ -67,11 +67,11 @@ class SimulatedClient:
     seed: int
     factor: float = 1.0
 
-    @cached_property
-    def _oracle(self) -> GradientOracle:
+    def _oracle(self, draw: int) -> GradientOracle:
         local = self.local
         if local is not None:
-            local = replace(local, learning_rate=local.learning_rate * self.factor)
+            order = stream_seed(self.seed, "truth's order", draw)
+            local = replace(local, learning_rate=local.learning_rate * self.factor, order_seed=order)
         return GradientOracle(self.victim, loss=self.loss, local=local, backend="sequential")
 
     def update(self, draw: int = 0) -> Gradients:
@@ -82,7 +82,7 @@ class SimulatedClient:
             InputError: the settings do not fit the images.
         """
         client = Client(
-            self._oracle,
+            self._oracle(draw),
             self.images,
             self.labels,
             seed=stream_seed(self.seed, "truth", draw),

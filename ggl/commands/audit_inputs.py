@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.label_inference import infer_label
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
-from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
 from ggl.base.files import sha256
-from ggl.base.random import stream
-from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
-from ggl.captures.update import Captured, captured_update
+from ggl.base.random import stream_seed
+from ggl.captures.learning_rate import check_learning_rate
+from ggl.captures.update import captured_update
+from ggl.commands.rate_estimate import estimated_rate
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
-from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients import Gradients, LocalTraining
 from ggl.gradients.client_optimizers import Sgd, load_client_optimizer
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
@@ -32,9 +32,6 @@ Say: TypeAlias = Callable[[str], None]
 
 ESTIMATE = "estimate"
 """Instead of a learning rate: it is estimated from the update."""
-
-STAND_INS = 40
-"""Batches of the prior's images that a learning rate is estimated by."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ class AuditPlan:
     local_batch_size: int | None = None
     momentum: float = 0.0
     client_optimizer: str = "sgd"
+    local_order: str = "given"
     learning_rate: str | None = None
     update: tuple[Path, Path] | None = None
     truth: str | None = None
@@ -204,6 +202,11 @@ def _check(plan: AuditPlan) -> None:
         raise InputError(
             "--update brings the victim's weights, the first of its files; leave --victim-weights out"
         )
+    if plan.local_order == "known":
+        raise InputError(
+            "--local-order known: expected with --update the images in the order of their steps (given), or "
+            "guessed, whole or copies where nobody knows it"
+        )
     if len(plan.defenses) > 1:
         raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
     if plan.truth is not None and plan.private_labels:
@@ -243,7 +246,7 @@ def _load_update(
     estimated = None
     if plan.learning_rate == ESTIMATE:
         difference = captured_update(victim, *files, learning_rate=1.0)
-        estimated = _estimate(plan, prior, difference, labels, batch)
+        estimated = estimated_rate(difference, partial(_local, plan), prior, labels, batch, plan.seed)
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = captured_update(victim, *files, learning_rate=rate)
@@ -267,33 +270,15 @@ def _load_update(
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining:
     """Return the clients' local training."""
-    return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size, plan.client_optimizer)
-
-
-def _estimate(
-    plan: AuditPlan, prior: Prior, captured: Captured, labels: Tensor | None, batch: int
-) -> Interval:
-    """Return the learning rate at which samples of the prior change the victim as much as the client did."""
-    if labels is None and batch > 1:
-        raise InputError("--lr estimate: expected the labels of a batch, give --private-labels or --truth")
-    if labels is None:
-        found = infer_label(captured.gradients)
-        if found is None:
-            raise InputError(
-                "--lr estimate: expected a victim with a linear last layer; give the rate itself"
-            )
-        labels = torch.tensor([found])
-    known = labels
-    random, device = stream(plan.seed, "stand-ins"), torch.device("cpu")
-    samples = [prior_samples(prior, known, random, device) for _ in range(STAND_INS)]
-
-    def simulate(rate: float) -> list[Gradients]:
-        steps = _local(plan, rate)
-        oracle = GradientOracle(captured.victim, backend="sequential", local=steps)
-        updates = [oracle.gradient(images, known) for images in samples]
-        return [{name: rate * g for name, g in update.items()} for update in updates]
-
-    return estimate_learning_rate(captured.gradients, simulate)
+    return LocalTraining(
+        steps=plan.local_steps,
+        learning_rate=rate,
+        momentum=plan.momentum,
+        batch_size=plan.local_batch_size,
+        optimizer=plan.client_optimizer,
+        order=plan.local_order,
+        order_seed=stream_seed(plan.seed, "local order"),
+    )
 
 
 def _number(text: str | None) -> float:

@@ -1,18 +1,30 @@
 """What a FedAvg client shares: its update after several local steps, in units of gradients."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
 
 from ggl.base.errors import InputError
+from ggl.base.random import numpy_stream, stream_seed
+from ggl.base.registry import unknown_name
 from ggl.gradients.client_optimizers import ClientOptimizer, Sgd, State, load_client_optimizer
 from ggl.gradients.sampled import sampled_layers
 from ggl.gradients.view import Gradients
 
-__all__ = ["LocalTraining", "local_update", "refuse_sampled"]
+__all__ = ["ORDERS", "LocalTraining", "local_update", "refuse_sampled"]
+
+
+ORDERS: Mapping[str, str] = {
+    "given": "the images in their order, round and round",
+    "known": "shuffled, and the attacker is told how",
+    "guessed": "shuffled; the attacker simulates a shuffling of its own",
+    "whole": "shuffled; the attacker simulates every step on the whole batch",
+    "copies": "shuffled; the attacker searches a copy of every image an epoch, tied together",
+}
+"""Of the images within local epochs, and what an attacker does about it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,10 @@ class LocalTraining:
             begins again at the first where they end. None takes the whole batch at every step.
         optimizer: such as "adamw:weight_decay=0.1", "sgd:momentum=0.9,nesterov=1,clip_norm=1" or
             "adam:schedule=cosine"; by default SGD. `ggl.gradients.client_optimizers` has the options.
+        order: "given", or for clients that shuffle their images anew for every epoch what an attacker makes
+            of it, of `ORDERS`; then minibatches divide the batch and steps are whole epochs.
+        order_seed: of the shuffling.
+        tie: λ, of the penalty on epochs' copies that differ, under "copies".
 
     Raises:
         UnknownNameError: an optimizer or an option of it that is not known.
@@ -45,6 +61,9 @@ class LocalTraining:
     momentum: float = 0.0
     batch_size: int | None = None
     optimizer: str = "sgd"
+    order: str = "given"
+    order_seed: int = 0
+    tie: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -53,6 +72,10 @@ class LocalTraining:
             raise InputError(f"expected a finite local learning rate above 0, found {self.learning_rate}")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"expected at least 1 image in a local minibatch, found {self.batch_size}")
+        if self.order not in ORDERS:
+            raise unknown_name("order of local steps", self.order, list(ORDERS))
+        if not 0 <= self.tie < math.inf:
+            raise InputError(f"expected a finite tie of copies of at least 0, found {self.tie}")
         _ = self.rule
 
     @cached_property
@@ -87,6 +110,7 @@ class LocalTraining:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
+            "order": self.order,
             "optimizer": self.rule.name,
             "optimizer_state": "fresh every round",
             "cannot_tell": self.cannot_tell,
@@ -99,6 +123,35 @@ class LocalTraining:
                 f"expected local steps that take every image, found {self.steps} of {self.batch_size} for "
                 f"{images} images; give more steps, or larger ones"
             )
+        if self.order != "given":
+            self.epochs(images)
+
+    def epochs(self, images: int) -> int:
+        """Return how many times a client that shuffles takes every image.
+
+        Raises:
+            InputError: minibatches do not divide the batch, or steps are not whole epochs.
+        """
+        size = self.batch_size or images
+        if images % size or size == images or self.steps * size % images:
+            raise InputError(
+                f"order {self.order!r}: expected smaller minibatches that divide the {images} images, and "
+                f"whole epochs of them; found {self.steps} local steps of {size}"
+            )
+        return self.steps * size // images
+
+    def copies(self, images: int) -> int:
+        """Return how many copies of a client's images an attacker searches: one an epoch under "copies"."""
+        return self.epochs(images) if self.order == "copies" else 1
+
+    @property
+    def attackers(self) -> "LocalTraining":
+        """The local steps that an attacker simulates."""
+        if self.order == "guessed":
+            return replace(self, order="known", order_seed=stream_seed(self.order_seed, "guess"))
+        if self.order == "whole":
+            return replace(self, order="given", batch_size=None)
+        return replace(self, order="given") if self.order == "copies" else self
 
     @property
     def gradients(self) -> float:
@@ -126,7 +179,12 @@ class LocalTraining:
                 f"expected a local minibatch of at most the client's {images} images, found {size}; "
                 "lower the batch size"
             )
-        return [(step * size + i) % images for i in range(size)]
+        if self.order == "given":
+            return [(step * size + i) % images for i in range(size)]
+        self.epochs(images)
+        epoch, first = divmod(step * size, images)
+        order = numpy_stream(self.order_seed, "epoch", epoch).permutation(images)
+        return [int(row) for row in order[first : first + size]]
 
 
 def local_update(

@@ -25,6 +25,7 @@ from ggl.gradients.distance import find_distance
 from ggl.gradients.dropout import with_sampled_dropout
 from ggl.gradients.local import LocalTraining, refuse_sampled
 from ggl.gradients.loss import Loss, cross_entropy
+from ggl.gradients.reference import Sequential
 from ggl.gradients.sampled import Trial, digest, draw_noise, sampled_layers
 from ggl.gradients.view import Gradients, View
 
@@ -78,8 +79,8 @@ class GradientOracle:
         steps = None if local is None or local.is_gradient else local
         if steps is not None:
             refuse_sampled(self.model, steps)
-        self._backends = Backends(self.model, loss, steps)
-        self._reference = self._backends.reference
+        self._backends = Backends(self.model, loss, None if steps is None else steps.attackers)
+        self._reference = Sequential(self.model, loss, steps)
         parameter = next(iter(self._reference.parameters.values()), None)
         if parameter is None:
             raise InputError("the victim has no parameter that requires a gradient: nothing is shared")
