@@ -261,7 +261,10 @@ def _knowledge(audit: AuditSetting) -> str:
     known = ["architecture", "weights", "mode"]
     known += ["labels"] if audit.attack.label_rule == "known" else []
     known += [f"batch size {audit.clients.batch_size}", "data domain"]
-    return ", ".join([*known, "local training"] if audit.oracle.local else known)
+    if (local := audit.oracle.local) is None:
+        return ", ".join(known)
+    told = local.order in ("given", "known")
+    return ", ".join([*known, "local training" if told else "local training but the order of its images"])
 
 
 def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:
