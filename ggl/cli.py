@@ -168,11 +168,20 @@ def audit(
     label_rule: Annotated[
         str | None, typer.Option(help="known, inferred from the gradient, or searched with the latents")
     ] = None,
-    local_steps: Annotated[int, typer.Option(help="of SGD that a client takes; needs --lr", min=1)] = 1,
+    local_steps: Annotated[int, typer.Option(help="that a client takes; needs --lr", min=1)] = 1,
     local_batch_size: Annotated[
         int | None, typer.Option(help="images of each local step, in turn; default all", min=1)
     ] = None,
     momentum: Annotated[float, typer.Option(help="of the clients' SGD")] = 0.0,
+    client_optimizer: Annotated[
+        str, typer.Option(help="sgd, adam or adamw, with options: adamw,lr=0.001,weight_decay=0.1")
+    ] = "sgd",
+    local_order: Annotated[
+        str,
+        typer.Option(
+            help="given; of shuffled epochs known, guessed, whole or copies: what attackers make of it"
+        ),
+    ] = "given",
     lr: Annotated[
         str | None, typer.Option(help="the clients' learning rate; or, with --update, estimate")
     ] = None,
@@ -239,6 +248,8 @@ def audit(
         local_steps=local_steps,
         local_batch_size=local_batch_size,
         momentum=momentum,
+        client_optimizer=client_optimizer,
+        local_order=local_order,
         learning_rate=lr,
         update=update,
         update_difference=update_difference,

@@ -22,6 +22,7 @@ from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.oracle import check_gradient
+from ggl.measures.metrics import match
 from ggl.optimizers import load_group
 from ggl.victims.losses import loss_name
 
@@ -173,7 +174,9 @@ def search_targets(
     views = [
         defense.view(t.shared, attacker, oracle.model) for t in targets for _ in range(settings.restarts)
     ]
-    strategy = chosen_strategy(settings, oracle, views[0], targets[0].batch_size)
+    copies = 1 if oracle.local is None else oracle.local.copies(targets[0].batch_size)
+    labels = [given.repeat(copies) for given in labels]
+    strategy = chosen_strategy(settings, oracle, views[0], copies * targets[0].batch_size)
     settings = replace(settings, strategy=strategy)
     identity = {
         "prior": prior.name,
@@ -197,7 +200,7 @@ def search_targets(
     results = _search(
         settings,
         [given for given in labels for _ in range(settings.restarts)],
-        GradientMatch(oracle, views, settings.distance, defense.trial(attacker)),
+        GradientMatch(oracle, views, settings.distance, defense.trial(attacker), copies=copies),
         [f"{target.name}/{r}" for target in targets for r in range(settings.restarts)],
         label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
@@ -206,7 +209,19 @@ def search_targets(
         progress=progress,
     )
     groups = [results[k * settings.restarts : (k + 1) * settings.restarts] for k in range(len(targets))]
-    return [_winner(group) for group in groups]
+    return [_merged(_winner(group), copies) for group in groups]
+
+
+def _merged(result: SearchResult, copies: int) -> SearchResult:
+    """Return a result with one image of its copies: the mean, epochs matched to the first, class by class."""
+    if copies == 1:
+        return result
+    first, *others = result.images.chunk(copies)
+    labels, total = result.labels[: len(first)], first.clone()
+    for other in others:
+        for rows in (labels == label for label in labels.unique()):
+            total[rows] += other[rows][match(other[rows], first[rows])]
+    return replace(result, images=total / copies, labels=labels)
 
 
 def _winner(restarts: Sequence[SearchResult]) -> SearchResult:

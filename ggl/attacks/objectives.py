@@ -50,11 +50,24 @@ class ResidualObjective(Objective, Protocol):
 
 
 class GradientMatch:
-    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view."""
+    """Objective of gradient inversion: the distance of a candidate's gradient to a target's view.
+
+    Where a candidate holds a copy of every image for each of a client's epochs, these are tied together:
+    λ / E² Σ mean (ḡ_e - ḡ_e')² is added, ḡ_e the mean image of epoch e, which no order within it changes
+    (Dimitrov et al., arXiv 2206.12395: the distance of an order-invariant function of every two epochs).
+    """
 
     def __init__(
-        self, oracle: GradientOracle, views: Sequence[View], distance: str, trial: Trial | None = None
+        self,
+        oracle: GradientOracle,
+        views: Sequence[View],
+        distance: str,
+        trial: Trial | None = None,
+        *,
+        copies: int = 1,
     ) -> None:
+        self.copies = copies
+        self.tie = 0.0 if oracle.local is None else oracle.local.tie
         self.oracle, self.distance, self.trial = oracle, distance, trial or Trial()
         self.views = [oracle.prepare(view) for view in views]
 
@@ -63,7 +76,15 @@ class GradientMatch:
     ) -> Float[Tensor, " n"]:
         """Return the losses (n,) of images (n, b, c, h, w)."""
         views = [self.views[k] for k in chosen]
-        return self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
+        losses = self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
+        return losses + self._untied(images).to(losses)
+
+    def _untied(self, images: Float[Tensor, "n b c h w"]) -> Tensor:
+        """Return the penalty on copies of one batch that differ."""
+        if self.copies == 1:
+            return torch.zeros(())
+        means: Tensor = images.unflatten(1, (self.copies, -1)).mean(2).flatten(2)
+        return 2 * self.tie * means.var(1, unbiased=False).mean(-1)
 
     @cached_property
     def _residuals(self) -> GradientResiduals:
@@ -88,7 +109,8 @@ class GradientMatch:
         self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n parts m"]]:
         """Return the losses, and the sketches of every image's share or of the batch."""
-        return self._residuals.measure(images, labels, chosen, counts)
+        losses, values = self._residuals.measure(images, labels, chosen, counts)
+        return losses + self._untied(images).to(losses), values
 
 
 class ImageMatch:

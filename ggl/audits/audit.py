@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -251,7 +251,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "images": len(audit.clients.images),
         "batch_size": audit.clients.batch_size,
         "label_rule": audit.attack.label_rule,
-        "local_training": None if local is None else asdict(local),
+        "local_training": None if local is None else local.to_dict(),
         "loss": loss_name(audit.oracle.loss),
         "captured": audit.clients.captured is not None,
         "budget": audit.attack.budget,
@@ -273,7 +273,10 @@ def _knowledge(audit: AuditSetting) -> str:
     known = ["architecture", "weights", "mode"]
     known += ["labels"] if audit.attack.label_rule == "known" else []
     known += [f"batch size {audit.clients.batch_size}", "data domain"]
-    return ", ".join([*known, "local training"] if audit.oracle.local else known)
+    if (local := audit.oracle.local) is None:
+        return ", ".join(known)
+    told = local.order in ("given", "known")
+    return ", ".join([*known, "local training" if told else "local training but the order of its images"])
 
 
 def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:

@@ -102,6 +102,6 @@ def noise_client(private: Client, sibling: Client, like: Gradients, random: torc
     """
     noisy = sibling.after(noise_gradient(like, random))
     local = private.oracle.local
-    if len(private.images) == 1 or (local is not None and local.steps > 1):
+    if len(private.images) == 1 or (local is not None and not local.is_gradient):
         return noisy
     return noisy.with_examples(lambda: [noise_gradient(g, random) for g in private.examples()])

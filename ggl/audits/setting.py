@@ -74,4 +74,4 @@ class AuditSetting:
     @property
     def solvable(self) -> bool:
         """Whether a shared gradient is one image's own, of one step."""
-        return self.clients.batch_size == 1 and (self.oracle.local is None or self.oracle.local.steps == 1)
+        return self.clients.batch_size == 1 and (self.oracle.local is None or self.oracle.local.is_gradient)

@@ -26,8 +26,8 @@ Right settings in float32 stay below 1e-4: every bundled victim, rates from 1e-3
 steps. A rate that is 3 % wrong is 0.03 off. The room between is another machine's arithmetic's.
 """
 
-SENSITIVE = 2.0
-"""Times what rounding the weights does to an update, which is allowed besides."""
+SENSITIVE = 6.0
+"""Times what rounding the weights does to an update, which is allowed besides: 5 was met in bfloat16."""
 
 BLIND = 0.5
 """Share of an update that may be lost in rounding or noise before it can no longer be checked."""
@@ -67,11 +67,11 @@ class SimulatedClient:
     seed: int
     factor: float = 1.0
 
-    @cached_property
-    def _oracle(self) -> GradientOracle:
+    def _oracle(self, draw: int) -> GradientOracle:
         local = self.local
         if local is not None:
-            local = replace(local, learning_rate=local.learning_rate * self.factor)
+            order = stream_seed(self.seed, "truth's order", draw)
+            local = replace(local, learning_rate=local.learning_rate * self.factor, order_seed=order)
         return GradientOracle(self.victim, loss=self.loss, local=local, backend="sequential")
 
     def update(self, draw: int = 0) -> Gradients:
@@ -82,7 +82,7 @@ class SimulatedClient:
             InputError: the settings do not fit the images.
         """
         client = Client(
-            self._oracle,
+            self._oracle(draw),
             self.images,
             self.labels,
             seed=stream_seed(self.seed, "truth", draw),

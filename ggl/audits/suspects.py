@@ -34,6 +34,16 @@ COLOR: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """What tutorials and libraries normalize images of one channel and of three with."""
 
+OPTIMIZERS = (
+    "sgd",
+    "sgd:momentum=0.9",
+    "sgd:momentum=0.9,nesterov=1",
+    "sgd:weight_decay=0.0005",
+    "sgd:clip_norm=1.0",
+    "adam",
+    "adamw",
+)
+
 PERMUTED = 4
 """Images whose every order is tried."""
 
@@ -110,8 +120,9 @@ def _steps(local: LocalTraining, images: int) -> Iterator[tuple[str, LocalTraini
         if other <= images:
             whole = "the whole batch" if other == images else f"{other} image{'s' * (other > 1)}"
             yield f"local steps of {whole}", replace(local, batch_size=other)
-    for momentum in {0.0, 0.5, 0.9} - {local.momentum}:
-        yield f"momentum {momentum:g}", replace(local, momentum=momentum)
+    for text in OPTIMIZERS:
+        if text != local.rule.name:
+            yield f"the optimizer {text}", replace(local, momentum=0.0, optimizer=text)
 
 
 def _orders(client: SimulatedClient) -> Iterator[Suspect]:

@@ -21,7 +21,7 @@ from ggl.victims.losses import Loss, load_loss
 __all__ = ["TruthCheck", "TruthVerdict", "check_truth", "worst_check"]
 
 TruthVerdict: TypeAlias = Literal["reproduced", "doubtful", "hidden"]
-"""Hidden: rounding or noise hides so much of the update that wrong settings could not be told."""
+"""Hidden: rounding or noise, which steps multiply, hides so much that wrong settings could not be told."""
 
 FITTED = 5
 """Suspects, the nearest in direction, whose learning rate is fitted where none reproduces the update."""
@@ -42,7 +42,7 @@ class TruthCheck:
             to the captured update's.
         allowed: up to which it is taken to be reproduced.
         cosine: of the two, which does not see a scale.
-        blindness: the share of the update that rounding or noise may hide.
+        blindness: the share of the update that may be wrong unseen.
         draws: simulated updates; more than one where the defense or the victim draws noise.
         tried: what else the client may have done, and the distance at which it stands, nearest first.
     """
@@ -67,8 +67,8 @@ class TruthCheck:
             return [f"the truth reproduces the captured update: relative distance {self.distance:.2g}"]
         if self.verdict == "hidden":
             return [
-                "whether the truth reproduces the captured update cannot be told: rounding or noise hides "
-                f"{min(self.blindness, 1):.0%} of it"
+                "whether the truth reproduces the captured update cannot be told: rounding or noise, which "
+                f"several steps multiply, hides {min(self.blindness, 1):.0%} of it"
             ]
         said = [
             f"the truth does not reproduce the captured update: {against} differ{'s' * (self.draws == 1)} "
@@ -147,9 +147,10 @@ def check_truth(
     if not rate_known:
         client = observed.fitted(client)
     own = client.updates()
-    distance, blindness = observed.distance(own), observed.blindness(own)
+    distance = observed.distance(own)
     allowed = observed.allowed(client, own[0], rounding)
-    verdict: TruthVerdict = "hidden" if max(blindness, allowed) > BLIND else "reproduced"
+    blindness = max(observed.blindness(own), allowed)
+    verdict: TruthVerdict = "hidden" if blindness > BLIND else "reproduced"
     tried: list[tuple[str, float]] = []
     if distance > allowed:
         verdict, tried = "doubtful", _tried(observed, client, rate_known)
@@ -217,7 +218,7 @@ def _distances(
     for what, suspect in tried:
         with contextlib.suppress(*UNABLE):
             distances.append((what, observed.distance(trained(suspect).updates())))
-    return sorted(distances, key=lambda entry: entry[1])
+    return sorted(distances, key=_rounded)
 
 
 def _direction(observed: Observed, client: SimulatedClient) -> float:

@@ -8,7 +8,7 @@ update that holds nothing, a little: so that gap is set beside the gaps of noise
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +254,7 @@ def _settings(
         "strategy": settings.strategy,
         "distance": settings.distance,
         "latents": settings.latents,
-        "local_training": None if local is None else asdict(local),
+        "local_training": None if local is None else local.to_dict(),
         "loss": loss_name(attack.oracle.loss),
         "controls": controls,
         "budget": settings.budget,

@@ -101,6 +101,8 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
     inputs = load_inputs(plan, console.print)
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
+    for unsaid in inputs.local.cannot_tell if inputs.local else ():
+        console.print(f"the clients' updates do not tell: {unsaid}", markup=False)
     truth = _check_truth(plan, inputs, device)
     if truth is not None:
         for line in truth.lines():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.audits.attackers import ALL, ANALYTIC
 from ggl.base.errors import InputError
+from ggl.base.random import stream_seed
 from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
 from ggl.captures.roles import check_direction
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
@@ -20,6 +21,7 @@ from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.gradients import Gradients, LocalTraining
+from ggl.gradients.client_optimizers import Sgd, load_client_optimizer
 from ggl.measures.statistics import Interval
 from ggl.victims.losses import CrossEntropy, load_loss
 
@@ -66,6 +68,8 @@ class AuditPlan:
     local_steps: int = 1
     local_batch_size: int | None = None
     momentum: float = 0.0
+    client_optimizer: str = "sgd"
+    local_order: str = "given"
     learning_rate: str | None = None
     update: tuple[str | Path, str | Path] | None = None
     update_difference: str | Path | None = None
@@ -133,6 +137,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         WeightsError: a file of weights that cannot be read, or is not the victim's.
         GradientError: a captured update that is zero or not finite.
     """
+    plan = _with_rate(plan)
     _check(plan)
     prior = load_prior(plan.prior)
     pool = _load_images(plan, prior, plan.data)
@@ -178,6 +183,19 @@ def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
             )
 
 
+def _with_rate(plan: AuditPlan) -> AuditPlan:
+    """Return the plan with the learning rate that --client-optimizer holds, if it does."""
+    rule, rate = load_client_optimizer(plan.client_optimizer)
+    if rate is None:
+        return plan
+    if plan.learning_rate is not None:
+        raise InputError(
+            f"--client-optimizer {plan.client_optimizer}: expected the learning rate once, found --lr "
+            f"{plan.learning_rate} too"
+        )
+    return replace(plan, client_optimizer=rule.name, learning_rate=repr(rate))
+
+
 def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
     if not 0 <= plan.momentum < 1:
@@ -198,10 +216,10 @@ def _check(plan: AuditPlan) -> None:
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
         local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
-        if local and plan.learning_rate is None:
+        if (local or plan.client_optimizer != "sgd") and plan.learning_rate is None:
             raise InputError(
-                "--local-steps, --local-batch-size, --momentum: expected the clients' learning rate beside "
-                "them, give --lr"
+                "--local-steps, --local-batch-size, --momentum, --client-optimizer: expected the clients' "
+                "learning rate beside them, give --lr"
             )
         return
     if plan.learning_rate is None:
@@ -216,6 +234,11 @@ def _check(plan: AuditPlan) -> None:
     if plan.update is not None and plan.victim_weights is not None:
         raise InputError(
             "--update brings the victim's weights, the first of its files; leave --victim-weights out"
+        )
+    if plan.local_order == "known":
+        raise InputError(
+            "--local-order known: expected with --update the images in the order of their steps (given), or "
+            "guessed, whole or copies where nobody knows it"
         )
     if len(plan.defenses) > 1:
         raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
@@ -270,13 +293,13 @@ def _load_update(
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = typed_update(victim, plan.update, plan.update_difference, rate)
+    local = _local(plan, rate)
     if plan.defenses == ("none",) and isinstance(load_loss(plan.loss), CrossEntropy):
         check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
-        if estimated is None:
-            check_learning_rate(captured, steps=plan.local_steps, momentum=plan.momentum)
+        if estimated is None and isinstance(local.rule, Sgd):
+            check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
-    local = _local(plan, rate)
     return Inputs(
         prior,
         captured.victim,
@@ -294,7 +317,15 @@ def _load_update(
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining:
     """Return the clients' local training."""
-    return LocalTraining(plan.local_steps, rate, plan.momentum, plan.local_batch_size)
+    return LocalTraining(
+        steps=plan.local_steps,
+        learning_rate=rate,
+        momentum=plan.momentum,
+        batch_size=plan.local_batch_size,
+        optimizer=plan.client_optimizer,
+        order=plan.local_order,
+        order_seed=stream_seed(plan.seed, "local order"),
+    )
 
 
 def _number(text: str | None) -> float:

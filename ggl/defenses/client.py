@@ -88,7 +88,7 @@ class Client:
                 )
             return [self.gradient()]
         local = self.oracle.local
-        if local is not None and local.steps > 1:
+        if local is not None and not local.is_gradient:
             raise InputError(
                 "a defense that needs every example's gradient defends every step: expected clients of one "
                 f"step, found {local.steps} local steps"

@@ -69,10 +69,13 @@ class Backends:
         if name == "vmap":
             return Vmap(self.model, self.loss, self.local)
         if self.local is not None:
-            raise InputError(
-                f"the layerwise backend can't take {self.local.steps} local steps, after the first of which "
-                "every candidate has weights of its own; use backend='auto' or 'vmap'"
-            )
+            why = f"a step of {self.local.rule.name}, which is not the gradient"
+            if self.local.steps > 1:
+                why = (
+                    f"{self.local.steps} local steps, after the first of which every candidate has weights "
+                    "of its own"
+                )
+            raise InputError(f"the layerwise backend can't take {why}; use backend='auto' or 'vmap'")
         try:
             return Layerwise(self.model, self.loss)
         except UnsupportedModelError as error:

@@ -24,6 +24,7 @@ from ggl.gradients.distance import find_distance
 from ggl.gradients.examination import Examined, examine, prepared, probe_images
 from ggl.gradients.layerwise import UnsupportedModelError
 from ggl.gradients.local import LocalTraining, refuse_drawing, refuse_sampled
+from ggl.gradients.reference import Sequential
 from ggl.gradients.sampled import Trial, digest, draw_noise, sampled_layers
 from ggl.gradients.view import Gradients, View
 from ggl.victims.losses import Loss, classes_of_outputs, load_loss
@@ -48,7 +49,7 @@ class GradientOracle:
             tensor.
         local: the client's local steps. What it shares then is its update in units of gradients,
             (w_before - w_after) / learning rate, and a candidate's gradient is the update that it makes in
-            the same steps. None, and one step on the whole batch, is the gradient itself.
+            the same steps. None, and one plain step on the whole batch, is the gradient itself.
         backend: "layerwise" (one pass for all candidates), "vmap" (any model, and several local steps),
             "sequential" (a loop), or "auto": the first of these that can take the model and agrees with the
             last on a probe.
@@ -79,11 +80,11 @@ class GradientOracle:
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
         self.model = prepared(model, output)
         self.precision, self.loss, self.local = precision, load_loss(loss), local
-        steps = local if local is not None and local.steps > 1 else None
+        steps = None if local is None or local.is_gradient else local
         if steps is not None:
             refuse_sampled(self.model, steps)
-        self._backends = Backends(self.model, self.loss, steps)
-        self._reference = self._backends.reference
+        self._backends = Backends(self.model, self.loss, None if steps is None else steps.attackers)
+        self._reference = Sequential(self.model, self.loss, steps)
         parameter = next(iter(self._reference.parameters.values()), None)
         if parameter is None:
             raise InputError("the victim has no parameter that requires a gradient: nothing is shared")
@@ -245,16 +246,19 @@ class GradientOracle:
     @property
     def _what(self) -> str:
         """What a client shares, in words."""
-        if self.local is None or self.local.steps == 1:
+        if self.local is None or self.local.is_gradient:
             return "the victim's gradient"
-        return f"the update of {self.local.steps} local steps at learning rate {self.local.learning_rate:g}"
+        by = "" if self.local.optimizer == "sgd" else f" by {self.local.rule.name}"
+        return (
+            f"the update of {self.local.steps} local steps{by} at learning rate {self.local.learning_rate:g}"
+        )
 
     def _taken(self, batch: int) -> slice:
-        """Return the images that enter: of a single local step its minibatch, otherwise all."""
+        """Return the images that enter: of a single plain step its minibatch, otherwise all."""
         if self.local is None:
             return slice(None)
         first = self.local.rows(0, batch)
-        return slice(None) if self.local.steps > 1 else slice(len(first))
+        return slice(len(first)) if self.local.is_gradient else slice(None)
 
     def _placed(self, labels: Tensor) -> Tensor:
         return labels.to(self.device, self.dtype) if labels.is_floating_point() else labels.to(self.device)
@@ -279,7 +283,7 @@ class GradientOracle:
             channels, height, width = images.shape[1:]
             probe = probe_images(images, (channels, height, width))
             self._examined = examine(self.model, self.loss, probe)
-            if self._examined.draws and self.local is not None and self.local.steps > 1:
+            if self._examined.draws and self.local is not None and not self.local.is_gradient:
                 refuse_drawing("its forward pass", self.local)
         return self._examined
 

@@ -26,8 +26,8 @@ __all__ = ["Sequential", "Vmap"]
 CHUNK_ELEMENTS = 2**26
 """How many gradient coordinates `Vmap` holds at once (256 MiB of float32)."""
 
-STEP_COPIES = 4
-"""What local steps hold of every coordinate: weights, gradient, velocity and update."""
+STEP_COPIES = 5
+"""What local steps hold of every coordinate: weights, gradient, update and an optimizer's state."""
 
 
 class Sequential:

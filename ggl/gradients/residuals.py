@@ -96,6 +96,6 @@ def is_separable(oracle: GradientOracle, view: View) -> bool:
     """
     norms = nn.modules.batchnorm._BatchNorm
     mixes = any(module.training and isinstance(module, norms) for module in oracle.model.modules())
-    several = oracle.local is not None and oracle.local.steps > 1
+    several = oracle.local is not None and not oracle.local.is_gradient
     whole = not oracle.has_image_losses
     return view.is_linear and not (mixes or several or whole or oracle.is_sampled)

@@ -16,7 +16,7 @@ from ggl.base.errors import CheckpointError, GradientError, InputError, UnknownN
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import load_defense
 from ggl.generators import load_prior
-from ggl.gradients import GradientOracle
+from ggl.gradients import GradientOracle, LocalTraining, View
 from ggl.victims import load_victim
 
 BUDGET = 96
@@ -174,7 +174,7 @@ import ggl.attacks.search
 from ggl.attacks.inversion import Target, attack_many
 from ggl.base.weights import load_tensors
 from ggl.generators import load_prior
-from ggl.gradients import GradientOracle
+from ggl.gradients import GradientOracle, LocalTraining, View
 from ggl.victims import load_victim
 
 ggl.attacks.search.CHECKPOINT_SECONDS = 0
@@ -400,3 +400,33 @@ def test_an_inversions_checkpoint_is_its_images_own(prior, private, tmp_path):
     invert(images, labels, **options)
     with pytest.raises(CheckpointError, match="other settings or images"):
         invert(images.flip(-1), labels, **options)
+
+
+def test_copies_of_epochs_are_searched_tied_and_merged(prior, data):
+    """A search over copies gives one image for each of the client's; its loss holds the tie."""
+    victim = load_victim("mlp", in_channels=1, num_classes=10, image_size=32)
+    labels = torch.tensor([3, 3, 8, 1])
+    local = LocalTraining(4, 0.05, batch_size=2, order="copies", tie=0.0)
+    oracle = GradientOracle(victim, local=local)
+    shared = oracle.observe(data.images[:4], labels)
+    found = {}
+    for tie in (0.0, 100.0):
+        tied = GradientOracle(victim, local=dataclasses.replace(local, tie=tie))
+        found[tie] = attack(tied, shared, labels, prior=prior, strategy="random", budget=20, latents="free")
+    for result in found.values():
+        assert result.images.shape == (4, 1, 32, 32)
+        assert result.latents.shape == (8, prior.latent_dim)
+        assert torch.equal(result.labels, labels)
+    first, second = prior.decode(found[100.0].latents, labels.repeat(2)).chunk(2)
+    swapped = second[[1, 0, 2, 3]]
+    pairs = [
+        min((first[0] - s[0]).square().sum() + (first[1] - s[1]).square().sum() for s in (second, swapped)),
+        (first[2] - second[2]).square().sum() + (first[3] - second[3]).square().sum(),
+    ]
+    apart = (first - found[100.0].images).square().sum() * 4
+    assert apart == pytest.approx(float(sum(pairs)), rel=1e-3)
+    tie = (first.mean(0) - second.mean(0)).square().mean() / 2
+    view = oracle.prepare(View(shared))
+    copies = torch.cat([first, second])[None]
+    match = oracle.score(copies, labels.repeat(2), view, "cosine")
+    assert found[100.0].loss == pytest.approx(float(match) + 100 * float(tie), rel=1e-3)

@@ -1,7 +1,5 @@
 """Audits of batches, of local steps, of unknown labels and of pixel-space contrasts."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -113,7 +111,7 @@ def test_clients_that_take_local_steps(audit):
     local = LocalTraining(steps=2, learning_rate=0.1, batch_size=2)
     report = audit(ROWS, strategies=["random"], local=local)
     assert report.cells[0].matches["private"] == pytest.approx(0, abs=1e-5)
-    assert report.settings["local_training"] == dataclasses.asdict(local)
+    assert report.settings["local_training"] == local.to_dict()
     assert report.settings["attacker_knows"].endswith("local training")
 
 

@@ -123,6 +123,55 @@ def test_a_learning_rate_that_nobody_says_is_estimated(ggl, captured, tmp_path):
     assert found["mean"] == pytest.approx(RATE, rel=0.3)
 
 
+def test_images_that_do_not_make_the_update_are_said_and_not_scored(ggl, captured, tmp_path):
+    """A rate four times too large: the update's own images give another one."""
+    truth = ["--truth", captured / "truth.npz", "--lr", 4 * RATE, "--client-optimizer", "sgd"]
+    code, output, _ = ggl("audit", "--out", tmp_path / "out", *files(captured), *truth, *STEPS, *SHORT)
+    said = " ".join(output.split())
+    assert code == 0
+    assert said.count("the truth does not reproduce the captured update") == 2
+    assert "likely: a learning rate 0.25 times the stated one, 0.1, which reproduces it" in said
+    assert "leak scores are withheld" in said
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["truth"]["verdict"] == "doubtful"
+    assert result["results"][0]["leak_score"]["mean"] is None
+    assert result["results"][0]["images"][0]["match_of_private"] > 1e-3
+
+
+def test_an_estimated_rate_raises_no_doubt(ggl, captured, tmp_path):
+    truth = ["--truth", captured / "truth.npz", "--lr", "estimate"]
+    code, output, _ = ggl("audit", "--out", tmp_path / "out", *files(captured), *truth, *STEPS, *SHORT)
+    assert code == 0
+    assert "the truth reproduces the captured update" in " ".join(output.split())
+
+
+def bad_optimizer(folder, into):
+    return [
+        "--lr",
+        RATE,
+        "--client-optimizer",
+        "adm",
+    ], "no client optimizer is named 'adm'; did you mean 'adam'"
+
+
+def rate_twice(folder, into):
+    return [
+        "--lr",
+        RATE,
+        "--client-optimizer",
+        "adam,lr=1",
+    ], "expected the learning rate once, found --lr 0.1 too"
+
+
+def known_order(folder, into):
+    return [
+        "--lr",
+        RATE,
+        "--local-order",
+        "known",
+    ], "--local-order known: expected with --update the images in"
+
+
 def other_victim(folder, into):
     return ["--victim", "mlp", "--lr", RATE], r"before\.safetensors: '\S+': expected"
 
@@ -268,6 +317,9 @@ def no_labels(folder, into):
         two_strategies,
         rate_of_an_unknown_batch,
         no_labels,
+        bad_optimizer,
+        rate_twice,
+        known_order,
     ],
 )
 def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
@@ -291,6 +343,11 @@ def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
         (["--lr", "estimate"], "reads a captured update: give --update too, or a number"),
         (["--local-steps", 2], "expected the clients' learning rate beside them, give --lr"),
         (["--local-batch-size", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--client-optimizer", "adamw"], "expected the clients' learning rate beside them, give --lr"),
+        (["--client-optimizer", "adamw,lr=fast"], "expected a number for lr, found 'fast'"),
+        (["--client-optimizer", "sgd,lr=1,clip_norm=0"], "expected clip_norm above 0, found 0"),
+        (["--lr", 0.1, "--local-order", "random"], "no order of local steps is named 'random'"),
+        (["--force"], "--force is of captured updates that --truth does not reproduce: leave it out"),
         (["--momentum", 1.5], "--momentum: expected a number from 0 to below 1, found 1.5"),
         (["--batch-size", 3, "--images", 10], "expected whole batches of 3, found 10 images"),
     ],
@@ -307,10 +364,28 @@ def test_simulated_clients_of_batches_and_steps(ggl, tmp_path):
     code, output, _ = ggl("audit", "--out", out, *clients, *STEPS, *SHORT, "--label-rule", "inferred")
     assert code == 0
     settings = json.loads((out / "result.json").read_text())["settings"]
-    expected = {"steps": 2, "learning_rate": RATE, "momentum": 0.5, "batch_size": 1}
-    assert settings["local_training"] == expected
+    expected = {"steps": 2, "learning_rate": RATE, "optimizer": "sgd:momentum=0.5", "batch_size": 1}
+    assert settings["local_training"].items() >= expected.items()
     assert (settings["label_rule"], settings["victim_mode"]) == ("inferred", "train")
     assert "4 images" in output
+
+
+@pytest.mark.parametrize("order", ["known", "guessed", "whole", "copies"])
+def test_simulated_clients_that_shuffle_and_train_by_adamw(order, ggl, tmp_path):
+    out = tmp_path / "out"
+    clients = ["--batch-size", 2, "--images", 2, "--client-optimizer", "adamw,lr=0.001,schedule=cosine"]
+    steps = ["--local-steps", 4, "--local-batch-size", 1, "--local-order", order]
+    code, output, errors = ggl(
+        "audit", "--out", out, *clients, *steps, "--strategy", "random", "--budget", 16, *SHORT
+    )
+    assert (code, errors) == (0, "")
+    assert "the clients' updates do not tell: a factor of all gradients alike" in " ".join(output.split())
+    result = json.loads((out / "result.json").read_text())
+    training = result["settings"]["local_training"]
+    assert (training["learning_rate"], training["order"]) == (0.001, order)
+    assert training["optimizer"] == "adamw:schedule=cosine"
+    matches = [image["match_of_private"] for image in result["results"][0]["images"]]
+    assert (max(matches) < 1e-5) is (order == "known")
 
 
 def test_victims_are_trained_to_states(ggl, tmp_path):

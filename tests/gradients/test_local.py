@@ -343,7 +343,7 @@ def test_a_victim_that_samples_takes_one_step_only(layer, found):
         GradientOracle(model, local=LocalTraining(2, 0.1))
     assert str(error.value) == (
         "2 local steps of a victim that draws noise at every step are not supported, found "
-        f"'1' ({found}); use one step, or for dropout call eval()"
+        f"'1' ({found}); use one step of SGD, or for dropout call eval()"
     )
 
 
@@ -354,3 +354,57 @@ def test_a_training_that_diverges_says_at_which_learning_rate():
         GradientError, match="the update of 6 local steps at learning rate 1e\\+30 is not finite"
     ):
         oracle.observe(private, labels)
+
+
+def shuffled(order, steps=6, size=2):
+    return LocalTraining(steps, 0.05, batch_size=size, order=order, order_seed=5)
+
+
+def test_shuffled_epochs_are_a_loop_of_sgd_over_permutations():
+    model = seeded(MODELS["convolution plain"]).double()
+    _, labels, private = data(4)
+    local = shuffled("known")
+    rows = [local.rows(step, 4) for step in range(local.steps)]
+    epochs = [rows[0] + rows[1], rows[2] + rows[3], rows[4] + rows[5]]
+    assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3]] * 3
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    order = [row for epoch in epochs for row in epoch]
+    in_order = LocalTraining(6, 0.05, batch_size=2)
+    expected = sgd_update(model, private[order], labels[order], in_order)
+    for name in ("known", "guessed", "whole", "copies"):
+        found = GradientOracle(model, local=shuffled(name)).observe(private, labels)
+        for key, update in found.items():
+            torch.testing.assert_close(update, expected[key], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_attacker_makes_of_an_unknown_order(backend):
+    model = seeded(MODELS["convolution plain"]).double()
+    images, labels, private = data(4)
+    target = GradientOracle(model, local=shuffled("known")).observe(private, labels)
+
+    def scores(order, candidates, labels=labels):
+        oracle = GradientOracle(model, local=shuffled(order), backend=backend)
+        return oracle.score(candidates, labels, target)
+
+    assert scores("known", private[None])[0] < 1e-20
+    assert scores("guessed", private[None])[0] > 1e-6
+    whole = slow_scores(model, images, labels, LocalTraining(6, 0.05), target)
+    torch.testing.assert_close(scores("whole", images), whole)
+    # copies in the order that the client met them match exactly, whatever that order was
+    order = [row for step in range(6) for row in shuffled("known").rows(step, 4)]
+    assert scores("copies", private[order][None], labels[order])[0] < 1e-20
+
+
+@pytest.mark.parametrize(("steps", "size", "images"), [(6, 3, 4), (5, 2, 4), (6, None, 4), (6, 4, 4)])
+def test_shuffled_epochs_are_whole_and_of_smaller_minibatches(steps, size, images):
+    local = LocalTraining(steps, 0.05, batch_size=size, order="copies")
+    with pytest.raises(InputError, match="expected smaller minibatches that divide the 4 images, and whole"):
+        local.check(images)
+
+
+def test_an_order_that_is_not_known():
+    with pytest.raises(InputError, match="no order of local steps is named 'copy'; did you mean 'copies'"):
+        LocalTraining(2, 0.1, order="copy")
+    with pytest.raises(InputError, match="expected a finite tie of copies of at least 0, found -1"):
+        LocalTraining(2, 0.1, tie=-1.0)
