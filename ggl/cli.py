@@ -12,7 +12,17 @@ from rich.console import Console
 from ggl.base.errors import GGLError
 from ggl.benchmarks.cli import bench_app, report, reproduce
 from ggl.commands.names import check_names, completion, describe
-from ggl.commands.options import Device, Out, PriorName, Resume, Seed, Victim, VictimWeights
+from ggl.commands.options import (
+    Device,
+    FitToSize,
+    ImageSize,
+    Out,
+    PriorName,
+    Resume,
+    Seed,
+    Victim,
+    VictimWeights,
+)
 
 __all__ = ["main"]
 
@@ -88,7 +98,7 @@ def audit(
     data: Annotated[
         str,
         typer.Option(
-            help="fashion-mnist-heldout, a folder with a folder a class, .npz, torchvision:NAME:ROOT"
+            help="fashion-mnist-heldout, a folder with a folder a class, .npz, .csv, torchvision:NAME:ROOT"
         ),
     ] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
@@ -218,7 +228,7 @@ def audit(
 @app.command()
 def utility(
     out: Annotated[Path, typer.Option(help="folder for utility.json; an audit's results may be in it")],
-    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or torchvision:NAME:ROOT")],
+    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or as for audit")],
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
     victim: Victim = "mlp",
     defense: Annotated[
@@ -233,6 +243,8 @@ def utility(
     participation: Annotated[float, typer.Option(help="share of the clients in a round")] = 1.0,
     learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
     momentum: Annotated[float, typer.Option(help="of the server's step")] = 0.9,
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -257,6 +269,8 @@ def utility(
             participation=participation,
             learning_rate=learning_rate,
             momentum=momentum,
+            fit=fit,
+            image_size=image_size,
         )
     )
 
@@ -268,6 +282,8 @@ def i2f(
     victim_weights: VictimWeights = None,
     data: Annotated[str, typer.Option(help="images, as for audit")] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="repeatable; default noise:0.01", autocompletion=completion("defenses")),
@@ -308,6 +324,8 @@ def i2f(
             out=out,
             victim_weights=victim_weights,
             split=split,
+            fit=fit,
+            image_size=image_size,
             images=images,
             draws=draws,
             damping=damping,
@@ -336,8 +354,8 @@ def train_victim(
     batch_size: Annotated[int, typer.Option(help="images of a step", min=1)] = 64,
     learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
     momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
-    fit: Annotated[str | None, typer.Option(help="pad, resize or center-crop to --image-size")] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels that the victim takes", min=8)] = None,
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

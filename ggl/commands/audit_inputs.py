@@ -24,13 +24,16 @@ from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
 
-__all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
+__all__ = ["AuditPlan", "Inputs", "check_classes", "load_inputs"]
 
 Say: TypeAlias = Callable[[str], None]
 """Prints a line for the user."""
 
 ESTIMATE = "estimate"
 """Instead of a learning rate: it is estimated from the update."""
+
+FEWEST_CLASSES = 2
+"""Of a victim: of one class alone the loss is zero, and so is every gradient."""
 
 STAND_INS = 40
 """Batches of the prior's images that a learning rate is estimated by."""
@@ -129,7 +132,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     victim = load_victim(
         plan.victim,
         in_channels=channels,
-        num_classes=prior.num_classes or pool.num_classes,
+        num_classes=prior.num_classes or max(pool.num_classes, FEWEST_CLASSES),
         image_size=size,
         seed=plan.seed,
         weights=plan.victim_weights,
@@ -141,17 +144,14 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     return Inputs(prior, victim, pool, pool.images[chosen], pool.labels[chosen], None, local, None)
 
 
-def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
-    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
-    folder = Path(data).expanduser()
-    if prior.num_classes is None or not folder.is_dir():
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
-            raise InputError(
-                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
-                f"0 to {prior.num_classes - 1}, found {child.name!r}{hint}"
-            )
+def check_classes(data: Dataset, prior: Prior, hint: str = "") -> None:
+    """Refuse classes whose order, not whose names, would choose a conditional prior's."""
+    if prior.num_classes is not None and data.class_names is not None:
+        found = repr(data.class_names[0]) if data.class_names else "images without classes"
+        raise InputError(
+            f"{data.name}: prior {prior.name} draws by class: expected folders (or labels of a CSV) named by "
+            f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}"
+        )
 
 
 def _check(plan: AuditPlan) -> None:
@@ -205,8 +205,8 @@ def _check_single(plan: AuditPlan) -> None:
 
 def _load_images(plan: AuditPlan, prior: Prior, source: str) -> Dataset:
     data = load_dataset(source, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+    check_classes(data, prior)
     prior.check_labels(data.labels)
-    check_class_folders(source, prior)
     return data
 
 

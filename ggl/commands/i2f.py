@@ -16,7 +16,8 @@ from ggl.base.errors import InputError
 from ggl.base.files import sha256, write_atomically
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
-from ggl.datasets.loading import Dataset, load_dataset
+from ggl.commands.square_images import load_square
+from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
 from ggl.i2f.influence import influences
@@ -66,6 +67,8 @@ class I2FPlan:
     attack_evaluations: int = 200
     round: int = 0
     rounds: int = 10_000
+    fit: str | None = None
+    image_size: int | None = None
 
     @property
     def drawn(self) -> Draws:
@@ -110,7 +113,7 @@ def run_i2f(plan: I2FPlan) -> dict[str, Any]:
 
 def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, Any]:
     device = find_device(plan.device)
-    data = load_dataset(plan.data, split=plan.split)
+    data = load_square(plan.data, plan.split, plan.fit, plan.image_size)
     victim = _victim(plan, data).to(device)
     chosen = pick_private(data.labels, plan.images, plan.seed)
     images, labels = data.images[chosen], data.labels[chosen]
@@ -157,14 +160,12 @@ def _attack(
 
 
 def _victim(plan: I2FPlan, data: Dataset) -> nn.Module:
-    channels, height, width = data.images.shape[1:]
-    if height != width:
-        raise InputError(f"{plan.data}: expected square images, found {height} x {width}")
+    channels, size, _ = data.images.shape[1:]
     return load_victim(
         plan.victim,
         in_channels=channels,
         num_classes=data.num_classes,
-        image_size=height,
+        image_size=size,
         seed=plan.seed,
         weights=plan.victim_weights,
     )
@@ -178,6 +179,8 @@ def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object
         "victim_weights": None if weights is None else f"{weights.name}, SHA-256 {sha256(weights)}",
         "data": plan.data,
         "split": plan.split,
+        "fit": plan.fit,
+        "image_size": plan.image_size,
         "images": plan.images,
         "draws": plan.draws,
         "damping": damping,

@@ -7,7 +7,17 @@ import typer
 
 from ggl.commands.names import completion
 
-__all__ = ["Device", "Out", "PriorName", "Resume", "Seed", "Victim", "VictimWeights"]
+__all__ = [
+    "Device",
+    "FitToSize",
+    "ImageSize",
+    "Out",
+    "PriorName",
+    "Resume",
+    "Seed",
+    "Victim",
+    "VictimWeights",
+]
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
@@ -20,6 +30,8 @@ Victim = Annotated[
     ),
 ]
 VictimWeights = Annotated[Path | None, typer.Option(help="safetensors or torch state dict")]
+FitToSize = Annotated[str | None, typer.Option(help="pad, resize or center-crop to --image-size")]
+ImageSize = Annotated[int | None, typer.Option(help="pixels that the victim takes", min=8)]
 PriorName = Annotated[
     str,
     typer.Argument(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ggl.base.devices import find_device
 from ggl.base.errors import GGLError, InputError
-from ggl.commands.audit_inputs import check_class_folders
+from ggl.commands.audit_inputs import check_classes
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_place
 from ggl.datasets.loading import Dataset, load_dataset
@@ -116,9 +116,9 @@ def _load_sets(plan: PriorPlan, prior: Prior) -> dict[str, Dataset]:
         name, spec = _named(text)
         if name in sets:
             raise InputError(f"two data sets are named {name!r}: give each its own, --data NAME={spec}")
-        if plan.labels != "nearest":
-            check_class_folders(spec, prior, "; or add --labels nearest")
         sets[name] = load_dataset(spec, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+        if plan.labels != "nearest":
+            check_classes(sets[name], prior, "; or add --labels nearest")
     return sets
 
 

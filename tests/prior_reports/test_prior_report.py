@@ -400,7 +400,9 @@ def plan(out, *data, **options):
 
 
 def test_a_run_names_its_sets_prints_a_table_and_is_not_overwritten(tmp_path, capsys):
-    np.savez(tmp_path / "dots.npz", images=np.eye(16, dtype=np.uint8)[None].repeat(4, 0), labels=[0, 0, 1, 1])
+    np.savez(
+        tmp_path / "dots.npz", images=255 * np.eye(16, dtype=np.uint8)[None].repeat(4, 0), labels=[0, 0, 1, 1]
+    )
     out = tmp_path / "out"
     asked = plan(out, "in=fashion-mnist-heldout", str(tmp_path / "dots.npz"), fit="resize")
     run_prior_report(asked)
