@@ -32,9 +32,6 @@ Say: TypeAlias = Callable[[str], None]
 ESTIMATE = "estimate"
 """Instead of a learning rate: it is estimated from the update."""
 
-FEWEST_CLASSES = 2
-"""Of a victim: of one class alone the loss is zero, and so is every gradient."""
-
 STAND_INS = 40
 """Batches of the prior's images that a learning rate is estimated by."""
 
@@ -132,7 +129,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     victim = load_victim(
         plan.victim,
         in_channels=channels,
-        num_classes=prior.num_classes or max(pool.num_classes, FEWEST_CLASSES),
+        num_classes=prior.num_classes or pool.num_classes,
         image_size=size,
         seed=plan.seed,
         weights=plan.victim_weights,

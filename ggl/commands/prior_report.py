@@ -17,7 +17,7 @@ from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_place
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
-from ggl.measures.lpips import LPIPS_HINT, load_lpips
+from ggl.measures.lpips import LPIPS_HINT, load_lpips, lpips_note
 from ggl.pages.templates import check_page
 from ggl.prior_reports.findings import PriorReport
 from ggl.prior_reports.page import RESULT, save
@@ -138,6 +138,9 @@ def _print(result: Mapping[str, Any], plan: PriorPlan, console: Console) -> None
     rows = [_row(name, found) for name, found in result["sets"].items()]
     console.print(summary_table(title, (*HEADINGS, *lpips), rows))
     console.print(LEGEND)
+    note = lpips_note(min(result["settings"]["image_shape"][1:]))
+    if lpips and note is not None:
+        console.print(note, markup=False)
     console.print(f"report: {plan.out / 'prior.html'}", soft_wrap=True)
 
 

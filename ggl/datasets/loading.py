@@ -20,6 +20,7 @@ from ggl.datasets.sources import HELDOUT, TORCHVISION, read_heldout, read_torchv
 
 __all__ = ["Dataset", "DatasetWarning", "load_dataset"]
 
+FEWEST_CLASSES = 2
 ADVICE = "use fit 'pad', 'resize' or 'center-crop' (--fit)"
 
 
@@ -35,7 +36,8 @@ class Dataset:
         name: the specification it was loaded by.
         images: (n, c, h, w) float32 in [0, 1].
         labels: (n,) int64 in [0, num_classes).
-        num_classes: how many classes there are, whether or not each has an image.
+        num_classes: how many classes there are, whether or not each has an image; loaded ones have 2 at
+            least, since a victim of one class has no gradient.
         class_names: by which labels were counted; None where the source gives integers, () where it knows
             no classes and every label is 0.
 
@@ -111,7 +113,7 @@ def load_dataset(
             f"{name}: the images are {_text(images.shape[1:])} and the prior gives "
             f"{_text(_filled(image_shape, images))}; {ADVICE}"
         )
-    return Dataset(name, images, labels, num_classes, class_names)
+    return Dataset(name, images, labels, max(num_classes, FEWEST_CLASSES), class_names)
 
 
 def _read(spec: str | Path, split: str) -> RawImages | LabeledFiles:
