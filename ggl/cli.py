@@ -17,6 +17,8 @@ from ggl.benchmarks.cli import bench_app, report, reproduce
 from ggl.commands.names import check_names, completion, describe
 from ggl.commands.options import (
     Device,
+    FitToSize,
+    ImageSize,
     LossName,
     NumClasses,
     Out,
@@ -106,7 +108,7 @@ def audit(
     data: Annotated[
         str,
         typer.Option(
-            help="fashion-mnist-heldout, a folder with a folder a class, .npz, torchvision:NAME:ROOT"
+            help="fashion-mnist-heldout, a folder with a folder a class, .npz, .csv, torchvision:NAME:ROOT"
         ),
     ] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
@@ -264,7 +266,7 @@ def audit(
 @app.command()
 def utility(
     out: Annotated[Path, typer.Option(help="folder for utility.json; an audit's results may be in it")],
-    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or torchvision:NAME:ROOT")],
+    data: Annotated[str, typer.Option(help=".npz with train_ and test_ arrays, or as for audit")],
     test_data: Annotated[str | None, typer.Option(help="source of the test images, if not --data")] = None,
     victim: Victim = "mlp",
     num_classes: NumClasses = None,
@@ -280,6 +282,8 @@ def utility(
     participation: Annotated[float, typer.Option(help="share of the clients in a round")] = 1.0,
     learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
     momentum: Annotated[float, typer.Option(help="of the server's step")] = 0.9,
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -305,6 +309,8 @@ def utility(
             learning_rate=learning_rate,
             momentum=momentum,
             num_classes=num_classes,
+            fit=fit,
+            image_size=image_size,
         )
     )
 
@@ -317,6 +323,8 @@ def i2f(
     num_classes: NumClasses = None,
     data: Annotated[str, typer.Option(help="images, as for audit")] = "fashion-mnist-heldout",
     split: Annotated[str, typer.Option(help="split of the data, where it has several")] = "test",
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="repeatable; default noise:0.01", autocompletion=completion("defenses")),
@@ -358,6 +366,8 @@ def i2f(
             victim_weights=victim_weights,
             num_classes=num_classes,
             split=split,
+            fit=fit,
+            image_size=image_size,
             images=images,
             draws=draws,
             damping=damping,
@@ -387,8 +397,8 @@ def train_victim(
     batch_size: Annotated[int, typer.Option(help="images of a step", min=1)] = 64,
     learning_rate: Annotated[float | None, typer.Option(help="default the victim's own")] = None,
     momentum: Annotated[float, typer.Option(help="of SGD")] = 0.9,
-    fit: Annotated[str | None, typer.Option(help="pad, resize or center-crop to --image-size")] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels that the victim takes", min=8)] = None,
+    fit: FitToSize = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

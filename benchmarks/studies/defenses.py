@@ -54,7 +54,7 @@ DEFENSES = (
 ATTACKERS = {
     "soteria:0.8": ("naive", "adaptive", "drop"),
     "precode": ("naive", "matched", "ignore", "adaptive"),
-    "cvb": ("naive", "expectation", "ignore"),
+    "cvb": ("naive", "expectation", "ignore", "adaptive"),
     "ppp:noise=0.1": ("naive", "ignore", "adaptive"),
     "ppp:prune=0.9": ("naive", "ignore", "adaptive"),
 }

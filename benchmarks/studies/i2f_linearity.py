@@ -38,7 +38,8 @@ STEPS = (*CHECKED, 1e-1)
 NEAR, FAR = 1e-4, 1e-2
 """Steps between which the exponent is taken."""
 
-IMAGES, DIRECTIONS = 5, 2
+IMAGES, DIRECTIONS, CLASSES = 5, 2, 10
+"""`CLASSES` images are drawn, one a class; of fewer, the first classes' are taken."""
 
 DEFENDED = ("lenet", "resnet18", "resnet18, SiLU")
 DEFENSES = ("noise:0.003", "noise:0.03", "prune:0.5", "prune:0.9")
@@ -63,7 +64,7 @@ def measure(name: str, data: Dataset) -> list[list[float]]:
     """Return the growth for every image and direction of one victim."""
     oracle = GradientOracle(victim_of(name, data), backend="sequential")
     found = []
-    for k, index in enumerate(pick_private(data.labels, IMAGES, 0)):
+    for k, index in enumerate(pick_private(data.labels, CLASSES, 0)[:IMAGES]):
         image = data.images[index].double()
         for draw in range(DIRECTIONS):
             direction = random_direction(image, k, draw)
@@ -75,7 +76,7 @@ def descent(name: str, defense: str, data: Dataset) -> list[list[float]]:
     """Return, for every image, the distance to the shared gradient after each step, over that before."""
     model = victim_of(name, data)
     oracle = GradientOracle(model, backend="sequential")
-    chosen = pick_private(data.labels, IMAGES, 0)
+    chosen = pick_private(data.labels, CLASSES, 0)[:IMAGES]
     images, labels = data.images[chosen].double(), data.labels[chosen]
     found = []
     for one in perturbations(model, images, labels, load_defense(defense)):

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.tables import SPACED, figure_text, markdown_table
+from ggl.measures.lpips import LPIPS_NOTE
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     text = "\n\n".join(section(folder) for folder in options.folders)
-    write_atomically(options.out, f"# {options.title}\n\n{text}\n".encode())
+    write_atomically(options.out, f"# {options.title}\n\n{LPIPS_NOTE}.\n\n{text}\n".encode())
 
 
 if __name__ == "__main__":

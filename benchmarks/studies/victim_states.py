@@ -42,7 +42,8 @@ RATES = {"lenet": 0.02, "lenet-bn": 0.05}
 MODES = {"lenet": ("eval",), "lenet-bn": ("eval", "train")}
 DEFENSES = {"lenet": ("none", "noise:0.01"), "lenet-bn": ("none",)}
 IMAGES, BUDGET, CEILING_BUDGET, STRATEGY = 8, 500, 500, "cma-es"
-GRADIENT_IMAGES = 100
+GRADIENT_IMAGES, CLASSES = 100, 10
+"""`CLASSES` images are drawn, one a class; of fewer, the first classes' are taken."""
 RESULTS = Path(__file__).parents[1] / "results"
 WIDTH = 12
 
@@ -150,7 +151,7 @@ class Setting:
 
     def audit(self, model: nn.Module, defenses: Sequence[str]) -> list[Mapping[str, Any]]:
         """Return an audit's cells; the first one makes the ceiling."""
-        rows = pick_private(self.heldout.labels, IMAGES, SEED)
+        rows = pick_private(self.heldout.labels, CLASSES, SEED)[:IMAGES]
         report = ggl.audit(
             model,
             self.heldout.images[rows],

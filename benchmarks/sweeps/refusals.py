@@ -12,7 +12,7 @@ from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.components import Components
-from ggl.commands.audit_inputs import check_class_folders
+from ggl.commands.audit_inputs import check_classes
 from ggl.commands.weight_options import weights_argument
 from ggl.datasets.fit import FITS
 from ggl.datasets.picking import pick_private
@@ -79,8 +79,8 @@ def _data(cell: SweepCell, components: Components) -> str:
 
 
 def _check_data(cell: SweepCell, components: Components, prior: Prior) -> None:
-    check_class_folders(cell.data, prior)
     data = components.data(cell)
+    check_classes(data, prior)
     prior.check_labels(data.labels)
     pick_private(data.labels, cell.images, cell.image_seed)
 

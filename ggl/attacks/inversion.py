@@ -12,7 +12,7 @@ from ggl.attacks.course import SearchResult
 from ggl.attacks.label_rules import KNOWN, LabelRule
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
-from ggl.attacks.objectives import GradientMatch, ImageMatch, Objective
+from ggl.attacks.objectives import ImageMatch, Objective, WithStatistics, gradient_objective
 from ggl.attacks.search import Progress, Search, fingerprint
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.strategy_choice import chosen_strategy
@@ -21,6 +21,7 @@ from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.oracle import check_gradient
 from ggl.measures.metrics import match
 from ggl.optimizers import load_group
@@ -35,11 +36,13 @@ class Target:
 
     Attributes:
         labels: (b,) of the private batch, or b alone where the attacker does not know them.
+        statistics: of the batch at the victim's batch normalization, where they were observed.
     """
 
     name: str
     shared: Gradients
     labels: Int[Tensor, " b"] | int
+    statistics: BatchStatistics | None = None
 
     @property
     def batch_size(self) -> int:
@@ -62,6 +65,7 @@ def attack(
     budget: int,
     seed: int = 0,
     restarts: int = 1,
+    statistics: BatchStatistics | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
@@ -86,6 +90,7 @@ def attack(
         budget: objective evaluations, all restarts together.
         seed: of every random draw.
         restarts: independent searches that share the budget; the lowest loss wins.
+        statistics: of the batch, where they were observed (`ggl.captures.batch_statistics`): matched too.
         checkpoint: a file that lets a killed attack resume with an identical result.
         progress: called after every generation.
 
@@ -97,7 +102,7 @@ def attack(
     """
     return attack_many(
         oracle,
-        [Target("attack", shared, labels)],
+        [Target("attack", shared, labels, statistics)],
         prior=prior,
         strategy=strategy,
         defense=defense,
@@ -176,7 +181,15 @@ def search_targets(
     ]
     copies = 1 if oracle.local is None else oracle.local.copies(targets[0].batch_size)
     labels = [given.repeat(copies) for given in labels]
-    strategy = chosen_strategy(settings, oracle, views[0], copies * targets[0].batch_size)
+    observed = [target.statistics for target in targets for _ in range(settings.restarts)]
+    objective = gradient_objective(oracle, views, observed, settings, copies)
+    strategy = chosen_strategy(
+        settings,
+        oracle,
+        views[0],
+        copies * targets[0].batch_size,
+        statistics=isinstance(objective, WithStatistics),
+    )
     settings = replace(settings, strategy=strategy)
     identity = {
         "prior": prior.name,
@@ -189,6 +202,7 @@ def search_targets(
         "budget": settings.budget,
         "seed": settings.seed,
         "restarts": settings.restarts,
+        "statistics_weight": settings.statistics_weight,
         "precision": oracle.precision,
         "local": oracle.local,
         "loss": loss_name(oracle.loss),
@@ -200,7 +214,7 @@ def search_targets(
     results = _search(
         settings,
         [given for given in labels for _ in range(settings.restarts)],
-        GradientMatch(oracle, views, settings.distance, defense.trial(attacker), copies=copies),
+        objective,
         [f"{target.name}/{r}" for target in targets for r in range(settings.restarts)],
         label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
@@ -235,7 +249,9 @@ def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
 
 def _tensors_of(target: Target, labels: Tensor) -> list[Tensor]:
     """Return what a target is known by, whatever order its gradient's parameters came in."""
-    return [labels, *(target.shared[name] for name in sorted(target.shared))]
+    known = target.statistics
+    observed = () if known is None else (*known.means.values(), *known.variances.values())
+    return [labels, *(target.shared[name] for name in sorted(target.shared)), *observed]
 
 
 def invert(

@@ -8,10 +8,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ggl.attacks.settings import AttackSettings
+from ggl.base.errors import InputError
 from ggl.gradients import GradientOracle, Trial, View
+from ggl.gradients.batch_statistics import BatchStatistics, StatisticsMatch
 from ggl.gradients.residuals import GradientResiduals
 
-__all__ = ["GradientMatch", "ImageMatch", "Objective", "ResidualObjective", "exact_oracle"]
+__all__ = [
+    "GradientMatch",
+    "ImageMatch",
+    "Objective",
+    "ResidualObjective",
+    "WithStatistics",
+    "exact_oracle",
+    "gradient_objective",
+]
 
 
 @runtime_checkable
@@ -113,6 +124,30 @@ class GradientMatch:
         return losses + self._untied(images).to(losses), values
 
 
+class WithStatistics:
+    """Objective of gradient inversion, and `weight` times the distance of a batch's statistics, R_BN.
+
+    It gives no residuals.
+    """
+
+    def __init__(self, match: GradientMatch, statistics: Sequence[StatisticsMatch], weight: float) -> None:
+        self.match, self.statistics, self.weight = match, statistics, weight
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, chosen: Sequence[int], counts: Sequence[int]
+    ) -> Float[Tensor, " n"]:
+        """Return the losses (n,) of images (n, b, c, h, w)."""
+        oracle = self.match.oracle
+        parts = images.to(oracle.device, oracle.dtype).split(list(counts))
+        terms = [self._term(self.statistics[k], part) for k, part in zip(chosen, parts, strict=True)]
+        return self.match(images, labels, chosen, counts) + self.weight * torch.cat(terms)
+
+    def _term(self, statistics: StatisticsMatch, images: Tensor) -> Tensor:
+        return self.match.oracle.chunks.map(
+            len(images), images.shape[1], lambda rows: statistics(images[rows])
+        )
+
+
 class ImageMatch:
     """Objective of image inversion: the mean squared error to a target's images (k, b, c, h, w)."""
 
@@ -140,6 +175,34 @@ class ImageMatch:
             torch.tensor(counts, device=self.images.device), dim=0
         )
         return (images - wanted.to(images)).square().flatten(1).mean(1)
+
+
+def gradient_objective(
+    oracle: GradientOracle,
+    views: Sequence[View],
+    statistics: Sequence[BatchStatistics | None],
+    settings: AttackSettings,
+    copies: int = 1,
+) -> GradientMatch | WithStatistics:
+    """Return the match of views, and of the batch statistics observed beside each where there are any.
+
+    Raises:
+        InputError: some have statistics and some have none, or the victim's cannot be matched.
+    """
+    trial = settings.defense.trial(settings.attacker)
+    match = GradientMatch(oracle, views, settings.distance, trial, copies=copies)
+    observed = [one for one in statistics if one is not None]
+    if not observed:
+        return match
+    if len(observed) < len(statistics):
+        raise InputError("expected the batch statistics of every target, or of none")
+    if oracle.is_sampled or (oracle.local is not None and not oracle.local.is_gradient):
+        raise InputError(
+            "expected one local step of a victim that draws no noise, to match batch statistics by; found "
+            "several steps, or a victim that does: leave the statistics out"
+        )
+    matches = [StatisticsMatch(oracle.model, one) for one in observed]
+    return WithStatistics(match, matches, settings.statistics_weight)
 
 
 def exact_oracle(oracle: GradientOracle) -> GradientOracle:

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from ggl.defenses import Defense, NoDefense
 from ggl.generators import Prior
 
-__all__ = ["AUTO", "AttackSettings"]
+__all__ = ["AUTO", "STATISTICS_WEIGHT", "AttackSettings"]
 
 AUTO = "auto"
 """Stands for the strategy that suits an attack; `ggl.attacks.strategy_choice` says which."""
+
+STATISTICS_WEIGHT = 0.1
+"""Chosen by `benchmarks/studies/batch_statistics.py` on images other than those that it reports."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class AttackSettings:
         label_rule: one of `ggl.attacks.label_sources.LABEL_RULES`.
         defense: what the attacker believes that the client did.
         budget: objective evaluations of each target, all its restarts together.
+        statistics_weight: of R_BN beside the gradient's distance, for targets whose statistics are observed.
     """
 
     prior: Prior
@@ -33,3 +37,4 @@ class AttackSettings:
     label_rule: str = "known"
     seed: int = 0
     restarts: int = 1
+    statistics_weight: float = STATISTICS_WEIGHT

@@ -21,7 +21,9 @@ class StrategyWarning(UserWarning):
     """The strategy that was taken is not the one that is told most, and why."""
 
 
-def chosen_strategy(settings: AttackSettings, oracle: GradientOracle, view: View, batch_size: int) -> str:
+def chosen_strategy(
+    settings: AttackSettings, oracle: GradientOracle, view: View, batch_size: int, *, statistics: bool = False
+) -> str:
     """Return the strategy that settings name, or for "auto" the one that suits the attack.
 
     `gauss-newton` where the budget holds two of its Jacobians, else `cma-es`. Where there are no residuals,
@@ -34,6 +36,8 @@ def chosen_strategy(settings: AttackSettings, oracle: GradientOracle, view: View
     reason = ""
     if size:
         reason = "labels are searched, between which residuals jump"
+    elif statistics:
+        reason = "a batch's statistics are matched too, which gives no residuals"
     elif not is_sum_of_squares(view, settings.distance):
         reason = "the distance is no sum of squares"
     elif coordinates > LARGEST:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ggl.audits.figures import draw_convergence
 from ggl.audits.findings import AuditCell, Findings
 from ggl.measures.leakage import Scores
-from ggl.measures.lpips import LPIPS_HINT
+from ggl.measures.lpips import LPIPS_HINT, lpips_note
 from ggl.measures.metrics import METRICS
 from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
 from ggl.pages.trade_off import draw_trade_off
@@ -60,6 +60,7 @@ def _content(report: Findings, result: Json) -> dict[str, object]:
         "side": DISPLAY_SIDE,
         "metrics": METRICS,
         "lpips_hint": None if "lpips" in result["ceiling"] else LPIPS_HINT,
+        "lpips_note": lpips_note(min(report.images.shape[-2:])) if "lpips" in result["ceiling"] else None,
     }
 
 

@@ -25,7 +25,7 @@ from ggl.gradients.client_optimizers import Sgd, load_client_optimizer
 from ggl.measures.statistics import Interval
 from ggl.victims.losses import CrossEntropy, load_loss
 
-__all__ = ["AuditPlan", "Inputs", "check_class_folders", "load_inputs"]
+__all__ = ["AuditPlan", "Inputs", "check_classes", "load_inputs"]
 
 Say: TypeAlias = Callable[[str], None]
 """Prints a line for the user."""
@@ -170,17 +170,14 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     return inputs
 
 
-def check_class_folders(data: str, prior: Prior, hint: str = "") -> None:
-    """Refuse class folders whose order, not whose names, would choose a conditional prior's classes."""
-    folder = Path(data).expanduser()
-    if prior.num_classes is None or not folder.is_dir():
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not child.name.isdigit():
-            raise InputError(
-                f"{folder}: prior {prior.name} draws by class: expected folders named by its labels, "
-                f"0 to {prior.num_classes - 1}, found {child.name!r}{hint}"
-            )
+def check_classes(data: Dataset, prior: Prior, hint: str = "") -> None:
+    """Refuse classes whose order, not whose names, would choose a conditional prior's."""
+    if prior.num_classes is not None and data.class_names is not None:
+        found = repr(data.class_names[0]) if data.class_names else "images without classes"
+        raise InputError(
+            f"{data.name}: prior {prior.name} draws by class: expected folders (or labels of a CSV) named by "
+            f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}"
+        )
 
 
 def _with_rate(plan: AuditPlan) -> AuditPlan:
@@ -262,8 +259,8 @@ def _check_single(plan: AuditPlan) -> None:
 
 def _load_images(plan: AuditPlan, prior: Prior, source: str) -> Dataset:
     data = load_dataset(source, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+    check_classes(data, prior)
     prior.check_labels(data.labels)
-    check_class_folders(source, prior)
     return data
 
 

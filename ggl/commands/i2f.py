@@ -17,8 +17,9 @@ from ggl.base.files import write_atomically
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
+from ggl.commands.square_images import load_square
 from ggl.commands.weight_options import identity_of, weights_argument
-from ggl.datasets.loading import Dataset, load_dataset
+from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
 from ggl.i2f.influence import influences
@@ -68,6 +69,8 @@ class I2FPlan:
     attack_evaluations: int = 200
     round: int = 0
     rounds: int = 10_000
+    fit: str | None = None
+    image_size: int | None = None
 
     @property
     def drawn(self) -> Draws:
@@ -112,7 +115,7 @@ def run_i2f(plan: I2FPlan) -> dict[str, Any]:
 
 def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, Any]:
     device = find_device(plan.device)
-    data = load_dataset(plan.data, split=plan.split)
+    data = load_square(plan.data, plan.split, plan.fit, plan.image_size)
     notes: list[str] = []
     victim, classes = _victim(plan, data, notes.append)
     for note in notes:
@@ -165,12 +168,10 @@ def _attack(
 
 
 def _victim(plan: I2FPlan, data: Dataset, say: Callable[[str], None]) -> tuple[nn.Module, int]:
-    channels, height, width = data.images.shape[1:]
-    if height != width:
-        raise InputError(f"{plan.data}: expected square images, found {height} x {width}")
+    channels, size, _ = data.images.shape[1:]
     weights = plan.victim_weights
     given = None if weights is None else weights_argument("--victim-weights", weights)
-    shape = (channels, height, width)
+    shape = (channels, size, size)
     asked = VictimPlan(plan.victim, shape, plan.num_classes, data.num_classes, given, plan.seed)
     victim, classes = build_victim(asked, say)
     check_labels(plan.data, data.labels, classes)
@@ -184,6 +185,8 @@ def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object
         "victim_weights": identity_of("--victim-weights", plan.victim_weights),
         "data": plan.data,
         "split": plan.split,
+        "fit": plan.fit,
+        "image_size": plan.image_size,
         "images": plan.images,
         "draws": plan.draws,
         "damping": damping,

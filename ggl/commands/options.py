@@ -9,6 +9,8 @@ from ggl.commands.names import completion
 
 __all__ = [
     "Device",
+    "FitToSize",
+    "ImageSize",
     "LossName",
     "NumClasses",
     "Out",
@@ -49,6 +51,8 @@ NumClasses = Annotated[
     int | None,
     typer.Option(help="of the victim; default read off its weights, else as the prior or the data", min=1),
 ]
+FitToSize = Annotated[str | None, typer.Option(help="pad, resize or center-crop to --image-size")]
+ImageSize = Annotated[int | None, typer.Option(help="pixels that the victim takes", min=8)]
 PriorName = Annotated[
     str,
     typer.Argument(

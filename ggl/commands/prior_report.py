@@ -12,12 +12,12 @@ from rich.console import Console
 
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
-from ggl.commands.audit_inputs import check_class_folders
+from ggl.commands.audit_inputs import check_classes
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_place
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.generators import Prior, load_prior
-from ggl.measures.lpips import LPIPS_HINT, load_lpips
+from ggl.measures.lpips import LPIPS_HINT, load_lpips, lpips_note
 from ggl.pages.templates import check_page
 from ggl.prior_reports.findings import PriorReport
 from ggl.prior_reports.page import RESULT, save
@@ -116,9 +116,9 @@ def _load_sets(plan: PriorPlan, prior: Prior) -> dict[str, Dataset]:
         name, spec = _named(text)
         if name in sets:
             raise InputError(f"two data sets are named {name!r}: give each its own, --data NAME={spec}")
-        if plan.labels != "nearest":
-            check_class_folders(spec, prior, "; or add --labels nearest")
         sets[name] = load_dataset(spec, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+        if plan.labels != "nearest":
+            check_classes(sets[name], prior, "; or add --labels nearest")
     return sets
 
 
@@ -138,6 +138,9 @@ def _print(result: Mapping[str, Any], plan: PriorPlan, console: Console) -> None
     rows = [_row(name, found) for name, found in result["sets"].items()]
     console.print(summary_table(title, (*HEADINGS, *lpips), rows))
     console.print(LEGEND)
+    note = lpips_note(min(result["settings"]["image_shape"][1:]))
+    if lpips and note is not None:
+        console.print(note, markup=False)
     console.print(f"report: {plan.out / 'prior.html'}", soft_wrap=True)
 
 

@@ -22,9 +22,9 @@ from ggl.base.weights import save_tensors
 from ggl.commands.build_victim import check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
+from ggl.commands.square_images import load_square
 from ggl.costs.federated import accuracy
-from ggl.datasets.fit import fit_images
-from ggl.datasets.loading import Dataset, load_dataset
+from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private
 from ggl.gradients import GradientOracle
 from ggl.gradients.convergence import gradient_health
@@ -126,8 +126,8 @@ def _check_place(out: Path) -> None:
 
 
 def _load(plan: TrainVictimPlan) -> tuple[Dataset, Dataset]:
-    training = _fitted(load_dataset(plan.data, split=plan.split), plan)
-    test = _fitted(load_dataset(plan.test_data or plan.data, split="test"), plan)
+    training = load_square(plan.data, plan.split, plan.fit, plan.image_size)
+    test = load_square(plan.test_data or plan.data, "test", plan.fit, plan.image_size)
     shapes = [tuple(data.images.shape[1:]) for data in (training, test)]
     if shapes[0] != shapes[1]:
         raise InputError(f"expected test images of the training images' shape {shapes[0]}, found {shapes[1]}")
@@ -137,20 +137,6 @@ def _load(plan: TrainVictimPlan) -> tuple[Dataset, Dataset]:
             "give data with the splits train and test, or --test-data"
         )
     return training, test
-
-
-def _fitted(data: Dataset, plan: TrainVictimPlan) -> Dataset:
-    channels, height, width = data.images.shape[1:]
-    size = plan.image_size or height
-    if (height, width) == (size, size):
-        return data
-    if plan.fit is None:
-        raise InputError(
-            f"{data.name}: expected images of {size}x{size} pixels, found {height}x{width}; "
-            "give --image-size with --fit pad, resize or center-crop"
-        )
-    images = fit_images(data.images, (channels, size, size), plan.fit)
-    return Dataset(data.name, images, data.labels, data.num_classes)
 
 
 def _build(plan: TrainVictimPlan, training: Dataset, test: Dataset) -> nn.Module:

@@ -18,9 +18,10 @@ from ggl.base.versions import versions
 from ggl.commands.build_victim import check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars
 from ggl.commands.folders import check_folder
+from ggl.commands.square_images import load_square
 from ggl.costs.federation import Federation
 from ggl.costs.utility import Utility, measure_utility
-from ggl.datasets.loading import Dataset, load_dataset
+from ggl.datasets.loading import Dataset
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
 from ggl.victims.learning_rates import LEARNING_RATE, LEARNING_RATES
@@ -64,6 +65,8 @@ class UtilityPlan:
     learning_rate: float | None = None
     momentum: float = 0.9
     num_classes: int | None = None
+    fit: str | None = None
+    image_size: int | None = None
 
     def federation(self) -> Federation:
         """Return how the clients train."""
@@ -92,8 +95,8 @@ def run_utility(plan: UtilityPlan) -> None:
     if (plan.out / RESULT).exists():
         raise InputError(f"{plan.out}: holds {RESULT} already; choose another folder")
     federation, device = plan.federation(), find_device(plan.device)
-    training = load_dataset(plan.data, split="train")
-    test = load_dataset(plan.test_data or plan.data, split="test")
+    training = load_square(plan.data, "train", plan.fit, plan.image_size)
+    test = load_square(plan.test_data or plan.data, "test", plan.fit, plan.image_size)
     classes = plan.num_classes or max(training.num_classes, test.num_classes)
     for data in (training, test):
         check_labels(data.name, data.labels, classes)
@@ -113,6 +116,8 @@ def run_utility(plan: UtilityPlan) -> None:
         "num_classes": classes,
         "data": plan.data,
         "test_data": plan.test_data,
+        "fit": plan.fit,
+        "image_shape": list(training.images.shape[1:]),
         "training_images": len(training.images),
         "test_images": len(test.images),
         "seeds": list(seeds),

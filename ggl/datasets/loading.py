@@ -1,32 +1,31 @@
 """Private images and decoys: a checked set of labeled images, brought to the shape that a prior gives."""
 
 import re
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
+from ggl.datasets.arrays import RawImages, images_of, labels_of, read_npz
+from ggl.datasets.csv_files import find_listed
 from ggl.datasets.fit import fit_images
-from ggl.datasets.sources import (
-    HELDOUT,
-    TORCHVISION,
-    RawImages,
-    read_folder,
-    read_heldout,
-    read_npz,
-    read_torchvision,
-)
+from ggl.datasets.folders import LabeledFiles, find_images
+from ggl.datasets.photographs import read_files
+from ggl.datasets.sources import HELDOUT, TORCHVISION, read_heldout, read_torchvision
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["Dataset", "DatasetWarning", "load_dataset"]
 
-MOST_CLASSES = 1_000_000
+FEWEST_CLASSES = 2
+ADVICE = "use fit 'pad', 'resize' or 'center-crop' (--fit)"
+
+
+class DatasetWarning(UserWarning):
+    """Something in a source of images was passed over, or taken for granted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,10 @@ class Dataset:
         name: the specification it was loaded by.
         images: (n, c, h, w) float32 in [0, 1].
         labels: (n,) int64 in [0, num_classes).
-        num_classes: how many classes there are, whether or not each has an image.
+        num_classes: how many classes there are, whether or not each has an image; loaded ones have 2 at
+            least, since a victim of one class has no gradient.
+        class_names: by which labels were counted; None where the source gives integers, () where it knows
+            no classes and every label is 0.
 
     Raises:
         InputError: there is no image, or a value is outside its range.
@@ -47,6 +49,7 @@ class Dataset:
     images: Float32[Tensor, "n channels height width"]
     labels: Int64[Tensor, " n"]
     num_classes: int
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images):
@@ -66,7 +69,7 @@ class Dataset:
 def load_dataset(
     spec: str | Path,
     *,
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: tuple[int | None, int, int] | None = None,
     fit: str | None = None,
     split: str = "test",
 ) -> Dataset:
@@ -74,38 +77,62 @@ def load_dataset(
 
     Args:
         spec: `fashion-mnist-heldout` (embedded), the path of an `.npz` file (arrays `images` and
-            `labels`, or `{split}_images` and `{split}_labels` as MedMNIST has them; n x h x w or
-            n x h x w x c, uint8 or float in [0, 1]), the path of a folder with one sub-folder of
-            images per class, or `torchvision:NAME:ROOT` for files that are under ROOT already.
-        image_shape: (c, h, w) that the images must have: the prior's. None takes them as they are.
-        fit: what to do with images of another shape: "pad" with zeros, "resize" by area, or
-            "center-crop"; each also turns grey into RGB and back. None refuses them.
+            `labels`, or `{split}_images` and `{split}_labels` as MedMNIST has them; n x h x w, n x h x w x c
+            or n x c x h x w, uint8 or float in [0, 1]), the path of a folder with one sub-folder of images
+            per class or of images without classes, of a `.csv` file of paths and labels, or
+            `torchvision:NAME:ROOT` for files that are under ROOT already.
+        image_shape: (c, h, w) that the images must have: the prior's. Without c, as many channels as they
+            have: 3 where one is in color. None takes them as they are.
+        fit: what to do with images of another shape, each as it is read: "pad" with zeros, "resize" by area,
+            or "center-crop"; each also turns grey into RGB and back. None refuses them.
         split: which images to take where the source has several splits.
+
+    Warns:
+        DatasetWarning: files were passed over, or something about them was taken for granted.
 
     Raises:
         InputError: the specification, the files, or the images' shape is not as described.
     """
     name, raw = str(spec), _read(spec, split)
-    images, labels = _images(name, raw), _labels(name, raw)
-    num_classes = int(labels.max()) + 1 if raw.num_classes is None else raw.num_classes
-    dataset = Dataset(name, images, labels, num_classes)
-    return replace(dataset, images=_in_shape(name, images, image_shape, fit))
+    if image_shape is None and fit is not None:
+        raise InputError(f"{name}: fit {fit!r} needs an image_shape to fit to, found none")
+    class_names = None
+    if isinstance(raw, LabeledFiles):
+        images, remarks = read_files(raw.paths, image_shape, fit)
+        for remark in (*raw.remarks, *(f"{name}: {remark}" for remark in remarks)):
+            warnings.warn(remark, DatasetWarning, stacklevel=2)
+        labels = labels_of(name, RawImages(images.numpy(), np.array(raw.labels)))
+        num_classes, class_names = raw.num_classes, raw.class_names
+    else:
+        images, labels = images_of(name, raw), labels_of(name, raw)
+        if image_shape is not None and fit is not None:
+            images = fit_images(images, _filled(image_shape, images), fit)
+        num_classes = int(labels.max()) + 1 if raw.num_classes is None else raw.num_classes
+    if image_shape is not None and images.shape[1:] != _filled(image_shape, images):
+        raise InputError(
+            f"{name}: the images are {_text(images.shape[1:])} and the prior gives "
+            f"{_text(_filled(image_shape, images))}; {ADVICE}"
+        )
+    return Dataset(name, images, labels, max(num_classes, FEWEST_CLASSES), class_names)
 
 
-def _read(spec: str | Path, split: str) -> RawImages:
+def _read(spec: str | Path, split: str) -> RawImages | LabeledFiles:
     text, path = str(spec), Path(spec).expanduser()
     if text == HELDOUT:
         return read_heldout(split)
     if text.startswith("torchvision:"):
         return read_torchvision(*_torchvision_parts(text), split)
     if path.is_dir():
-        return read_folder(path)
+        return find_images(path)
     if path.suffix == ".npz":
         return read_npz(path, split)
+    expected = f"{text}: expected a folder of images, an .npz or a .csv file, found"
     if path.exists():
-        raise InputError(f"{text}: expected an .npz file or a folder of images, found another kind of file")
+        if path.suffix.lower() == ".csv":
+            return find_listed(path, split)
+        raise InputError(f"{expected} another kind of file")
     if isinstance(spec, Path) or not re.fullmatch("[A-Za-z0-9_-]+", text):
-        raise InputError(f"{text}: expected an .npz file or a folder of images, found no such path")
+        raise InputError(f"{expected} no such path")
     raise unknown_name("data set", text, [HELDOUT, *(f"torchvision:{name}:ROOT" for name in TORCHVISION)])
 
 
@@ -118,53 +145,10 @@ def _torchvision_parts(text: str) -> tuple[str, str]:
     return name, root
 
 
-def _images(name: str, raw: RawImages) -> Float32[Tensor, "n channels height width"]:
-    images: NDArray[Any] = raw.images
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise InputError(f"{name}: expected images as uint8 or float in 0 to 1, found {images.dtype}")
-    channels_last = images[..., None] if images.ndim == 3 else images
-    if channels_last.ndim != 4 or channels_last.shape[-1] not in (1, 3) or not channels_last.size:
-        raise InputError(
-            f"{name}: expected images as n x h x w or n x h x w x c with 1 or 3 channels, "
-            f"found the shape {_shape(images.shape)}"
-        )
-    scale = 255 if images.dtype == np.uint8 else 1
-    pixels = np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2), dtype=np.float32)
-    return torch.from_numpy(pixels).div_(scale)
+def _filled(shape: tuple[int | None, int, int], images: Tensor) -> tuple[int, int, int]:
+    channels, height, width = shape
+    return (images.shape[1] if channels is None else channels, height, width)
 
 
-def _labels(name: str, raw: RawImages) -> Int64[Tensor, " n"]:
-    labels: NDArray[Any] = raw.labels
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{name}: expected integer labels, found {labels.dtype}")
-    if labels.shape not in ((len(raw.images),), (len(raw.images), 1)):
-        raise InputError(
-            f"{name}: expected one label for each of {len(raw.images)} images, "
-            f"found labels of the shape {_shape(labels.shape)}"
-        )
-    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
-        outside = labels.min() if labels.min() < 0 else labels.max()
-        raise InputError(f"{name}: expected labels in 0 to {MOST_CLASSES - 1}, found {outside}")
-    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-def _in_shape(
-    name: str,
-    images: Float32[Tensor, "n channels height width"],
-    image_shape: tuple[int, int, int] | None,
-    fit: str | None,
-) -> Float32[Tensor, "n out_channels out_height out_width"]:
-    if image_shape is None and fit is not None:
-        raise InputError(f"{name}: fit {fit!r} needs an image_shape to fit to, found none")
-    if image_shape is None or (fit is None and images.shape[1:] == image_shape):
-        return images
-    if fit is None:
-        raise InputError(
-            f"{name}: the images are {_shape(images.shape[1:])} and the prior gives {_shape(image_shape)}; "
-            "use fit 'pad', 'resize' or 'center-crop'"
-        )
-    return fit_images(images, image_shape, fit)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
+def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

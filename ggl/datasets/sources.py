@@ -1,44 +1,23 @@
-"""Where private images come from: the embedded set, an npz file, a folder, torchvision's data sets.
-
-Every reader returns `RawImages`, as the source holds them; `ggl.datasets` checks and converts.
-"""
+"""Where named images come from: the embedded set, and torchvision's data sets."""
 
 import pickle
-import re
-import zipfile
-import zlib
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
+from ggl.datasets.arrays import RawImages, read_npz
 
 __all__ = [
     "HELDOUT",
     "TORCHVISION",
-    "RawImages",
-    "read_folder",
     "read_heldout",
-    "read_npz",
     "read_torchvision",
 ]
 
 HELDOUT = "fashion-mnist-heldout"
-GREY_MODES = ("1", "L", "LA")
-COLOR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
-
-
-class RawImages(NamedTuple):
-    """Images (n, h, w) or (n, h, w, c) and labels as a source holds them; the class count where known."""
-
-    images: NDArray[Any]
-    labels: NDArray[Any]
-    num_classes: int | None = None
 
 
 class TorchvisionSet(NamedTuple):
@@ -66,89 +45,6 @@ def read_heldout(split: str) -> RawImages:
     with as_file(files("ggl.datasets") / "assets" / f"{HELDOUT}.npz") as path:
         images, labels, _ = read_npz(path, split)
     return RawImages(np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, 10)
-
-
-def read_npz(path: Path, split: str) -> RawImages:
-    """Read `images` and `labels`, or else `{split}_images` and `{split}_labels`; pickles are refused."""
-    try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-            images, labels = _array_names(path, arrays.files, split)
-            return RawImages(np.asarray(arrays[images]), np.asarray(arrays[labels]))
-    except InputError:
-        raise
-    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path}: expected an npz file of plain arrays, but it cannot be read ({_reason(error)})"
-        ) from error
-
-
-def _array_names(path: Path, found: list[str], split: str) -> tuple[str, str]:
-    pairs = [("images", "labels"), (f"{split}_images", f"{split}_labels")]
-    for images, labels in pairs:
-        if images in found and labels in found:
-            return images, labels
-    expected = " or ".join(f"{images!r} and {labels!r}" for images, labels in pairs)
-    raise InputError(f"{path}: expected the arrays {expected}, found {', '.join(found) or 'none'}")
-
-
-def read_folder(path: Path) -> RawImages:
-    """Read one sub-folder of images per class; names that start with a dot are passed over.
-
-    Labels count the sorted names from 0, or are the names where every name is an integer.
-    """
-    folders = _children(path)
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{path}: expected one sub-folder per class, found the file {folder.name}")
-    if not folders:
-        raise InputError(f"{path}: expected one sub-folder of images per class, found an empty folder")
-    names = [folder.name for folder in folders]
-    integers = all(re.fullmatch("-?[0-9]+", name) for name in names)
-    classes = [int(name) for name in names] if integers else list(range(len(names)))
-    by_class = [_read_class(folder) for folder in folders]
-    labels = np.repeat(np.array(classes), [len(images) for images in by_class])
-    return RawImages(_stack([entry for images in by_class for entry in images]), labels, max(classes) + 1)
-
-
-def _children(path: Path) -> list[Path]:
-    try:
-        return sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{path}: expected a folder, but it cannot be read ({error.strerror})") from error
-
-
-def _read_class(folder: Path) -> list[tuple[Path, NDArray[Any]]]:
-    images = [(path, _read_image(path)) for path in _children(folder)]
-    if not images:
-        raise InputError(f"{folder}: expected images of one class, found an empty folder")
-    return images
-
-
-def _read_image(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in (*GREY_MODES, *COLOR_MODES):
-                raise InputError(f"{path}: expected an image of 8 bits a channel, found mode {image.mode}")
-            return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: expected an image, but it cannot be read ({_reason(error)})") from error
-
-
-def _stack(images: list[tuple[Path, NDArray[Any]]]) -> NDArray[Any]:
-    first_path, first = images[0]
-    for path, image in images:
-        if image.shape != first.shape:
-            raise InputError(
-                f"{path}: expected {_size(first)} as {first_path.name} has, found {_size(image)}; "
-                "bring all images to one size and color mode first"
-            )
-    return np.stack([image for _, image in images])
-
-
-def _size(image: NDArray[Any]) -> str:
-    return f"{image.shape[0]}x{image.shape[1]} {'grey' if image.ndim == 2 else 'RGB'}"
 
 
 def read_torchvision(name: str, root: str, split: str) -> RawImages:

@@ -3,12 +3,14 @@
 Sampling makes the gradients of the bottleneck and of every later layer stochastic, so that matching
 them never converges. Their attackers: "naive" redraws the noise all the time and matches the
 cross-entropy's gradient, as the defenses' own papers do; "matched" adds the penalty; "expectation" averages
-4 draws that stay the same for a whole search; "ignore", published with CVB, is "matched" with the stochastic
-parameters left out, and is what "adaptive" does to CVB. To a linear bottleneck "adaptive" does worse: the
-gradients of the μ encoder's weight and bias give away what that encoder read, whatever was drawn.
+4 draws that stay the same for a whole search; "ignore" is "matched" with the stochastic parameters left out.
+CVB's published list of what to leave out keeps the σ encoder, whose gradient is a multiple of the noise: to
+CVB "ignore" is that list, and "adaptive" leaves the σ encoder out too. To a linear bottleneck "adaptive" does
+worse: the gradients of the μ encoder's weight and bias give away what it read, whatever was drawn.
 """
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +20,7 @@ from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.defenses.base import ADAPTIVE, Defense, number_text, option_text
 from ggl.defenses.bottleneck import ConvolutionalBottleneck, VariationalBottleneck, layers_holding, put_before
-from ggl.defenses.stochastic import stochastic_names
+from ggl.defenses.stochastic import deviation_encoders, stochastic_names
 from ggl.gradients import Gradients, Trial, View
 from ggl.gradients.linear_input import LinearInput
 from ggl.gradients.sampled import sampled_layers
@@ -140,6 +142,16 @@ class CVB(BottleneckDefense):
         self.layer = layer
         self.name = f"cvb:{kernel},beta={number_text(beta)}"
         self.name += option_text("channels", channels) + option_text("layer", layer)
+
+    def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        """Return the view of the others; for "ignore" without what the authors' code lists.
+
+        It lists the decoder and all later layers, and so compares both encoders.
+        """
+        view = super().adapt(observed, attacker, model)
+        if attacker != "ignore":
+            return view
+        return replace(view, ignored=view.ignored - deviation_encoders(self.wrapped(model)))
 
     def wrap(self, victim: nn.Module, seed: int = 0) -> nn.Module:
         """Return a copy of the victim with the bottleneck.

@@ -35,7 +35,7 @@ __all__ = ["DPSGD", "DynamicDP", "FedCDP", "Guarantee", "PrivateDefense"]
 Guarantee: TypeAlias = Literal["formal", "nominal"]
 """Whether an ε that is computed for a defense holds, or would if its bounds did not depend on the data."""
 
-NoiseSchedule: TypeAlias = Literal["linear", "staircase", "exponential", "cyclic", "fixed"]
+NoiseSchedule: TypeAlias = Literal["linear", "staircase", "staircase-code", "exponential", "cyclic", "fixed"]
 ClippingBound: TypeAlias = Literal["fixed", "decaying", "median", "l2-max"]
 
 Norms: TypeAlias = Float[Tensor, "b layers"]

@@ -21,6 +21,7 @@ __all__ = [
     "linear",
     "median_bounds",
     "staircase",
+    "staircase_code",
 ]
 
 L2_MAX_FLOOR, L2_MAX_CAP = 0.1, 32.0
@@ -33,8 +34,21 @@ def linear(progress: float) -> float:
 
 
 def staircase(progress: float) -> float:
-    """Return the noise multiplier 15 - ⌊1.015 r / 10⌋ at r = ⌊100 t/T⌋ whole percents: from 15 to 5."""
-    return 15.0 - math.floor(1.015 * math.floor(100 * progress) / 10)
+    """Return the noise multiplier 15 - 1.015 ⌊r / 10⌋ at r = 100 t/T: ten steps from 15 to 5.87."""
+    return 15 - 1.015 * math.floor(_percents(progress) / 10)
+
+
+def staircase_code(progress: float) -> float:
+    """Return the authors' code's staircase, 15 + ⌊-1.015 r / 10⌋ at r = ⌊100 t/T⌋: whole numbers to 4.
+
+    It floors a negative number, and so stands at 15 for the first percent alone.
+    """
+    return 15.0 + math.floor(-1.015 * _percents(progress) / 10)
+
+
+def _percents(progress: float) -> int:
+    """Return ⌊100 t/T⌋, where rounding has not left t/T just below it."""
+    return math.floor(100 * progress + 1e-9)
 
 
 def exponential(progress: float) -> float:
@@ -50,6 +64,7 @@ def cyclic(progress: float) -> float:
 NOISE_SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": linear,
     "staircase": staircase,
+    "staircase-code": staircase_code,
     "exponential": exponential,
     "cyclic": cyclic,
 }

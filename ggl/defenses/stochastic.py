@@ -15,7 +15,13 @@ from ggl.defenses.bottleneck import Bottleneck
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.sampled import draw_noise, sampled_layers
 
-__all__ = ["gradient_cosines", "mean_encoders", "stochastic_names", "stochastic_parameters"]
+__all__ = [
+    "deviation_encoders",
+    "gradient_cosines",
+    "mean_encoders",
+    "stochastic_names",
+    "stochastic_parameters",
+]
 
 SIDES = tuple(dict.fromkeys((32, 28, 64, 16, 24, 8, *range(12, 129, 4), 224, 256)))
 """Of square images, in the order in which they are tried."""
@@ -56,13 +62,18 @@ def stochastic_names(model: nn.Module, image_shape: tuple[int, int, int] | None 
         shapes = _probe_shapes(copied) if image_shape is None else iter([image_shape])
         noisy = _layers_reading_noise(copied, shapes)
         later = _registered_later(copied) if noisy is None else _parameters_of(copied, noisy)
-        _FOUND[model] = later | _encoders(copied, "deviation")
+        _FOUND[model] = later | deviation_encoders(copied)
     return _FOUND[model]
 
 
 def mean_encoders(model: nn.Module) -> frozenset[str]:
     """Return the parameters of the bottlenecks' μ encoders."""
     return _encoders(model, "mean")
+
+
+def deviation_encoders(model: nn.Module) -> frozenset[str]:
+    """Return the parameters of the bottlenecks' σ encoders."""
+    return _encoders(model, "deviation")
 
 
 def stochastic_parameters(

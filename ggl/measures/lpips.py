@@ -27,7 +27,7 @@ from ggl.base.weights import load_tensors
 from ggl.measures.metrics import check_pair
 from ggl.measures.published import CHECKPOINT, ENTRY
 
-__all__ = ["LPIPS_HINT", "Lpips", "load_lpips"]
+__all__ = ["LPIPS_HINT", "LPIPS_NOTE", "Lpips", "load_lpips", "lpips_note"]
 
 LPIPS_HINT = (
     f"LPIPS: weights not at hand; run {install_command('lpips')}, "
@@ -39,6 +39,11 @@ CONVOLUTIONS = (0, 3, 6, 8, 10)
 
 SMALLEST_SIDE = 64
 """The side of the patches on which the heads were calibrated; AlexNet itself needs 31 px."""
+
+LPIPS_NOTE = (
+    f"LPIPS: images under {SMALLEST_SIDE} px are enlarged to {SMALLEST_SIDE} px first; such figures compare "
+    "with one another, not with those of other work"
+)
 
 
 class Lpips:
@@ -87,6 +92,11 @@ def load_lpips() -> Lpips | None:
         return Lpips(_from_flax(_read_arrays((locate(ENTRY.name) / CHECKPOINT).read_bytes())))
     checkpoint = next(Path(torch.hub.get_dir(), "checkpoints").glob("alexnet-owt-*.pth"), None)
     return Lpips(_torchvision_weights(checkpoint)) if checkpoint else None
+
+
+def lpips_note(side: int) -> str | None:
+    """Return what is to be said beside an LPIPS of images of `side` pixels; None where nothing is."""
+    return LPIPS_NOTE if side < SMALLEST_SIDE else None
 
 
 def _prepare(images: Tensor) -> Tensor:

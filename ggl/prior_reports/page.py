@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.utils import make_grid
 
 from ggl.base.files import write_atomically
-from ggl.measures.lpips import LPIPS_HINT
+from ggl.measures.lpips import LPIPS_HINT, lpips_note
 from ggl.measures.metrics import METRICS
 from ggl.pages.style import COLORS, INK, LINES, MARKERS, STYLE, to_svg
 from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
@@ -104,6 +104,7 @@ def _content(report: PriorReport, result: Json) -> dict[str, object]:
         "side": DISPLAY_SIDE,
         "pixelated": report.samples.shape[-1] < DISPLAY_SIDE,
         "lpips_hint": None if "lpips" in any_figures else LPIPS_HINT,
+        "lpips_note": lpips_note(min(report.samples.shape[-2:])) if "lpips" in any_figures else None,
     }
 
 

@@ -22,8 +22,19 @@ def test_private_images_are_drawn_evenly_and_by_seed(data):
     assert len(set(rows.tolist())) == 25
     assert torch.equal(rows, pick_private(data.labels, 25, seed=0))
     assert not torch.equal(rows, pick_private(data.labels, 25, seed=1))
+    assert data.labels[pick_private(data.labels, 20, seed=0)].tolist() == [*range(10)] * 2
     with pytest.raises(InputError, match="at most 1000"):
         pick_private(data.labels, 1001, seed=0)
+
+
+def test_fewer_images_than_classes_are_of_classes_that_the_seed_draws(data):
+    drawn = [data.labels[pick_private(data.labels, 6, seed)].tolist() for seed in range(200)]
+    assert all(labels == sorted(set(labels)) for labels in drawn)
+    counts = torch.tensor(drawn).flatten().bincount(minlength=10)
+    assert (counts - 120).abs().max() < 5 * (200 * 0.6 * 0.4) ** 0.5
+    classes = torch.arange(1000)
+    assert pick_private(classes, 5, 0).max() > 100
+    assert pick_private(torch.tensor([7, 7, 7, 2]), 3, 0).tolist()[0] == 3  # every class in the first turn
 
 
 def test_decoys_are_the_rest_of_the_class(data):

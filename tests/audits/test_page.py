@@ -17,6 +17,7 @@ from ggl.audits.page import render
 from ggl.audits.report import Report
 from ggl.base.errors import InputError
 from ggl.measures.leakage import Scores
+from ggl.measures.lpips import LPIPS_NOTE
 from ggl.pages.templates import fixed
 
 N = 6
@@ -344,6 +345,13 @@ def test_without_lpips_the_page_says_how_to_get_it():
     for found in lacking:
         del found.values["lpips"]
     assert page.LPIPS_HINT in Page(render(made, made.to_dict())).text("results")
+
+
+@pytest.mark.parametrize(("side", "said"), [(32, True), (64, False)])
+def test_an_lpips_of_enlarged_images_is_said_to_be_one(side, said):
+    images = torch.rand(6, 1, side, side)
+    found = Page(html(cell("none", 0.02, images=images)))
+    assert (LPIPS_NOTE in found.text("results")) == said
 
 
 def test_of_many_large_color_images_the_first_are_shown_reduced():

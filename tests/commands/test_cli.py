@@ -31,8 +31,8 @@ def empty_folder(tmp_path):
 
 def folder_with_text(tmp_path):
     picture(tmp_path / "data" / "a" / "1.png")
-    (tmp_path / "data" / "a" / "notes.txt").write_text("hello")
-    return ["--data", tmp_path / "data"], "notes.txt"
+    (tmp_path / "data" / "a" / "notes.png").write_text("hello")
+    return ["--data", tmp_path / "data"], "notes.png: expected an image"
 
 
 def wrong_size(tmp_path):
@@ -96,7 +96,7 @@ def victim_of_another_size(in_channels, num_classes, image_size):
 
 BAD = {
     "empty folder": empty_folder,
-    "a text file among the images": folder_with_text,
+    "a text file that is named as an image": folder_with_text,
     "a size that the prior does not give": wrong_size,
     "class folders that are not labels": folders_by_name,
     "a victim for another size": lambda _: (

@@ -33,6 +33,7 @@ def spend(defense, layers=1, **changes):
         (DynamicDP("exponential"), 1, 0.502),
         (DynamicDP("cyclic"), 1, 0.387),
         (DynamicDP("staircase"), 1, 0.417),
+        (DynamicDP("staircase-code"), 1, 0.484),
     ],
 )
 def test_renyi_accounting_of_fed_cdp(defense, layers, expected):
@@ -50,10 +51,10 @@ def test_prv_accounting_of_fed_cdp(sigma, expected):
 
 
 def test_prv_takes_a_schedule_and_is_below_rdp():
-    """Eleven multipliers; the 100 blocks of the others take 11 s each: 0.422, 0.469 and 0.365."""
+    """Ten multipliers; the 100 blocks of the others take 11 s each: 0.422, 0.469 and 0.365."""
     by_prv = spend(DynamicDP("staircase"), accountant="prv").epsilon
     by_rdp = spend(DynamicDP("staircase")).epsilon
-    assert by_prv == pytest.approx(0.388, rel=2e-3)
+    assert by_prv == pytest.approx(0.389, rel=2e-3)
     assert by_prv < by_rdp
 
 

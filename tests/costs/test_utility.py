@@ -238,6 +238,7 @@ def untrained(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"fit": "resize"}, "--fit resize: expected the size to fit to, give --image-size"),
         ({"seeds": 0}, "expected at least one seed, found none"),
         ({"clients": 91}, "expected 1 to 90 clients, one example each at least; found 91"),
         ({"momentum": 1.0}, "federated training: expected a momentum in [0, 1), found 1"),
@@ -277,11 +278,13 @@ def test_images_of_another_shape_or_not_square_are_refused(tmp_path):
     wide = write(tmp_path / "wide.npz", (SIDE, SIDE + 2))
     with pytest.raises(InputError) as error:
         run_utility(plan(tmp_path, wide))
-    assert str(error.value) == f"{wide}: expected square images, found 8x10"
+    expected = "expected images of 8x8 pixels, found 8x10; give --image-size with --fit pad, resize or"
+    assert expected in str(error.value)
+    larger = write(tmp_path / "larger.npz", (SIDE + 2, SIDE + 2))
     with pytest.raises(InputError) as error:
-        run_utility(plan(tmp_path, test_data=wide))
+        run_utility(plan(tmp_path, test_data=larger))
     assert str(error.value) == (
-        "expected test images of the training images' shape (1, 8, 8), found (1, 8, 10)"
+        "expected test images of the training images' shape (1, 8, 8), found (1, 10, 10)"
     )
 
 

@@ -347,6 +347,19 @@ def test_cvb_has_no_bias_to_read_by():
     assert CVB().trial("adaptive") == CVB().trial("ignore")
 
 
+def test_the_published_list_of_cvb_keeps_both_encoders():
+    """CVB's CNN leaves out `decoder, 1.conv, 2.conv, mlp_layers`: not the σ encoder before the decoder."""
+    model = CVB(3, channels=4).wrap(victim("lenet"))
+    _, shared = shared_by(CVB(3, channels=4), model)
+    published = CVB(3, channels=4).view(shared, "ignore", model).ignored
+    assert shared.keys() - published == {
+        *("body.0.weight", "body.0.bias"),
+        *("body.2.bottleneck.mean.weight", "body.2.bottleneck.deviation.weight"),
+    }
+    adaptive = CVB(3, channels=4).view(shared, "adaptive", model).ignored
+    assert adaptive - published == {"body.2.bottleneck.deviation.weight"}
+
+
 @pytest.mark.parametrize("attacker", ["ignore", "adaptive", "informed"])
 @pytest.mark.parametrize("model", [None, victim("mlp")])
 def test_who_looks_for_the_bottleneck_needs_the_wrapped_model(attacker, model):

@@ -42,7 +42,7 @@ SILENT = [
 NOISY = [
     DPSGD(1.5, 0.7),
     FedCDP(),
-    *(DynamicDP(schedule) for schedule in ("linear", "staircase", "exponential", "cyclic", "fixed")),
+    *(DynamicDP(schedule) for schedule in (*NOISE_SCHEDULES, "fixed")),
     *(DynamicDP(clipping=bound) for bound in ("decaying", "median", "l2-max")),
 ]
 
@@ -212,7 +212,8 @@ def test_median_clipping_takes_its_noise_by_layer():
     ("schedule", "start", "middle", "end"),
     [
         ("linear", 15.0, 9.925, 4.85),
-        ("staircase", 15.0, 10.0, 5.0),
+        ("staircase", 15.0, 15 - 1.015 * 5, 15 - 1.015 * 10),
+        ("staircase-code", 15.0, 9.0, 4.0),
         ("exponential", math.exp(2.71), math.exp(2.145), math.exp(1.58)),
         ("cyclic", 15.0, 15 * math.cos(0.62), 15 * math.cos(1.24)),
     ],
@@ -221,15 +222,21 @@ def test_schedules_by_hand(schedule, start, middle, end):
     sigma = NOISE_SCHEDULES[schedule]
     assert [sigma(0.0), sigma(0.5), sigma(1.0)] == pytest.approx([start, middle, end], rel=1e-14)
     assert sigma(0.0) == pytest.approx(15, rel=2e-3)
-    assert sigma(1.0) == pytest.approx(math.sqrt(2 * math.log(1.25 / 1e-5)), rel=0.04)
+    if schedule != "staircase-code":
+        assert sigma(1.0) == pytest.approx(math.sqrt(2 * math.log(1.25 / 1e-5)), rel=0.04)
 
 
-def test_the_staircase_takes_whole_steps():
-    """1.015 · r / 10 passes a whole number at r = 10, 20, 30, 40, 50, 60, 69, 79, 89 and 99 percent."""
-    sigmas = [NOISE_SCHEDULES["staircase"](r / 10_000) for r in range(10_000)]
-    steps = [r for r in range(1, 10_000) if sigmas[r] != sigmas[r - 1]]
-    assert steps == [1000, 2000, 3000, 4000, 5000, 6000, 6900, 7900, 8900, 9900]
-    assert sorted(set(sigmas)) == list(range(5, 16))
+def test_the_staircase_takes_ten_steps():
+    sigmas = DynamicDP("staircase").noise_multipliers(10_000)
+    np.testing.assert_array_equal(sigmas, np.repeat([15 - 1.015 * step for step in range(10)], 1000))
+    assert sigmas[-1] == pytest.approx(5.865)
+
+
+def test_the_staircase_of_the_code_floors_a_negative_number():
+    """Fed-alphaCDP's line, `-1.015*round//10+15`, at round = ⌊t / 100⌋."""
+    sigmas = DynamicDP("staircase-code").noise_multipliers(10_000)
+    assert sigmas.tolist() == [-1.015 * (t // 100) // 10 + 15 for t in range(10_000)]
+    assert (sigmas[0], sigmas[100], sigmas[-1]) == (15, 14, 4)
 
 
 @pytest.mark.parametrize("schedule", NOISE_SCHEDULES)

@@ -21,6 +21,7 @@ from ggl.commands.prior_report import CHECKPOINTS, PriorPlan, run_prior_report
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
+from ggl.measures.lpips import LPIPS_NOTE
 from ggl.measures.statistics import bootstrap_mean
 from ggl.prior_reports import inversion as prior_inversion
 from ggl.prior_reports.inversion import DRAWS, Inverter, means_of_others
@@ -400,7 +401,9 @@ def plan(out, *data, **options):
 
 
 def test_a_run_names_its_sets_prints_a_table_and_is_not_overwritten(tmp_path, capsys):
-    np.savez(tmp_path / "dots.npz", images=np.eye(16, dtype=np.uint8)[None].repeat(4, 0), labels=[0, 0, 1, 1])
+    np.savez(
+        tmp_path / "dots.npz", images=255 * np.eye(16, dtype=np.uint8)[None].repeat(4, 0), labels=[0, 0, 1, 1]
+    )
     out = tmp_path / "out"
     asked = plan(out, "in=fashion-mnist-heldout", str(tmp_path / "dots.npz"), fit="resize")
     run_prior_report(asked)
@@ -408,6 +411,8 @@ def test_a_run_names_its_sets_prints_a_table_and_is_not_overwritten(tmp_path, ca
     result = json.loads((out / "prior.json").read_text())
     assert list(result["sets"]) == ["in", "dots"]
     assert "strongest control" in printed
+    assert LPIPS_NOTE in " ".join(printed.split())
+    assert LPIPS_NOTE in (out / "prior.html").read_text()
     assert f"{result['sets']['in']['figures']['inversion']['psnr']['mean']:.1f}" in printed
     assert (out / "inversion-dots.png").exists()
     assert not (out / CHECKPOINTS).exists()
