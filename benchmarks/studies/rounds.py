@@ -2,7 +2,7 @@
 
     python benchmarks/studies/rounds.py --data PATH/fashion-mnist.npz [--workers 2]
 
-Written down before it was run: LeNet, trained on the training split, padded to the prior's 32 px, by SGD (0.02,
+Written down before it was run: LeNet, trained on the training split, padded to 32 px, by SGD (0.02,
 momentum 0.9, batches of 64) to each mark of `ROUNDS`, a round of the federation; ten held-out clients of one
 image, one a class, that share a gradient in each round; without a defense, and under noise of a fixed size;
 the default strategy (`gauss-newton`) with 500 evaluations; the same images, controls and ceiling throughout.

@@ -67,7 +67,15 @@ class EveryRound:
         self.name = f"{loss_name(self.loss)} in {rounds} rounds"
 
     def __call__(self, logits: Float[Tensor, "n k"], labels: Tensor) -> Tensor:
-        """Return every image's loss, or one number where the rounds' loss gives one."""
+        """Return every image's loss, or one number where the rounds' loss gives one.
+
+        Labels may number the outputs of any round: those of a class stand for the class.
+        """
+        classes = logits.shape[1] // self.rounds
+        if not labels.is_floating_point():
+            labels = labels % classes
+        elif labels.shape[1] == logits.shape[1]:
+            labels = labels.unflatten(1, (self.rounds, classes)).sum(1)
         return torch.stack([losses_of(self.loss, z, labels) for z in logits.chunk(self.rounds, dim=1)]).sum(0)
 
 
