@@ -22,6 +22,7 @@ from ggl.commands.options import (
     LossName,
     NumClasses,
     Out,
+    PairedUpdates,
     PriorName,
     Resume,
     Seed,
@@ -88,7 +89,7 @@ def demo(
 ) -> None:
     """Attack held-out Fashion-MNIST images, defended and not, and report what leaks. Needs no network."""
     from ggl.commands.audit import DEMO, run
-    from ggl.commands.audit_inputs import AuditPlan
+    from ggl.commands.audit_plan import AuditPlan
 
     run(
         AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
@@ -97,7 +98,7 @@ def demo(
     )
 
 
-@app.command()
+@app.command(cls=PairedUpdates)
 def audit(
     out: Out,
     victim: Victim = "lenet",
@@ -188,10 +189,10 @@ def audit(
         str | None, typer.Option(help="the clients' learning rate; or, with --update, estimate")
     ] = None,
     update: Annotated[
-        tuple[str, str] | None,
+        list[str] | None,
         typer.Option(
             help="audit a captured update instead: the client's weights before and after, each as for "
-            "--victim-weights, or a list of arrays"
+            "--victim-weights, or a list of arrays; repeatable, for rounds of the same images"
         ),
     ] = None,
     update_difference: Annotated[
@@ -217,8 +218,10 @@ def audit(
     check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or (), loss=loss)
     from ggl.base.options import read_integers
     from ggl.commands.audit import run
-    from ggl.commands.audit_inputs import AuditPlan
+    from ggl.commands.audit_plan import AuditPlan
 
+    files = update or []
+    pairs = list(zip(files[::2], files[1::2], strict=True))
     plan = AuditPlan(
         victim=victim,
         victim_weights=victim_weights,
@@ -253,7 +256,8 @@ def audit(
         client_optimizer=client_optimizer,
         local_order=local_order,
         learning_rate=lr,
-        update=update,
+        update=pairs[0] if pairs else None,
+        further_updates=tuple(pairs[1:]),
         update_difference=update_difference,
         truth=truth,
         loss=loss,

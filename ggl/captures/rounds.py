@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ggl.base.errors import InputError
 from ggl.gradients import Gradients
-from ggl.victims.losses import Loss, load_loss, loss_name, losses_of
+from ggl.victims.losses import Loss, NamedLoss, load_loss, loss_name, losses_of
 
 __all__ = ["EveryRound", "SeveralRounds", "join_gradients"]
 
@@ -51,7 +51,7 @@ class SeveralRounds(nn.Module):
         return torch.cat([victim(x) for victim in self.rounds], dim=1)
 
 
-class EveryRound:
+class EveryRound(NamedLoss):
     """The sum of a loss over rounds, each of its own outputs.
 
     Attributes:

@@ -16,7 +16,8 @@ from ggl.base.devices import find_device
 from ggl.base.random import global_stream, stream_seed
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
-from ggl.commands.audit_inputs import AuditPlan, Inputs, load_inputs
+from ggl.commands.audit_inputs import Inputs, load_inputs
+from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_folder, check_place
 from ggl.costs.utility_file import read_utility
@@ -140,7 +141,7 @@ def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> Truth
         inputs.shared,
         local=inputs.local,
         defense=plan.defenses[0],
-        loss=plan.loss,
+        loss=inputs.loss,
         rounding=inputs.rounding,
         rate_known=inputs.learning_rate is None,
         seed=plan.seed,
@@ -173,7 +174,7 @@ def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
         "distance": plan.distance,
         "latents": plan.latents,
         "local": inputs.local,
-        "loss": plan.loss,
+        "loss": inputs.loss,
         "budget": plan.budget,
         "seed": plan.seed,
         "backend": plan.backend,

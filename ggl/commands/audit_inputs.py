@@ -1,102 +1,35 @@
-"""What `ggl audit` was asked for, loaded and checked before anything runs."""
+"""What `ggl audit` was asked for, loaded before anything runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ggl.attacks.pixel_attacks import find_contrast
-from ggl.audits.attackers import ALL, ANALYTIC
+from ggl.attacks.label_sources import infer_client_labels
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
 from ggl.captures.roles import check_direction
+from ggl.captures.rounds import EveryRound, SeveralRounds, join_gradients
+from ggl.captures.update import Captured
+from ggl.commands.audit_plan import ESTIMATE, AuditPlan, checked_plan
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
-from ggl.commands.weight_options import identity_of, typed_update, weights_argument
+from ggl.commands.weight_options import typed_update, weights_argument
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
-from ggl.gradients import Gradients, LocalTraining
-from ggl.gradients.client_optimizers import Sgd, load_client_optimizer
+from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.client_optimizers import Sgd
 from ggl.measures.statistics import Interval
-from ggl.victims.losses import CrossEntropy, load_loss
+from ggl.victims.losses import CrossEntropy, Loss, load_loss
 
-__all__ = ["AuditPlan", "Inputs", "check_classes", "load_inputs"]
+__all__ = ["Inputs", "check_classes", "load_inputs"]
 
 Say: TypeAlias = Callable[[str], None]
 """Prints a line for the user."""
-
-ESTIMATE = "estimate"
-"""Instead of a learning rate: it is estimated from the update."""
-
-
-@dataclass(frozen=True)
-class AuditPlan:
-    """Everything that `ggl audit` was asked for; names as on the command line."""
-
-    victim: str
-    data: str
-    prior: str
-    defenses: tuple[str, ...]
-    attackers: tuple[str, ...]
-    out: Path
-    images: int
-    budget: int
-    seed: int
-    device: str
-    ceiling_budget: int | None = None
-    strategies: tuple[str, ...] = ("auto",)
-    victim_weights: str | Path | None = None
-    num_classes: int | None = None
-    victim_mode: str = "eval"
-    split: str = "test"
-    fit: str | None = None
-    distance: str = "cosine"
-    latents: str | None = None
-    backend: str = "auto"
-    precision: str = "float32"
-    round: int = 0
-    rounds: int = 10_000
-    utility: Path | None = None
-    batch_size: int = 1
-    label_rule: str | None = None
-    private_labels: tuple[int, ...] = ()
-    local_steps: int = 1
-    local_batch_size: int | None = None
-    momentum: float = 0.0
-    client_optimizer: str = "sgd"
-    local_order: str = "given"
-    learning_rate: str | None = None
-    update: tuple[str | Path, str | Path] | None = None
-    update_difference: str | Path | None = None
-    truth: str | None = None
-    loss: str = "cross-entropy"
-    victim_output: str | None = None
-    force: bool = False
-
-    @property
-    def captured(self) -> bool:
-        """Whether a captured update is audited, and no simulated client's."""
-        return self.update is not None or self.update_difference is not None
-
-    def asked(self) -> dict[str, object]:
-        """Return what identifies the victim, the data and the update, for the settings of a result."""
-        files = self.update or ()
-        return {
-            "victim": self.victim,
-            "victim_weights": identity_of("--victim-weights", self.victim_weights),
-            "data": self.data,
-            "split": self.split,
-            "fit": self.fit,
-            "update": [identity_of("--update", file) for file in files] or None,
-            "update_difference": identity_of("--update-difference", self.update_difference, signed=True),
-            "truth": self.truth,
-            "victim_output": self.victim_output,
-        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +47,7 @@ class Inputs:
         num_classes: of the victim.
         notes: what was found in files of weights, a line each.
         rounding: the spacing of numbers in the captured update's files, relative to 1.
+        loss: of the clients.
     """
 
     prior: Prior
@@ -127,6 +61,7 @@ class Inputs:
     num_classes: int
     notes: tuple[str, ...] = ()
     rounding: float = 0.0
+    loss: str | Loss = "cross-entropy"
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -137,8 +72,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         WeightsError: a file of weights that cannot be read, or is not the victim's.
         GradientError: a captured update that is zero or not finite.
     """
-    plan = _with_rate(plan)
-    _check(plan)
+    plan = checked_plan(plan)
     prior = load_prior(plan.prior)
     pool = _load_images(plan, prior, plan.data)
     option, weights = "--victim-weights", plan.victim_weights
@@ -165,6 +99,7 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
         images, labels = pool.images[chosen], pool.labels[chosen]
         inputs = Inputs(prior, victim, pool, images, labels, None, local, None, classes, tuple(notes))
+        inputs = replace(inputs, loss=plan.loss)
     for note in inputs.notes:
         say(note)
     return inputs
@@ -177,83 +112,6 @@ def check_classes(data: Dataset, prior: Prior, hint: str = "") -> None:
         raise InputError(
             f"{data.name}: prior {prior.name} draws by class: expected folders (or labels of a CSV) named by "
             f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}"
-        )
-
-
-def _with_rate(plan: AuditPlan) -> AuditPlan:
-    """Return the plan with the learning rate that --client-optimizer holds, if it does."""
-    rule, rate = load_client_optimizer(plan.client_optimizer)
-    if rate is None:
-        return plan
-    if plan.learning_rate is not None:
-        raise InputError(
-            f"--client-optimizer {plan.client_optimizer}: expected the learning rate once, found --lr "
-            f"{plan.learning_rate} too"
-        )
-    return replace(plan, client_optimizer=rule.name, learning_rate=repr(rate))
-
-
-def _check(plan: AuditPlan) -> None:
-    """Refuse options that do not fit each other."""
-    if not 0 <= plan.momentum < 1:
-        raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
-    if not plan.captured:
-        if plan.images % plan.batch_size:
-            raise InputError(
-                f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
-                "multiple of it"
-            )
-        if plan.truth is not None or plan.private_labels:
-            raise InputError(
-                "--truth and --private-labels say what is in a captured update: give --update too, or "
-                "--update-difference"
-            )
-        if plan.force:
-            raise InputError("--force is of captured updates that --truth does not reproduce: leave it out")
-        if plan.learning_rate == ESTIMATE:
-            raise InputError("--lr estimate reads a captured update: give --update too, or a number")
-        local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
-        if (local or plan.client_optimizer != "sgd") and plan.learning_rate is None:
-            raise InputError(
-                "--local-steps, --local-batch-size, --momentum, --client-optimizer: expected the clients' "
-                "learning rate beside them, give --lr"
-            )
-        return
-    if plan.learning_rate is None:
-        raise InputError("--update: expected the client's learning rate, give --lr a number, or estimate")
-    if plan.update is not None and plan.update_difference is not None:
-        raise InputError("--update and --update-difference: expected one of them, found both")
-    if plan.update_difference is not None and plan.victim_weights is None:
-        raise InputError(
-            "--update-difference: expected the weights that the client started from beside it, give "
-            "--victim-weights"
-        )
-    if plan.update is not None and plan.victim_weights is not None:
-        raise InputError(
-            "--update brings the victim's weights, the first of its files; leave --victim-weights out"
-        )
-    if plan.local_order == "known":
-        raise InputError(
-            "--local-order known: expected with --update the images in the order of their steps (given), or "
-            "guessed, whole or copies where nobody knows it"
-        )
-    if len(plan.defenses) > 1:
-        raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
-    if plan.truth is not None and plan.private_labels:
-        raise InputError("--truth holds the labels; leave --private-labels out")
-    if plan.truth is None:
-        _check_single(plan)
-
-
-def _check_single(plan: AuditPlan) -> None:
-    """Refuse what asks for more than one attack, where nothing is scored."""
-    for option, given in (("--strategy", plan.strategies), ("--attacker", plan.attackers)):
-        if len(given) > 1:
-            raise InputError(f"--update without --truth: expected one {option}, found {', '.join(given)}")
-    if plan.attackers[0] in (ALL, ANALYTIC) or find_contrast(plan.strategies[0]) is not None:
-        raise InputError(
-            "--update without --truth: expected a search of the prior by one attacker, found "
-            f"{plan.attackers[0]}, {plan.strategies[0]}"
         )
 
 
@@ -297,7 +155,7 @@ def _load_update(
             check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
-    return Inputs(
+    inputs = Inputs(
         prior,
         captured.victim,
         pool,
@@ -309,6 +167,32 @@ def _load_update(
         classes,
         captured.notes,
         captured.rounding,
+        plan.loss,
+    )
+    if not plan.further_updates:
+        return inputs
+    further = [typed_update(victim, pair, None, rate) for pair in plan.further_updates]
+    return _joined(inputs, [captured, *further])
+
+
+def _joined(inputs: Inputs, rounds: Sequence[Captured]) -> Inputs:
+    """Return the inputs of one client's rounds together; a single image's label is read off the first."""
+    labels = inputs.labels
+    if labels is None:
+        oracle = GradientOracle(rounds[0].victim, loss=inputs.loss, backend="sequential")
+        labels = infer_client_labels(oracle, rounds[0].gradients, 1, inputs.prior)
+        if labels is None:
+            raise InputError(
+                "--update of several rounds: expected a victim that says its label, give --private-labels"
+            )
+    return replace(
+        inputs,
+        victim=SeveralRounds([captured.victim for captured in rounds]),
+        labels=labels,
+        shared=join_gradients([captured.gradients for captured in rounds]),
+        notes=tuple(dict.fromkeys(note for captured in rounds for note in captured.notes)),
+        rounding=max(captured.rounding for captured in rounds),
+        loss=EveryRound(inputs.loss, len(rounds)),
     )
 
 

@@ -1,9 +1,10 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ggl.commands.names import completion
 
@@ -14,6 +15,7 @@ __all__ = [
     "LossName",
     "NumClasses",
     "Out",
+    "PairedUpdates",
     "PriorName",
     "Resume",
     "Seed",
@@ -21,6 +23,17 @@ __all__ = [
     "VictimOutput",
     "VictimWeights",
 ]
+
+
+class PairedUpdates(TyperCommand):
+    """The command whose --update takes two files each time that it is given; they come as one list."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        update = next(option for option in self.params if option.name == "update")
+        update.nargs = 2
+        update.callback = lambda *given: [file for pair in given[-1] or () for file in pair]
+
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
