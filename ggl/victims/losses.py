@@ -57,7 +57,8 @@ class NamedLoss(ABC):
 class CrossEntropy(NamedLoss):
     """Cross-entropy of the softmax; smoothing spreads labels, weights weigh classes.
 
-    It is that of `torch.nn.functional.cross_entropy`. With weights the client's loss is Σ w[yᵢ] lᵢ / Σ w[yᵢ], so that a batch's is no mean of its images'.
+    It is that of `torch.nn.functional.cross_entropy`. With weights the client's loss is Σ w[yᵢ] lᵢ / Σ w[yᵢ],
+    so that a batch's is no mean of its images'.
 
     Args:
         smoothing: share of the label that is spread over all classes, from 0 to below 1.
@@ -105,8 +106,9 @@ class NegativeLogLikelihood(NamedLoss):
 class BinaryCrossEntropy(NamedLoss):
     """Cross-entropy of a sigmoid for each output: of one logit, or of many labels.
 
-    An image's loss is the mean over its outputs. A victim of one output tells class 1 from class 0; of several, each output is a yes or no of its own: a
-    class is yes to itself and no to the others, and labels (n, k) are numbers from 0 to 1.
+    An image's loss is the mean over its outputs. A victim of one output tells class 1 from class 0. Of
+    several each is a yes or no of its own: a class is yes to itself and no to the others, and labels (n, k)
+    are numbers from 0 to 1.
 
     Args:
         positive: how much more a yes counts than a no, above 0.
