@@ -37,6 +37,7 @@ from ggl.gradients.oracle import check_gradient
 from ggl.gradients.residuals import check_sum_of_squares
 from ggl.measures.leakage import measures
 from ggl.measures.lpips import load_lpips
+from ggl.measures.metrics import check_window
 from ggl.optimizers import load_strategy
 from ggl.victims.losses import Loss, loss_name
 from ggl.victims.outputs import bare_module, with_output
@@ -285,6 +286,7 @@ def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> Non
             f"expected images of the shape that prior {prior.name} gives, {tuple(prior.image_shape)}; "
             f"found {tuple(images.shape[1:])}"
         )
+    check_window(images)
     if len(images) == 0 or labels.shape != images.shape[:1]:
         raise InputError(f"expected one label for each of {len(images)} images, found {tuple(labels.shape)}")
     if batch_size < 1 or len(images) % batch_size:

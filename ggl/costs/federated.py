@@ -20,6 +20,7 @@ from ggl.costs.federation import Federation, Training
 from ggl.costs.partitions import split_clients
 from ggl.defenses import Client, Defense
 from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients.examination import prepared
 from ggl.gradients.sampled import draw_noise
 
 __all__ = ["accuracy", "rehearse", "train"]
@@ -87,7 +88,7 @@ def accuracy(
 
     An image whose logits are not finite counts as wrong. A model that samples draws noise of `seed`.
     """
-    model = copy.deepcopy(model).eval()
+    model = prepared(model).eval()
     device = next(model.parameters()).device
     right = 0
     for i, (x, y) in enumerate(zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ggl.base.errors import InputError
-from ggl.base.random import stream_seed
+from ggl.base.random import global_stream, stream_seed
 from ggl.base.registry import unknown_name
 from ggl.gradients import Sampled
 
@@ -165,8 +165,7 @@ def put_before(victim: nn.Module, name: str, build: Callable[[], Bottleneck], se
     if name not in layers:
         raise unknown_name("layer", name, list(layers))
     layer = layers[name]
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(stream_seed(seed, "bottleneck"))
+    with global_stream(stream_seed(seed, "bottleneck")), torch.device("cpu"):
         bottleneck = build()
     before = Before(bottleneck.to(next(layer.parameters())).train(layer.training), layer)
     before.training = layer.training

@@ -18,6 +18,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "check_pair",
+    "check_window",
     "feature_distance",
     "match",
     "mse",
@@ -99,11 +100,7 @@ def ssim(a: Images, b: Images) -> PerImage:
     from torchmetrics.functional.image import structural_similarity_index_measure  # seconds to import
 
     check_pair(a, b)
-    if min(a.shape[-2:]) < SSIM_WINDOW:
-        height, width = a.shape[-2:]
-        raise InputError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} px, found {height} x {width}"
-        )
+    check_window(a)
     _, similarity = structural_similarity_index_measure(
         a, b, data_range=1.0, reduction="none", return_full_image=True
     )
@@ -142,3 +139,12 @@ def match(reconstructions: Float[Tensor, "b c h w"], private: Float[Tensor, "b c
         raise InputError("expected finite images to match, found infinite or undefined pixels")
     _, order = scipy.optimize.linear_sum_assignment(cost.detach().cpu().numpy())  # type: ignore[attr-defined]
     return torch.from_numpy(order).to(private.device)
+
+
+def check_window(images: Float[Tensor, "n c h w"]) -> None:
+    """Raise `InputError` for images that are smaller than the window of SSIM."""
+    if min(images.shape[-2:]) < SSIM_WINDOW:
+        height, width = images.shape[-2:]
+        raise InputError(
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} px, found {height} x {width}"
+        )

@@ -63,23 +63,23 @@ def check_victim_name(name: str) -> None:
 LOSSES = {
     "cross-entropy": (
         "ggl.victims.losses:CrossEntropy",
-        "Of the softmax; smoothing=0.1 spreads labels, weights=1/2/0.5 weighs classes.",
+        "Cross-entropy of the softmax; smoothing spreads labels, weights weigh classes.",
     ),
     "bce": (
         "ggl.victims.losses:BinaryCrossEntropy",
-        "Of a sigmoid for each output: one logit of two classes, or many labels.",
+        "Cross-entropy of a sigmoid for each output: of one logit, or of many labels.",
     ),
     "nll": (
         "ggl.victims.losses:NegativeLogLikelihood",
-        "Of log-probabilities, as a victim ending in log_softmax returns them.",
+        "Minus the log-probability of the label, of a victim that returns log-probabilities.",
     ),
     "focal": (
         "ggl.victims.losses:Focal",
-        "Cross-entropy that counts fitted images less (arXiv 1708.02002); gamma=2.",
+        "Cross-entropy that counts fitted images less, -(1 - p)^γ log p.",
     ),
     "mse": (
         "ggl.victims.losses:SquaredError",
-        "Squared error to the one-hot label.",
+        "Squared error to the one-hot label, the mean over outputs; of one output to 0 or 1.",
     ),
 }
 

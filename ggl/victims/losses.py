@@ -55,9 +55,10 @@ class NamedLoss(ABC):
 
 
 class CrossEntropy(NamedLoss):
-    """Cross-entropy of the softmax, as `torch.nn.functional.cross_entropy` has it.
+    """Cross-entropy of the softmax; smoothing spreads labels, weights weigh classes.
 
-    With weights the client's loss is Σ w[yᵢ] lᵢ / Σ w[yᵢ], so that a batch's is no mean of its images'.
+    It is that of `torch.nn.functional.cross_entropy`. With weights the client's loss is Σ w[yᵢ] lᵢ / Σ w[yᵢ],
+    so that a batch's is no mean of its images'.
 
     Args:
         smoothing: share of the label that is spread over all classes, from 0 to below 1.
@@ -103,10 +104,11 @@ class NegativeLogLikelihood(NamedLoss):
 
 
 class BinaryCrossEntropy(NamedLoss):
-    """Cross-entropy of a sigmoid for every output, the mean over an image's outputs.
+    """Cross-entropy of a sigmoid for each output: of one logit, or of many labels.
 
-    A victim of one output tells class 1 from class 0; of several, each output is a yes or no of its own: a
-    class is yes to itself and no to the others, and labels (n, k) are numbers from 0 to 1.
+    An image's loss is the mean over its outputs. A victim of one output tells class 1 from class 0. Of
+    several each is a yes or no of its own: a class is yes to itself and no to the others, and labels (n, k)
+    are numbers from 0 to 1.
 
     Args:
         positive: how much more a yes counts than a no, above 0.
@@ -130,7 +132,7 @@ class BinaryCrossEntropy(NamedLoss):
 
 
 class SquaredError(NamedLoss):
-    """Squared error to the one-hot label, or of one output to the class 0 or 1; the mean over outputs."""
+    """Squared error to the one-hot label, the mean over outputs; of one output to 0 or 1."""
 
     name = "mse"
     wants_probabilities = False
@@ -141,7 +143,10 @@ class SquaredError(NamedLoss):
 
 
 class Focal(NamedLoss):
-    """-(1 - p)^γ log p of the label's softmax, or of one output's sigmoid (arXiv 1708.02002, eq. 4).
+    """Cross-entropy that counts fitted images less, -(1 - p)^γ log p.
+
+    Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002, eq. 4), p the label's softmax, or of
+    one output its sigmoid.
 
     Args:
         gamma: γ, at least 0; 0 is the cross-entropy.

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ggl.base.errors import GradientError, InputError
-from ggl.base.random import stream, stream_seed
+from ggl.base.random import global_stream, stream, stream_seed
 
 __all__ = ["State", "train_victim"]
 
@@ -111,7 +110,7 @@ def _states(
     for mark in settings.marks:
         while done < mark:
             rows = next(batches)
-            with _global_stream(device, settings.seed, done):
+            with global_stream(stream_seed(settings.seed, "victim dropout", done)):
                 loss = F.cross_entropy(model(images[rows].to(device)), labels[rows].to(device))
             if not loss.isfinite():
                 raise _diverged(done, settings.learning_rate)
@@ -131,14 +130,6 @@ def _batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
         order = torch.randperm(n, generator=stream(seed, "victim training", epoch))
         yield from order[: n - n % size].split(size)
         epoch += 1
-
-
-@contextmanager
-def _global_stream(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """Have the layers that draw from torch's global stream, such as dropout, draw from a step's own."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_seed(seed, "victim dropout", step))
-        yield
 
 
 def _finite_state(model: nn.Module, step: int, learning_rate: float) -> dict[str, Tensor]:

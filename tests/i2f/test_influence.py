@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import nn
 from torch.func import functional_call, grad, jacrev
+from torch.nn.functional import cross_entropy
 
 from ggl.base.errors import GradientError, InputError
 from ggl.base.random import stream
 from ggl.defenses import Defense, load_defense
 from ggl.gradients import GradientOracle
-from ggl.gradients.loss import cross_entropy
 from ggl.i2f.influence import influence, influences
 from ggl.i2f.jacobian import Jacobian, jacobian_product, transposed_product
 from ggl.i2f.krylov import largest_eigenvalues, solve_shifted, steps_needed
@@ -51,7 +51,7 @@ def dense(model, image, label):
 
     def gradient(x):
         def loss(p):
-            return cross_entropy(functional_call(model, p, (x[None],)), label[None])[0]
+            return cross_entropy(functional_call(model, p, (x[None],)), label[None])
 
         return torch.cat([g.flatten() for g in grad(loss)(parameters).values()])
 
