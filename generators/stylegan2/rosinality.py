@@ -15,13 +15,11 @@ Facts of that format (its code is MIT; none of it is here), and what each means 
 - All files have the skip architecture, three image channels and no classes; no limit on magnitudes.
 """
 
-import argparse
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ggl.base.errors import WeightsError
@@ -41,8 +39,7 @@ def read_rosinality(path: str | Path) -> dict[str, Tensor]:
         WeightsError: the file is missing, damaged, holds code, or is no such checkpoint.
     """
     path = Path(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training options, plain values
-        state = load_state(path)
+    state = load_state(path)
     inner = state.get("g_ema", state) if isinstance(state, dict) else state
     if not isinstance(inner, dict) or "input.input" not in inner:
         known = format_of(map(str, inner)) if isinstance(inner, dict) else None

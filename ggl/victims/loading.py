@@ -86,10 +86,11 @@ def read_num_classes(
     Raises:
         As `load_victim`.
     """
-    few, more = (
-        _build(name, {"in_channels": in_channels, "num_classes": n, "image_size": image_size}, 0)
-        for n in PROBES
-    )
+    sizes = {"in_channels": in_channels, "image_size": image_size}
+    try:
+        few, more = (_build(name, {**sizes, "num_classes": n}, 0) for n in PROBES)
+    except InputError:  # a network of one number of classes alone; whatever else is wrong is found again
+        return None
     found, above = file_shapes(weights, few, key), more.state_dict()
     counts = set()
     for tensor, low in few.state_dict().items():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ggl.base.errors import InputError, WeightsError
+from ggl.commands.build_victim import VictimPlan, build_victim
 from ggl.commands.weight_options import identity_of, weights_argument
 from ggl.victims import load_victim
 from ggl.victims.loading import read_num_classes
@@ -112,3 +113,17 @@ def test_a_file_is_typed_with_its_entry(tmp_path):
         weights_argument("--victim-weights", "a.pt,sign=-1")
     with pytest.raises(InputError, match="expected option=value, each once, found 'key='"):
         weights_argument("--victim-weights", "a.pt,key=")
+
+
+def only_three(in_channels, num_classes, image_size):
+    if num_classes != 3:
+        raise InputError("three classes or none")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * image_size**2, num_classes))
+
+
+def test_a_network_of_one_number_of_classes_alone_is_built_with_what_the_data_say(tmp_path):
+    torch.save(only_three(1, 3, 8).state_dict(), tmp_path / "w.pt")
+    name = f"{__name__}:only_three"
+    assert read_num_classes(name, tmp_path / "w.pt", **SIZES) is None
+    given = weights_argument("--victim-weights", tmp_path / "w.pt")
+    assert build_victim(VictimPlan(name, (1, 8, 8), None, 3, given))[1] == 3
