@@ -54,7 +54,7 @@ def users_code(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (GGLError, MemoryError):
+    except (GGLError, MemoryError, Warning):
         raise
     except Exception as error:
         raise UserCodeError(f"{what} raised {cause(error)}; {DEBUG}=1 shows the traceback") from error

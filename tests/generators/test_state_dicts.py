@@ -532,6 +532,36 @@ def test_upsampling_between_transposed_convolutions_is_refused(tmp_path):
         load_prior(f"{saved(tmp_path, network)},image_size=8")
 
 
+class Block(nn.Module):
+    def __init__(self, first="conv1", second="conv2"):
+        super().__init__()
+        self.add_module(first, nn.Conv2d(4, 4, 3, padding=1))
+        self.add_module(second, nn.Conv2d(4, 4, 3, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "where"),
+    [
+        ({"block1": Block(), "block2": Block()}, "block1, which"),
+        ({"res1": Block("0", "1")}, "res1.0.weight, which"),
+        ({"block": Block("a", "shortcut")}, "block.shortcut.weight, which"),
+    ],
+)
+def test_residual_blocks_are_no_chain_though_they_fit_one(tmp_path, blocks, where):
+    network = nn.ModuleDict({"fc": nn.Linear(5, 4 * 16), **blocks, "out": nn.Conv2d(4, 3, 3, padding=1)})
+    with pytest.raises(
+        WeightsError, match=f"found {where} may be of a residual block: .*docs/add-a-prior.md"
+    ):
+        load_prior(f"{saved(tmp_path, network)},image_size=8")
+
+
+def test_a_chain_in_one_container_is_no_residual_block(tmp_path):
+    network = nn.ModuleDict(
+        {"fc": nn.Linear(5, 4 * 16), "model": Block(), "out": nn.Conv2d(4, 3, 3, padding=1)}
+    )
+    assert load_prior(f"{saved(tmp_path, network)},image_size=8").image_shape == (3, 8, 8)
+
+
 def test_many_layers_take_no_time(tmp_path):
     """Each could go either way, and by five steps: nothing is tried one by one."""
     layers = [nn.ConvTranspose2d(4, 4, 3) for _ in range(60)]
