@@ -23,6 +23,7 @@ VictimWeights = Annotated[Path | None, typer.Option(help="safetensors or torch s
 PriorName = Annotated[
     str,
     typer.Argument(
-        help="a name of `ggl list priors`, or package.module:MyPrior", autocompletion=completion("priors")
+        help="a name of `ggl list priors`, package.module:MyPrior, or package.module:Network,weights=FILE",
+        autocompletion=completion("priors"),
     ),
 ]
