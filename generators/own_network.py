@@ -15,7 +15,7 @@ from ggl.base.options import build, parameters_of, read_options
 from ggl.generators.base import Prior
 from ggl.generators.calling import Hints, LabelForm, find_call
 from ggl.generators.dcgan_checkpoint import read_state
-from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfit
+from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfits
 from ggl.generators.random_states import random_states_kept
 from ggl.generators.ranges import read_range
 
@@ -90,8 +90,9 @@ class OwnNetwork(Prior):
         z = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(0))
         labels = None if self.num_classes is None else torch.arange(count) % self.num_classes
         values: list[Tensor] = []
-        misfit = norm_misfit(self.network, lambda: values.append(self._values(z, labels)))
-        self.doubts = () if misfit is None or misfit <= FITS else (misfit_text(misfit),)
+        misfits = norm_misfits(self.network, lambda: values.append(self._values(z, labels)))
+        misfit = sum(misfits) / max(1, len(misfits))
+        self.doubts = () if misfit <= FITS else (misfit_text(misfit),)
         few = z[:2], None if labels is None else labels[:2]
         if not torch.equal(self._values(*few), self._values(*few)):
             raise InputError(

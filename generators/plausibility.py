@@ -16,7 +16,7 @@ __all__ = [
     "doubts_of",
     "enough_samples",
     "misfit_text",
-    "norm_misfit",
+    "norm_misfits",
     "warn_if_implausible",
 ]
 
@@ -122,19 +122,16 @@ def misfit_text(misfit: float) -> str:
 
 
 @torch.no_grad()
-def norm_misfit(network: nn.Module, run: Callable[[], object]) -> float | None:
-    """Return how far what batch normalizations meet is from the statistics that they recorded in training.
+def norm_misfits(network: nn.Module, run: Callable[[], object]) -> list[float]:
+    """Return how far what each batch normalization meets is from what it recorded in training.
 
-    A trained generator meets, on its own latents, what it met in training. The mean over channels of
-    |μ - running mean| / σ + |log(σ / running σ)|, where μ and σ are over batch and positions, averaged
-    over the normalizations: near 0 where the network is the one that was trained.
+    A trained generator meets, on its own latents, what it met in training: the mean over channels of
+    |μ - running mean| / σ + |log(σ / running σ)|, where μ and σ are over batch and positions, is near 0
+    where the network is the one that was trained. Those without running statistics are left out.
 
     Args:
         network: in eval mode.
         run: calls it on a batch of its own latents.
-
-    Returns:
-        None where it has no batch normalizations with running statistics.
     """
     found: list[Tensor] = []
 
@@ -154,4 +151,4 @@ def norm_misfit(network: nn.Module, run: Callable[[], object]) -> float | None:
     finally:
         for handle in handles:
             handle.remove()
-    return float(torch.stack(found).mean()) if found else None
+    return [float(misfit) for misfit in found]

@@ -28,6 +28,9 @@ COUNTER = "num_batches_tracked"
 EMBEDDING = re.compile(r"emb|label|class", re.IGNORECASE)
 """In the name of a table of labels, which else looks like a linear layer without bias."""
 
+RESIDUAL = re.compile(r"(^|[._])(res(net|idual)?_?(block)?s?\d*|shortcut|skip|downsample)[._]", re.IGNORECASE)
+PAIR = re.compile(r"(?<=\.)conv_?1\."), re.compile(r"(?<=\.)conv_?2\.")
+
 STRANGE = {
     "weight_orig": "spectral or weight normalization",
     "weight_v": "weight normalization",
@@ -117,6 +120,7 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
     wrapped = next((name for name in state if "parametrizations." in name), None)
     if wrapped is not None:
         raise refusal(path, f"{wrapped} (a parametrization, such as spectral normalization)")
+    _check_no_sums(path, state)
     modules: dict[str, dict[str, Tensor]] = {}
     for name in state if in_order else _sorted(state):
         module, _, leaf = name.rpartition(".")
@@ -132,6 +136,21 @@ def read_layers(path: str | Path, state: Mapping[str, Tensor], *, in_order: bool
     own = [layer for layer in layers if layer.kind != "embedding"]
     ordered = own if _interleaved(own) else _paired(path, weights, norms)
     return Layers(Path(path), ordered, embeddings[0] if embeddings else None)
+
+
+def _check_no_sums(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse residual blocks, told by names alone: what is added to what has no tensor, and the rest fits.
+
+    Raises:
+        WeightsError: a name says so, or two containers and more hold a "conv1" and a "conv2" each.
+    """
+    named = [name for name in state if RESIDUAL.search(name)]
+    firsts = {name[: match.start()] for name in state if (match := PAIR[0].search(name))}
+    seconds = {name[: match.start()] for name in state if (match := PAIR[1].search(name))}
+    pairs = sorted(firsts & seconds)
+    if named or len(pairs) > 1:
+        where = named[0] if named else pairs[0].rstrip(".")
+        raise refusal(path, f"{where}, which may be of a residual block: its sum has no tensor")
 
 
 def _kind(path: str | Path, name: str, tensors: Mapping[str, Tensor]) -> Kind:

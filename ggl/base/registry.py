@@ -4,7 +4,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
@@ -85,9 +84,9 @@ class Registry(Generic[T]):
         name, _, parameter = specification.partition(":")
         if name in self:
             return self[name], parameter or None
-        attribute, *rest = re.split("[:,]", parameter, maxsplit=1)
-        entry: T = import_object(f"{name}:{attribute}", self.kind)
-        return entry, "".join(rest) or None
+        end = min((place for place in map(parameter.find, ":,") if place >= 0), default=len(parameter))
+        entry: T = import_object(f"{name}:{parameter[:end]}", self.kind)
+        return entry, parameter[end + 1 :] or None
 
     def check(self, specification: str) -> None:
         """Raise `UnknownNameError` where a specification names nothing; what it names is not imported."""

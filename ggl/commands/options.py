@@ -69,6 +69,7 @@ ImageSize = Annotated[int | None, typer.Option(help="pixels that the victim take
 PriorName = Annotated[
     str,
     typer.Argument(
-        help="a name of `ggl list priors`, or package.module:MyPrior", autocompletion=completion("priors")
+        help="a name of `ggl list priors`, package.module:MyPrior, or package.module:Network,weights=FILE",
+        autocompletion=completion("priors"),
     ),
 ]

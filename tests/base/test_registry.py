@@ -79,6 +79,7 @@ def test_resolve_imports_the_users_own_code(registry, monkeypatch):
     monkeypatch.setitem(sys.modules, "some_package.things", module)
     assert registry.resolve("some_package.things:Thing") == (module.Thing, None)
     assert registry.resolve("some_package.things:Thing:a=1,b=c:d") == (module.Thing, "a=1,b=c:d")
+    assert registry.resolve("some_package.things:Thing,a=1,b=c:d") == (module.Thing, "a=1,b=c:d")
 
 
 @pytest.mark.parametrize(

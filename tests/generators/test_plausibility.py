@@ -12,7 +12,7 @@ from ggl.generators import Prior, load_prior, register_prior
 from ggl.generators.plausibility import (
     ImplausiblePriorWarning,
     doubts_of,
-    norm_misfit,
+    norm_misfits,
     warn_if_implausible,
 )
 
@@ -98,8 +98,8 @@ def test_the_misfit_is_by_hand():
     norm.running_var.fill_(16)
     values = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = ((values - values.mean()) / values.std() * 2 + 3).float()
-    assert norm_misfit(norm, lambda: norm(values)) == pytest.approx(0.5 + 0.6931, abs=1e-4)
-    assert norm_misfit(nn.Linear(1, 1), lambda: None) is None
+    assert norm_misfits(norm, lambda: norm(values)) == [pytest.approx(0.5 + 0.6931, abs=1e-4)]
+    assert norm_misfits(nn.Linear(1, 1), lambda: None) == []
     assert not norm._forward_pre_hooks
 
 

@@ -338,7 +338,10 @@ def test_activations_and_epsilons_are_those_that_the_files_normalizations_tell(t
 def test_what_is_assumed_is_said(tmp_path):
     prior = load_prior(saved(tmp_path, trained(lambda: transposed((5, 8, 4), (8, 6, 4, 2, 1), (6, 1, 2, 2)))))
     fits, *others = prior.assumed
-    assert fits == "ReLU between the layers (activation=), which the file's own batch normalizations fit"
+    assert fits.startswith(
+        "ReLU between the layers (activation=), which the file's own batch normalizations fit"
+    )
+    assert "leaky-relu:0.2" not in fits
     assert others == [
         "tanh at the end (range=)",
         "1e-05 as the epsilon of batch normalizations (eps=)",
@@ -527,6 +530,36 @@ def test_upsampling_between_transposed_convolutions_is_refused(tmp_path):
         WeightsError, match=r"room for 1 more without tensors beside an activation behind main.0"
     ):
         load_prior(f"{saved(tmp_path, network)},image_size=8")
+
+
+class Block(nn.Module):
+    def __init__(self, first="conv1", second="conv2"):
+        super().__init__()
+        self.add_module(first, nn.Conv2d(4, 4, 3, padding=1))
+        self.add_module(second, nn.Conv2d(4, 4, 3, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "where"),
+    [
+        ({"block1": Block(), "block2": Block()}, "block1, which"),
+        ({"res1": Block("0", "1")}, "res1.0.weight, which"),
+        ({"block": Block("a", "shortcut")}, "block.shortcut.weight, which"),
+    ],
+)
+def test_residual_blocks_are_no_chain_though_they_fit_one(tmp_path, blocks, where):
+    network = nn.ModuleDict({"fc": nn.Linear(5, 4 * 16), **blocks, "out": nn.Conv2d(4, 3, 3, padding=1)})
+    with pytest.raises(
+        WeightsError, match=f"found {where} may be of a residual block: .*docs/add-a-prior.md"
+    ):
+        load_prior(f"{saved(tmp_path, network)},image_size=8")
+
+
+def test_a_chain_in_one_container_is_no_residual_block(tmp_path):
+    network = nn.ModuleDict(
+        {"fc": nn.Linear(5, 4 * 16), "model": Block(), "out": nn.Conv2d(4, 3, 3, padding=1)}
+    )
+    assert load_prior(f"{saved(tmp_path, network)},image_size=8").image_shape == (3, 8, 8)
 
 
 def test_many_layers_take_no_time(tmp_path):
