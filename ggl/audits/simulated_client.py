@@ -146,15 +146,15 @@ class Observed:
 
         Of one update: the L2 norm of the difference beyond what is lost. Of several, which differ by noise,
         the root of what the captured one's mean squared distance to them is off from that among them, beyond
-        `DEVIATIONS` deviations of the latter.
+        `DEVIATIONS` deviations of the latter, or of what its least is beyond the largest among them.
         """
         if len(own) == 1:
             return self._difference(own[0]) / self.norm
-        among = _scatter(own)
-        beyond = float(np.mean([self._difference(update) ** 2 for update in own]))
-        plain = float(np.mean([self._plain(update) ** 2 for update in own]))
-        off = max(beyond - among.mean(), among.mean() - plain) - DEVIATIONS * among.std()
-        return math.sqrt(max(0.0, off)) / self.norm
+        squares, among = _squares(own), _scatter(own)
+        beyond = np.square([self._difference(update) for update in own])
+        plain = np.square([self._plain(update) for update in own])
+        mean = max(beyond.mean() - among.mean(), among.mean() - plain.mean()) - DEVIATIONS * among.std()
+        return math.sqrt(max(0.0, mean, beyond.min() - squares.max())) / self.norm
 
     def blindness(self, own: Sequence[Gradients]) -> float:
         """Return the share of a client's update that may be wrong without a distance above 0."""
@@ -219,8 +219,13 @@ class Observed:
 
 def _scatter(own: Sequence[Gradients]) -> NDArray[np.float64]:
     """Return every update's mean squared distance to the others."""
-    squares = [
-        [float(global_norm({name: a[name] - b[name] for name in a})) ** 2 for b in own if b is not a]
-        for a in own
-    ]
-    return np.array([np.mean(row) for row in squares])
+    found: NDArray[np.float64] = _squares(own).sum(axis=1) / (len(own) - 1)
+    return found
+
+
+def _squares(own: Sequence[Gradients]) -> NDArray[np.float64]:
+    """Return the squared distances between updates."""
+    flat = torch.stack([torch.cat([g.flatten() for g in update.values()]) for update in own])
+    exact = "donot_use_mm_for_euclid_dist"
+    found: NDArray[np.float64] = torch.cdist(flat, flat, compute_mode=exact).square().cpu().numpy()
+    return found

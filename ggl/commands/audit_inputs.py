@@ -251,7 +251,8 @@ def _load_update(
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = captured_update(victim, *files, learning_rate=rate)
     local = _local(plan, rate)
-    if plan.defenses == ("none",) and estimated is None and isinstance(local.rule, Sgd):
+    unchecked = plan.truth is None and plan.defenses == ("none",) and estimated is None
+    if unchecked and isinstance(local.rule, Sgd):
         check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
