@@ -162,9 +162,10 @@ def test_an_order_that_nobody_knows_is_drawn_anew(batch):
     order = [2, 0, 1, 3, 3, 1, 0, 2]
     twice = images[order], labels[order]
     read, update = capture(small_victim(), *twice, steps=4, size=2)
-    for pixels, verdict in ((images, "reproduced"), (images * 255, "doubtful")):
-        local = LocalTraining(4, RATE, batch_size=2, order="copies")
-        check = check_truth(read, pixels, labels, update, local=local)
+    for slower, verdict in ((1, "reproduced"), (10, "doubtful")):
+        local = LocalTraining(4, RATE / slower, batch_size=2, order="copies")
+        stated = {name: slower * g for name, g in update.items()}
+        check = check_truth(read, images, labels, stated, local=local)
         assert (check.draws > 1, check.verdict) == (True, verdict)
 
 
