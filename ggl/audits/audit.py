@@ -265,19 +265,8 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "round": audit.clients.round,
         "rounds": audit.clients.rounds,
         "device": str(audit.oracle.device),
-        "attacker_knows": _knowledge(audit),
+        "attacker_knows": audit.attacker_knows,
     }
-
-
-def _knowledge(audit: AuditSetting) -> str:
-    """Return what the attacker is taken to know, the defense apart."""
-    known = ["architecture", "weights", "mode"]
-    known += ["labels"] if audit.attack.label_rule == "known" else []
-    known += [f"batch size {audit.clients.batch_size}", "data domain"]
-    if (local := audit.oracle.local) is None:
-        return ", ".join(known)
-    told = local.order in ("given", "known")
-    return ", ".join([*known, "local training" if told else "local training but the order of its images"])
 
 
 def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:

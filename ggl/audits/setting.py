@@ -75,3 +75,14 @@ class AuditSetting:
     def solvable(self) -> bool:
         """Whether a shared gradient is one image's own, of one step."""
         return self.clients.batch_size == 1 and (self.oracle.local is None or self.oracle.local.is_gradient)
+
+    @property
+    def attacker_knows(self) -> str:
+        """What the attacker is taken to know, the defense apart."""
+        known = ["architecture", "weights", "mode"]
+        known += ["labels"] if self.attack.label_rule == "known" else []
+        known += [f"batch size {self.clients.batch_size}", "data domain"]
+        if (local := self.oracle.local) is None:
+            return ", ".join(known)
+        told = local.order in ("given", "known")
+        return ", ".join([*known, "local training" if told else "local training but the order of its images"])

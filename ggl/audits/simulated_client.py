@@ -35,7 +35,7 @@ BLIND = 0.5
 DRAWS = 6
 """Of a client that draws noise: its updates differ among each other as they do from the captured one."""
 
-DEVIATIONS = 6.0
+DEVIATIONS = 10.0
 """Of the draws' squared distances, that the captured one's may be off."""
 
 SMALL = 1e-6
@@ -141,32 +141,40 @@ class Observed:
         """The L2 norm of the update."""
         return float(global_norm(self.update))
 
+    @cached_property
+    def _rounded(self) -> float:
+        """The share of the update that its files' rounding may hide."""
+        lost = {name: torch.minimum(self.lost[name], g.abs()) for name, g in self.update.items()}
+        return float(global_norm(lost)) / self.norm
+
     def distance(self, own: Sequence[Gradients]) -> float:
         """Return how far updates of a simulated client are from it, relative to its norm; 0 is reproduced.
 
         Of one update: the L2 norm of the difference beyond what is lost. Of several, which differ by noise,
         the root of what the captured one's mean squared distance to them is off from that among them, beyond
-        `DEVIATIONS` deviations of the latter.
+        `DEVIATIONS` deviations of the latter, or of what its least is beyond the largest among them; or the
+        factor of its norm beyond those of theirs.
         """
         if len(own) == 1:
             return self._difference(own[0]) / self.norm
-        among = _scatter(own)
-        beyond = float(np.mean([self._difference(update) ** 2 for update in own]))
-        plain = float(np.mean([self._plain(update) ** 2 for update in own]))
-        off = max(beyond - among.mean(), among.mean() - plain) - DEVIATIONS * among.std()
-        return math.sqrt(max(0.0, off)) / self.norm
+        squares, among = _squares(own), _scatter(own)
+        beyond = np.square([self._difference(update) for update in own])
+        plain = np.square([self._plain(update) for update in own])
+        mean = max(beyond.mean() - among.mean(), among.mean() - plain.mean()) - DEVIATIONS * among.std()
+        apart = math.sqrt(max(0.0, mean, beyond.min() - squares.max())) / self.norm
+        sizes = np.log([max(float(global_norm(update)), 1e-30) for update in own])
+        size = abs(math.log(self.norm) - sizes.mean()) - DEVIATIONS * sizes.std() - self._rounded
+        return max(apart, math.expm1(max(0.0, size)))
 
     def blindness(self, own: Sequence[Gradients]) -> float:
         """Return the share of a client's update that may be wrong without a distance above 0."""
-        lost = {name: torch.minimum(self.lost[name], g.abs()) for name, g in self.update.items()}
-        rounded = float(global_norm(lost)) / self.norm
         if len(own) == 1:
-            return rounded
+            return self._rounded
         mean = {name: torch.stack([update[name] for update in own]).mean(0) for name in own[0]}
         among = _scatter(own)
         signal = max(float(global_norm(mean)) ** 2 - float(among.mean()) / (2 * len(own)), 1e-30)
         unseen = DEVIATIONS * float(among.std()) + (ALLOWED * self.norm) ** 2
-        return max(rounded, math.sqrt(unseen / signal))
+        return max(self._rounded, math.sqrt(unseen / signal))
 
     def allowed(self, client: SimulatedClient, own: Gradients, rounding: float) -> float:
         """Return the distance up to which a client reproduces it, rounded weights and chaos considered."""
@@ -219,8 +227,13 @@ class Observed:
 
 def _scatter(own: Sequence[Gradients]) -> NDArray[np.float64]:
     """Return every update's mean squared distance to the others."""
-    squares = [
-        [float(global_norm({name: a[name] - b[name] for name in a})) ** 2 for b in own if b is not a]
-        for a in own
-    ]
-    return np.array([np.mean(row) for row in squares])
+    found: NDArray[np.float64] = _squares(own).sum(axis=1) / (len(own) - 1)
+    return found
+
+
+def _squares(own: Sequence[Gradients]) -> NDArray[np.float64]:
+    """Return the squared distances between updates."""
+    flat = torch.stack([torch.cat([g.flatten() for g in update.values()]) for update in own])
+    exact = "donot_use_mm_for_euclid_dist"
+    found: NDArray[np.float64] = torch.cdist(flat, flat, compute_mode=exact).square().cpu().numpy()
+    return found

@@ -151,7 +151,7 @@ def _load_update(
     local = _local(plan, rate)
     if plan.defenses == ("none",) and isinstance(load_loss(plan.loss), CrossEntropy):
         check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
-        if estimated is None and isinstance(local.rule, Sgd):
+        if plan.truth is None and estimated is None and isinstance(local.rule, Sgd):
             check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")

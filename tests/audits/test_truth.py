@@ -31,10 +31,22 @@ def batch(data):
     return data.images[:4], data.labels[:4]
 
 
-def capture(victim, images, labels, *, steps, size, rate=RATE, stated=RATE, loss=F.cross_entropy, dtype=None):
+def capture(
+    victim,
+    images,
+    labels,
+    *,
+    steps,
+    size,
+    rate=RATE,
+    stated=RATE,
+    loss=F.cross_entropy,
+    dtype=None,
+    make=torch.optim.SGD,
+):
     """Train as a client does, by torch alone; return the victim and the update as its files give them."""
     trained = copy.deepcopy(victim)
-    optimizer = torch.optim.SGD(trained.parameters(), rate)
+    optimizer = make(trained.parameters(), rate)
     for k in range(steps):
         rows = [(k * size + i) % len(images) for i in range(size)]
         optimizer.zero_grad()
@@ -131,9 +143,30 @@ def test_a_wrong_rate_of_one_step_is_a_scale_and_seen(batch):
     check = checked(read, update, *batch, steps=1, size=4, stated=RATE * 1.03)
     assert (check.verdict, check.cosine) == ("doubtful", pytest.approx(1))
     assert check.distance == pytest.approx(0.03, rel=0.01)
-    assert check.likely == ["a learning rate 0.9709 times the stated one, 0.05"]
+    assert check.likely[0] == "a learning rate 0.9709 times the stated one, 0.05"
     free = checked(read, update, *batch, steps=1, size=4, stated=RATE * 1.03, rate_known=False)
     assert free.verdict == "reproduced"
+
+
+def test_a_client_that_trained_by_adamw(batch):
+    read, update = capture(small_victim(), *batch, steps=4, size=2, make=torch.optim.AdamW)
+    for text, verdict in (("adamw", "reproduced"), ("sgd", "doubtful")):
+        local = LocalTraining(4, RATE, batch_size=2, optimizer=text)
+        check = check_truth(read, *batch, update, local=local)
+        assert check.verdict == verdict
+    assert "the optimizer adamw" in check.likely
+
+
+def test_an_order_that_nobody_knows_is_drawn_anew(batch):
+    images, labels = batch
+    order = [2, 0, 1, 3, 3, 1, 0, 2]
+    twice = images[order], labels[order]
+    read, update = capture(small_victim(), *twice, steps=4, size=2)
+    for slower, verdict in ((1, "reproduced"), (10, "doubtful")):
+        local = LocalTraining(4, RATE / slower, batch_size=2, order="copies")
+        stated = {name: slower * g for name, g in update.items()}
+        check = check_truth(read, images, labels, stated, local=local)
+        assert (check.draws > 1, check.verdict) == (True, verdict)
 
 
 def test_images_that_are_not_the_clients_are_named_as_such(data, batch):
