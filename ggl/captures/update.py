@@ -49,6 +49,8 @@ class Captured:
             `gradients` below rounding · |weight| / learning rate are lost.
         trained_in_train_mode: whether running statistics of batch normalization differ between the
             files. None for a victim without them. False may also be a client that does not send them.
+        after: the victim's weights and buffers after local training, by name: what running statistics imply
+            of the batch is in `ggl.captures.batch_statistics`.
     """
 
     gradients: Gradients
@@ -56,6 +58,7 @@ class Captured:
     learning_rate: float
     rounding: float
     trained_in_train_mode: bool | None
+    after: dict[str, Tensor]
 
     @property
     def before(self) -> dict[str, Tensor]:
@@ -97,7 +100,7 @@ def captured_update(
     }
     _check_update(gradients, before, after, learning_rate)
     coarsest = max(torch.finfo(state[name].dtype).eps for state in (old, new) for name in trained)
-    return Captured(gradients, model, learning_rate, coarsest, _statistics_moved(model, old, new))
+    return Captured(gradients, model, learning_rate, coarsest, _statistics_moved(model, old, new), new)
 
 
 def _read_state(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
