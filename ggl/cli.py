@@ -173,6 +173,12 @@ def audit(
             ".npz or torch state dicts"
         ),
     ] = None,
+    batch_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--batch-statistics", help="match the batch's statistics too, as running statistics tell them"
+        ),
+    ] = False,
     truth: Annotated[
         str | None,
         typer.Option(help="the images behind --update, like --data; without them nothing is scored"),
@@ -221,6 +227,7 @@ def audit(
         learning_rate=lr,
         update=update,
         truth=truth,
+        batch_statistics=batch_statistics,
     )
     run(plan, resume)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.label_sources import check_label_rule, load_label_rule
 from ggl.attacks.latents import load_latents
+from ggl.attacks.objectives import check_statistics
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage
@@ -30,6 +31,7 @@ from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
@@ -66,6 +68,7 @@ def audit(
     label_rule: str = "known",
     local: LocalTraining | None = None,
     captured: Sequence[Gradients] | None = None,
+    statistics: bool | Sequence[BatchStatistics] = False,
     backend: str = "auto",
     precision: str = "float32",
     round: int = 0,  # noqa: A002
@@ -106,6 +109,8 @@ def audit(
         local: the clients' local steps, known to the attacker; by default they share one gradient.
         captured: what the clients to be attacked have shared, where it was captured and not to be computed
             here; defended already, in units of gradients.
+        statistics: whether the clients' running statistics are observed, and those of their batches matched
+            beside the gradient; or these, of each of the clients to be attacked, where they were captured.
         backend: of the gradient oracle.
         precision: of the gradient oracle.
         round: rounds of training before this one, for defenses that change over training.
@@ -127,6 +132,8 @@ def audit(
     _check(images, labels, prior, batch_size)
     if local is not None:
         local.check(batch_size)
+    if statistics is not False:
+        check_statistics(victim, local)
     pool, pool_labels = decoys or _heldout(prior)
     oracle = GradientOracle(victim, backend=backend, precision=precision, local=local)
     numbers = list(range(len(images) // batch_size) if only is None else only)
@@ -142,6 +149,7 @@ def audit(
         round=round,
         rounds=rounds,
         captured=captured,
+        statistics=statistics,
     )
     setting = AuditSetting(
         oracle=oracle,
@@ -234,6 +242,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "label_rule": audit.attack.label_rule,
         "local_training": None if local is None else asdict(local),
         "captured": audit.clients.captured is not None,
+        "batch_statistics": audit.clients.statistics is not False,
         "budget": audit.attack.budget,
         "ceiling_budget": audit.ceiling_budget,
         "seed": audit.attack.seed,
@@ -252,6 +261,7 @@ def _knowledge(audit: AuditSetting) -> str:
     """Return what the attacker is taken to know, the defense apart."""
     known = ["architecture", "weights", "mode"]
     known += ["labels"] if audit.attack.label_rule == "known" else []
+    known += ["batch statistics"] if audit.clients.statistics is not False else []
     known += [f"batch size {audit.clients.batch_size}", "data domain"]
     return ", ".join([*known, "local training"] if audit.oracle.local else known)
 

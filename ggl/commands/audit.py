@@ -110,6 +110,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
             label_rule=plan.label_rule or "known",
             captured=None if inputs.shared is None else [inputs.shared],
+            statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
             **_common(plan, inputs, stage),
         )
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
@@ -127,6 +128,7 @@ def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: S
         defense=plan.defenses[0],
         attacker=plan.attackers[0],
         strategy=plan.strategies[0],
+        statistics=inputs.statistics,
         **_common(plan, inputs, stage),
     )
     return replace(found, settings={**found.settings, **_asked(plan, inputs)})

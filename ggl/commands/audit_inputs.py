@@ -15,12 +15,14 @@ from ggl.audits.controls import prior_samples
 from ggl.base.errors import InputError
 from ggl.base.files import sha256
 from ggl.base.random import stream
+from ggl.captures.batch_statistics import implied_statistics
 from ggl.captures.learning_rate import check_learning_rate, estimate_learning_rate
 from ggl.captures.update import Captured, captured_update
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.measures.statistics import Interval
 from ggl.victims import load_victim
 
@@ -72,6 +74,7 @@ class AuditPlan:
     learning_rate: str | None = None
     update: tuple[Path, Path] | None = None
     truth: str | None = None
+    batch_statistics: bool = False
 
     def asked(self) -> dict[str, object]:
         """Return what identifies the victim, the data and the update, for the settings of a result."""
@@ -102,6 +105,7 @@ class Inputs:
         shared: a captured update in units of gradients, None where clients are simulated.
         local: the clients' local steps, None where they share a gradient.
         learning_rate: that was estimated, with its spread.
+        statistics: of a captured update's batch, where they are asked for.
     """
 
     prior: Prior
@@ -112,6 +116,7 @@ class Inputs:
     shared: Gradients | None
     local: LocalTraining | None
     learning_rate: Interval | None
+    statistics: BatchStatistics | None = None
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -228,7 +233,20 @@ def _load_update(
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
     local = _local(plan, rate)
-    return Inputs(prior, captured.victim, pool, images, labels, captured.gradients, local, estimated)
+    statistics = _statistics(plan, captured) if plan.batch_statistics else None
+    return Inputs(
+        prior, captured.victim, pool, images, labels, captured.gradients, local, estimated, statistics
+    )
+
+
+def _statistics(plan: AuditPlan, captured: Captured) -> BatchStatistics:
+    """Return what the update's running statistics say of its batch."""
+    found, reason = implied_statistics(
+        captured.victim, captured.before, captured.after, steps=plan.local_steps
+    )
+    if found is None:
+        raise InputError(f"--batch-statistics: {reason}; leave it out")
+    return found
 
 
 def _local(plan: AuditPlan, rate: float) -> LocalTraining | None:
