@@ -202,6 +202,12 @@ def audit(
             "FILE,sign=-1 for before minus after"
         ),
     ] = None,
+    batch_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--batch-statistics", help="match the batch's statistics too, as running statistics tell them"
+        ),
+    ] = False,
     truth: Annotated[
         str | None,
         typer.Option(help="the images behind --update, like --data; without them nothing is scored"),
@@ -263,6 +269,7 @@ def audit(
         loss=loss,
         victim_output=victim_output,
         force=force,
+        batch_statistics=batch_statistics,
     )
     run(plan, resume)
 

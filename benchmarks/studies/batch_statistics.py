@@ -28,7 +28,7 @@ from ggl.base.files import write_atomically
 from ggl.base.random import stream
 from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.defenses import load_defense
-from ggl.gradients.batch_statistics import statistics_of
+from ggl.gradients.batch_statistics import BatchStatistics, statistics_of
 from ggl.measures.metrics import match, psnr
 from ggl.measures.statistics import bootstrap_mean, paired_test
 from ggl.victims import load_victim
@@ -91,7 +91,9 @@ def run(task: Task) -> list[float]:
         victim = load_victim(VICTIM, in_channels=1, num_classes=10, image_size=32, seed=seed).train()
         oracle, defense = ggl.GradientOracle(victim), load_defense(task.defense)
         seen = [statistics_of(victim, data.images[rows]) for rows in clients]
-        told = {"nothing": [None] * CLIENTS, "own": seen, "another's": [*seen[1:], seen[0]]}[task.told]
+        told: list[BatchStatistics | None] = [*seen]
+        if task.told != "own":
+            told = [None] * CLIENTS if task.told == "nothing" else [*seen[1:], seen[0]]
         targets = [
             Target(
                 f"client {k}",

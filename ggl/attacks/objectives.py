@@ -6,13 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ggl.attacks.settings import AttackSettings
 from ggl.base.errors import InputError
-from ggl.gradients import GradientOracle, Trial, View
-from ggl.gradients.batch_statistics import BatchStatistics, StatisticsMatch
+from ggl.gradients import GradientOracle, LocalTraining, Trial, View
+from ggl.gradients.batch_statistics import BatchStatistics, StatisticsMatch, normalization_layers
 from ggl.gradients.residuals import GradientResiduals
+from ggl.gradients.sampled import sampled_layers
 
 __all__ = [
     "GradientMatch",
@@ -20,6 +21,7 @@ __all__ = [
     "Objective",
     "ResidualObjective",
     "WithStatistics",
+    "check_statistics",
     "exact_oracle",
     "gradient_objective",
 ]
@@ -196,13 +198,23 @@ def gradient_objective(
         return match
     if len(observed) < len(statistics):
         raise InputError("expected the batch statistics of every target, or of none")
-    if oracle.is_sampled or (oracle.local is not None and not oracle.local.is_gradient):
-        raise InputError(
-            "expected one local step of a victim that draws no noise, to match batch statistics by; found "
-            "several steps, or a victim that does: leave the statistics out"
-        )
+    check_statistics(oracle.model, oracle.local)
     matches = [StatisticsMatch(oracle.model, one) for one in observed]
     return WithStatistics(match, matches, settings.statistics_weight)
+
+
+def check_statistics(model: nn.Module, local: LocalTraining | None) -> None:
+    """Raise `InputError` unless a client's batch statistics can be observed, and matched."""
+    if not any(layer.training for layer in normalization_layers(model).values()):
+        raise InputError(
+            "batch statistics: expected a victim in train mode with batch normalization that keeps running "
+            f"statistics, found {type(model).__name__} without; use --victim-mode train, or leave them out"
+        )
+    if sampled_layers(model) or (local is not None and not local.is_gradient):
+        raise InputError(
+            "batch statistics: expected one local step of a victim that draws no noise, found several steps, "
+            "or a victim that does: leave them out"
+        )
 
 
 def exact_oracle(oracle: GradientOracle) -> GradientOracle:

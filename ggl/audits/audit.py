@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.label_sources import check_label_rule, labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
+from ggl.attacks.objectives import check_statistics
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage
@@ -31,6 +32,7 @@ from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
 from ggl.generators.plausibility import warn_if_implausible
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
 from ggl.gradients.oracle import check_gradient
@@ -73,6 +75,7 @@ def audit(
     captured: Sequence[Gradients] | None = None,
     truth: TruthCheck | None = None,
     force: bool = False,
+    statistics: bool | Sequence[BatchStatistics] = False,
     backend: str = "auto",
     precision: str = "float32",
     round: int = 0,  # noqa: A002
@@ -118,6 +121,8 @@ def audit(
             are withheld.
         truth: what `check_truth` says of that; by default it is called here, for files of float32.
         force: give leak scores all the same.
+        statistics: whether the clients' running statistics are observed, and those of their batches matched
+            beside the gradient; or these, of each of the clients to be attacked, where they were captured.
         backend: of the gradient oracle.
         precision: of the gradient oracle.
         round: rounds of training before this one, for defenses that change over training.
@@ -139,6 +144,8 @@ def audit(
     _check(images, labels, prior, batch_size)
     if local is not None:
         local.check(batch_size)
+    if statistics is not False:
+        check_statistics(victim, local)
     pool, pool_labels = decoys or _heldout(prior)
     victim = with_output(copy.deepcopy(bare_module(victim, "the victim")), output)
     oracle = GradientOracle(victim, loss=loss, backend=backend, precision=precision, local=local)
@@ -155,6 +162,7 @@ def audit(
         round=round,
         rounds=rounds,
         captured=captured,
+        statistics=statistics,
     )
     setting = AuditSetting(
         oracle=oracle,
@@ -255,6 +263,7 @@ def _settings(audit: AuditSetting) -> dict[str, object]:
         "local_training": None if local is None else local.to_dict(),
         "loss": loss_name(audit.oracle.loss),
         "captured": audit.clients.captured is not None,
+        "batch_statistics": audit.clients.statistics is not False,
         "budget": audit.attack.budget,
         "ceiling_budget": audit.ceiling_budget,
         "seed": audit.attack.seed,

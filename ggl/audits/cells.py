@@ -71,7 +71,9 @@ def cells_of(
         for attacker in distinct_attackers(defense, oracle, searching, shared["private"], distance):
             met, started = replace(settings, attacker=attacker), time.monotonic()
             view = defense.view(shared["private"][0], attacker, comparing.model)
-            met = replace(met, strategy=chosen_strategy(met, comparing, view, audit.clients.batch_size))
+            statistics = audit.clients.statistics is not False
+            chosen = chosen_strategy(met, comparing, view, audit.clients.batch_size, statistics=statistics)
+            met = replace(met, strategy=chosen)
             name = met.strategy if strategy == AUTO else strategy
             results = _search(audit, comparing, name, met, shared)
             cell = _cell(audit, comparing, name, met, shared, results, passive, started)
@@ -95,9 +97,11 @@ def _search(
     return search_targets(
         oracle,
         [
-            Target(f"image {number}", g, batch)
-            for of_kind in shared.values()
-            for number, g, batch in zip(numbers, of_kind, labels, strict=True)
+            Target(f"image {number}", g, batch, seen)
+            for kind, of_kind in shared.items()
+            for number, g, batch, seen in zip(
+                numbers, of_kind, labels, audit.clients.observed(oracle, kind), strict=True
+            )
         ],
         settings,
         checkpoint=checkpoint_of(audit.checkpoints, title),

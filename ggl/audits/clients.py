@@ -10,6 +10,7 @@ from ggl.audits.controls import noise_gradient
 from ggl.base.random import stream, stream_seed
 from ggl.defenses import Client, Defense
 from ggl.gradients import GradientOracle, Gradients
+from ggl.gradients.batch_statistics import BatchStatistics, statistics_of
 
 __all__ = ["KINDS", "Clients", "noise_client", "rows_of"]
 
@@ -27,6 +28,8 @@ class Clients:
         numbers: the clients' among all, (n / batch_size,). Random streams go by them, so that a client
             meets the same draws whichever others are attacked beside it.
         captured: what the private clients have shared, where that is not computed here.
+        statistics: whether running statistics are observed beside what is shared, or those of the private
+            clients' batches where they were captured.
     """
 
     images: Tensor
@@ -38,6 +41,7 @@ class Clients:
     round: int
     rounds: int
     captured: Sequence[Gradients] | None
+    statistics: bool | Sequence[BatchStatistics] = False
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -58,6 +62,15 @@ class Clients:
             defense.share(client, stream(self.seed, "client", defense.name, kind, i))
             for i, client in zip(self.numbers, self.of_kind(oracle, kind), strict=True)
         ]
+
+    def observed(self, oracle: GradientOracle, kind: str) -> list[BatchStatistics | None]:
+        """Return the batch statistics of clients of a kind; those of noise are of the siblings it hides."""
+        if self.statistics is False:
+            return [None] * len(self)
+        if kind == "private" and self.statistics is not True:
+            return list(self.statistics)
+        images = self.images if kind == "private" else self.siblings
+        return [statistics_of(oracle.model, batch) for batch in images.split(self.batch_size)]
 
     def of_kind(self, oracle: GradientOracle, kind: str) -> list[Client]:
         """Return clients of private images, of their siblings, or of noise gradients.

@@ -81,6 +81,7 @@ class AuditSetting:
         """What the attacker is taken to know, the defense apart."""
         known = ["architecture", "weights", "mode"]
         known += ["labels"] if self.attack.label_rule == "known" else []
+        known += ["batch statistics"] if self.clients.statistics is not False else []
         known += [f"batch size {self.clients.batch_size}", "data domain"]
         if (local := self.oracle.local) is None:
             return ", ".join(known)

@@ -30,6 +30,7 @@ from ggl.defenses import Client, Defense, load_defense
 from ggl.generators import Prior
 from ggl.generators.plausibility import warn_if_implausible
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.batch_statistics import BatchStatistics, statistics_of
 from ggl.gradients.oracle import check_gradient
 from ggl.victims.losses import Loss, loss_name
 
@@ -84,6 +85,7 @@ def reconstruct(
     local: LocalTraining | None = None,
     loss: str | Loss = "cross-entropy",
     output: str | None = None,
+    statistics: BatchStatistics | None = None,
     controls: int = CONTROLS,
     budget: int = 2000,
     seed: int = 0,
@@ -112,6 +114,8 @@ def reconstruct(
         local: the client's local steps.
         loss: that the client minimized, as of `GradientOracle`.
         output: which of the victim's outputs the logits are, as of `GradientOracle`.
+        statistics: of the client's batch, as its running statistics tell them, matched beside the update.
+            Attackers of controls are told the controls' own, those of noise the control's of its number.
         controls: how many updates of other images are attacked, and of noise, at least 2. Their attackers are
             told the labels that were inferred or found, so that no gap is one of labels.
         budget: objective evaluations of each search.
@@ -158,21 +162,29 @@ def reconstruct(
         label_rule=rule,
         seed=seed,
     )
-    target = Target("captured", shared, batch_size if labels is None else labels)
+    target = Target("captured", shared, batch_size if labels is None else labels, statistics)
     doubts = warn_if_implausible(prior, seed, stacklevel=3)
     view = known.view(shared, attacker, oracle.model)
-    settings = replace(settings, strategy=chosen_strategy(settings, oracle, view, target.batch_size))
+    chosen = chosen_strategy(settings, oracle, view, target.batch_size, statistics=statistics is not None)
+    settings = replace(settings, strategy=chosen)
     attack = _Attack(oracle, settings, checkpoints, progress)
     (result,) = attack.run("captured update", [target])
-    updates = [shared, *_control_updates(attack, result.labels, pool, controls, round, rounds, shared)]
+    batches = _control_batches(result.labels, pool, controls, seed)
+    updates = [shared, *_control_updates(attack, result.labels, batches, round, rounds, shared)]
+    seen = [None if statistics is None else statistics_of(oracle.model, images) for images in batches] * 2
     names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
     told = replace(attack, settings=replace(settings, label_rule="known"))
     others = told.run(
-        "controls", [Target(n, u, result.labels) for n, u in zip(names, updates[1:], strict=True)]
+        "controls",
+        [Target(n, u, result.labels, s) for n, u, s in zip(names, updates[1:], seen, strict=True)],
     )
     results = [result, *others]
     return Reconstruction(
-        settings={**_settings(attack, victim, result, local, controls), "prior_doubts": doubts},
+        settings={
+            **_settings(attack, victim, result, local, controls),
+            "batch_statistics": statistics is not None,
+            "prior_doubts": doubts,
+        },
         results=results,
         matches=np.array([[attack.match(found, update) for update in updates] for found in results]),
         seconds=time.monotonic() - started,
@@ -182,14 +194,12 @@ def reconstruct(
 def _control_updates(
     attack: _Attack,
     labels: Int[Tensor, " b"],
-    pool: tuple[Tensor, Tensor],
-    count: int,
+    batches: Sequence[Tensor],
     round: int,  # noqa: A002
     rounds: int,
     captured: Gradients,
 ) -> list[Gradients]:
     """Return the defended updates of other images with these labels, then those of noise."""
-    batches = _control_batches(labels, pool, count, attack.settings.seed)
     clients = [
         Client(
             attack.oracle,

@@ -35,6 +35,8 @@ class Captured:
             files. None for a victim without them. False may also be a client that does not send them.
         notes: a line for each file that is no plain state dict, what was found in it; and what rounding to 16
             bits hides.
+        after: the victim's weights and buffers after local training, by name: what running statistics imply
+            of the batch is in `ggl.captures.batch_statistics`.
     """
 
     gradients: Gradients
@@ -42,6 +44,7 @@ class Captured:
     learning_rate: float
     rounding: float
     trained_in_train_mode: bool | None
+    after: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,6 +107,7 @@ def captured_update(
         learning_rate,
         rounding,
         _statistics_moved(model, moved & old.found & new.found),
+        {name: new.tensors[name] for name in old.found & new.found},
         tuple(filter(None, notes)),
     )
 
@@ -154,6 +158,7 @@ def captured_difference(
         learning_rate,
         FLOAT32,
         _statistics_moved(model, moved),
+        {name: model.state_dict()[name] + sign * read.tensors[name] for name in read.found},
         (read.note,) if read.note else (),
     )
 

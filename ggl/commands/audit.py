@@ -125,6 +125,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             captured=None if inputs.shared is None else [inputs.shared],
             truth=truth,
             force=plan.force,
+            statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
             **_common(plan, inputs, stage),
         )
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
@@ -162,6 +163,7 @@ def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: S
         defense=plan.defenses[0],
         attacker=plan.attackers[0],
         strategy=plan.strategies[0],
+        statistics=inputs.statistics,
         **_common(plan, inputs, stage),
     )
     return replace(found, settings={**found.settings, **_asked(plan, inputs)})

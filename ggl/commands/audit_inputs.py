@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ggl.attacks.label_sources import infer_client_labels
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
+from ggl.captures.batch_statistics import implied_statistics
 from ggl.captures.learning_rate import check_learning_rate, estimate_by_samples
 from ggl.captures.roles import check_direction
 from ggl.captures.rounds import EveryRound, SeveralRounds, join_gradients
@@ -22,6 +23,7 @@ from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
 from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.client_optimizers import Sgd
 from ggl.measures.statistics import Interval
 from ggl.victims.losses import CrossEntropy, Loss, load_loss
@@ -48,6 +50,7 @@ class Inputs:
         notes: what was found in files of weights, a line each.
         rounding: the spacing of numbers in the captured update's files, relative to 1.
         loss: of the clients.
+        statistics: of a captured update's batch, where they are asked for.
     """
 
     prior: Prior
@@ -62,6 +65,7 @@ class Inputs:
     notes: tuple[str, ...] = ()
     rounding: float = 0.0
     loss: str | Loss = "cross-entropy"
+    statistics: BatchStatistics | None = None
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -168,11 +172,22 @@ def _load_update(
         captured.notes,
         captured.rounding,
         plan.loss,
+        _statistics(plan, captured) if plan.batch_statistics else None,
     )
     if not plan.further_updates:
         return inputs
     further = [typed_update(victim, pair, None, rate) for pair in plan.further_updates]
     return _joined(inputs, [captured, *further])
+
+
+def _statistics(plan: AuditPlan, captured: Captured) -> BatchStatistics:
+    """Return what the update's running statistics say of its batch."""
+    found, reason = implied_statistics(
+        captured.victim, captured.before, captured.after, steps=plan.local_steps
+    )
+    if found is None:
+        raise InputError(f"--batch-statistics: {reason}; leave it out")
+    return found
 
 
 def _joined(inputs: Inputs, rounds: Sequence[Captured]) -> Inputs:

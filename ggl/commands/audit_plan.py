@@ -63,6 +63,7 @@ class AuditPlan:
     loss: str = "cross-entropy"
     victim_output: str | None = None
     force: bool = False
+    batch_statistics: bool = False
 
     @property
     def captured(self) -> bool:
@@ -161,6 +162,8 @@ def _check(plan: AuditPlan) -> None:
         raise InputError(
             "--update of several rounds: expected the labels of a batch, give --private-labels or --truth"
         )
+    if plan.further_updates and plan.batch_statistics:
+        raise InputError("--update of several rounds: expected no --batch-statistics, leave it out")
     if plan.further_updates and load_client_optimizer(plan.client_optimizer)[0].clip_norm is not None:
         raise InputError(
             f"--update of several rounds: expected steps that are not clipped by their norm, found "

@@ -12,6 +12,7 @@ from ggl.attacks.inversion import Target, attack_many
 from ggl.attacks.objectives import GradientMatch, WithStatistics
 from ggl.attacks.strategy_choice import StrategyWarning
 from ggl.base.errors import InputError
+from ggl.base.weights import save_tensors
 from ggl.benchmarks.studies.victim_states import normalized_lenet
 from ggl.captures.batch_statistics import implied_statistics
 from ggl.gradients.batch_statistics import BatchStatistics, StatisticsMatch, statistics_of
@@ -162,7 +163,7 @@ def test_a_search_is_told_the_sum_and_finds_nearer_statistics(data, prior):
     match = StatisticsMatch(oracle.model, seen)
     assert float(match(told.images[None])) < float(match(plain.images[None]))
     gradient = oracle.score(told.images[None], labels, shared, "cosine")
-    assert told.loss == pytest.approx(float(gradient + 0.1 * match(told.images[None])), abs=0.05)
+    assert told.loss == pytest.approx(float(gradient + 0.3 * match(told.images[None])), abs=0.05)
 
 
 def test_the_objective_is_the_weighted_sum(data):
@@ -202,3 +203,18 @@ def test_what_cannot_be_matched_is_refused(data, prior, local):
         attack_many(oracle, [Target("a", shared, labels, seen), second], prior=prior, budget=32)
     with pytest.raises(InputError, match=r"batch normalization .body.1, body.4, body.7., found layer9"):
         StatisticsMatch(model, BatchStatistics({"layer9": torch.ones(1)}, {"layer9": torch.ones(1)}))
+
+
+def test_a_captured_update_gives_its_batch_away(data, tmp_path):
+    model = network()
+    save_tensors(tmp_path / "before.safetensors", state_of(model))
+    victim, expected = copy.deepcopy(model), statistics_of(model, data.images[:4])
+    train(model, batches(data, 4))
+    save_tensors(tmp_path / "after.safetensors", state_of(model))
+    files = (tmp_path / "before.safetensors", tmp_path / "after.safetensors")
+    captured = ggl.captured_update(victim, *files, learning_rate=0.1)
+    found, _ = implied_statistics(captured.victim, captured.before, captured.after)
+    for name, mean in expected.means.items():
+        torch.testing.assert_close(found.means[name], mean, rtol=1e-3, atol=1e-5)
+    match = StatisticsMatch(captured.victim, found)
+    assert float(match(data.images[None, :4])) < 1e-3 < 1e-1 < float(match(data.images[None, 4:8] / 255))
