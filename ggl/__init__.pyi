@@ -1,4 +1,5 @@
-from .attacks.inversion import Target, attack, attack_many, invert
+from .attacks.inversion import attack, attack_many, invert
+from .attacks.target import Target
 from .audits.audit import audit
 from .audits.report import Report
 from .audits.truth import check_truth

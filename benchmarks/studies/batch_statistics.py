@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 import ggl
-from ggl.attacks.inversion import Target, search_targets
+from ggl.attacks.inversion import search_targets
 from ggl.attacks.settings import AttackSettings
+from ggl.attacks.target import Target
 from ggl.base.files import write_atomically
 from ggl.base.random import stream
 from ggl.benchmarks.studies.tables import figure_text, markdown_table

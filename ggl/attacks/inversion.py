@@ -1,7 +1,7 @@
 """The attacks: gradient inversion, and the inversion of an image that shows what the prior can say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from ggl.attacks.objectives import ImageMatch, Objective, WithStatistics, gradie
 from ggl.attacks.search import Progress, Search, fingerprint
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.strategy_choice import chosen_strategy
+from ggl.attacks.target import Target
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
@@ -27,27 +28,7 @@ from ggl.measures.metrics import match
 from ggl.optimizers import load_group
 from ggl.victims.losses import loss_name
 
-__all__ = ["Target", "attack", "attack_many", "invert", "search_targets"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One observed gradient to invert; its name seeds the search.
-
-    Attributes:
-        labels: (b,) of the private batch, or b alone where the attacker does not know them.
-        statistics: of the batch at the victim's batch normalization, where they were observed.
-    """
-
-    name: str
-    shared: Gradients
-    labels: Int[Tensor, " b"] | int
-    statistics: BatchStatistics | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """Images behind the gradient."""
-        return self.labels if isinstance(self.labels, int) else len(self.labels)
+__all__ = ["attack", "attack_many", "invert", "search_targets"]
 
 
 def attack(
@@ -209,7 +190,7 @@ def search_targets(
         "training": [module.training for module in oracle.model.modules()],
         "targets": [target.name for target in targets],
     }
-    tensors = [t for target, given in zip(targets, labels, strict=True) for t in _tensors_of(target, given)]
+    tensors = [t for target, given in zip(targets, labels, strict=True) for t in (given, *target.tensors())]
     tensors += [*oracle.model.state_dict().values(), *prior.state_dict().values()]
     results = _search(
         settings,
@@ -245,13 +226,6 @@ def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
         evaluations=sum(result.evaluations for result in restarts),
         backward_passes=sum(result.backward_passes for result in restarts),
     )
-
-
-def _tensors_of(target: Target, labels: Tensor) -> list[Tensor]:
-    """Return what a target is known by, whatever order its gradient's parameters came in."""
-    known = target.statistics
-    observed = () if known is None else (*known.means.values(), *known.variances.values())
-    return [labels, *(target.shared[name] for name in sorted(target.shared)), *observed]
 
 
 def invert(

@@ -41,7 +41,7 @@ from ggl.measures.leakage import measures
 from ggl.measures.lpips import load_lpips
 from ggl.measures.metrics import check_window
 from ggl.optimizers import load_strategy
-from ggl.victims.losses import Loss, loss_name
+from ggl.victims.losses import Loss
 from ggl.victims.outputs import bare_module, with_output
 
 __all__ = ["CEILING_BUDGET", "audit"]
@@ -236,7 +236,7 @@ def _run(
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
     return Report(
-        settings={**_settings(audit), "prior_doubts": doubts},
+        settings={**audit.described(), "prior_doubts": doubts},
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,
@@ -247,35 +247,6 @@ def _run(
         ],
         seconds=time.monotonic() - started,
     )
-
-
-def _settings(audit: AuditSetting) -> dict[str, object]:
-    victim, local = audit.victim, audit.oracle.local
-    return {
-        "victim": type(victim).__name__,
-        "victim_mode": "train" if victim.training else "eval",
-        "victim_parameters": sum(p.numel() for p in victim.parameters()),
-        "prior": audit.attack.prior.name,
-        "prior_assumed": list(audit.attack.prior.assumed),
-        "images": len(audit.clients.images),
-        "batch_size": audit.clients.batch_size,
-        "label_rule": audit.attack.label_rule,
-        "local_training": None if local is None else local.to_dict(),
-        "loss": loss_name(audit.oracle.loss),
-        "captured": audit.clients.captured is not None,
-        "batch_statistics": audit.clients.statistics is not False,
-        "budget": audit.attack.budget,
-        "ceiling_budget": audit.ceiling_budget,
-        "seed": audit.attack.seed,
-        "distance": audit.attack.distance,
-        "latents": audit.attack.latents,
-        "backend": audit.oracle.backend,
-        "precision": audit.oracle.precision,
-        "round": audit.clients.round,
-        "rounds": audit.clients.rounds,
-        "device": str(audit.oracle.device),
-        "attacker_knows": audit.attacker_knows,
-    }
 
 
 def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.attacks.course import SearchResult
-from ggl.attacks.inversion import Target, invert, search_targets
+from ggl.attacks.inversion import invert, search_targets
 from ggl.attacks.objectives import exact_oracle
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import checkpoint_of, progress_of
 from ggl.attacks.strategy_choice import chosen_strategy
+from ggl.attacks.target import Target
 from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell

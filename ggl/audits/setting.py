@@ -15,6 +15,7 @@ from ggl.defenses import Defense
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle
 from ggl.measures.leakage import Measure
+from ggl.victims.losses import loss_name
 
 __all__ = ["AuditSetting"]
 
@@ -87,3 +88,32 @@ class AuditSetting:
             return ", ".join(known)
         told = local.order in ("given", "known")
         return ", ".join([*known, "local training" if told else "local training but the order of its images"])
+
+    def described(self) -> dict[str, object]:
+        """Return what a result says of its settings."""
+        victim, local = self.victim, self.oracle.local
+        return {
+            "victim": type(victim).__name__,
+            "victim_mode": "train" if victim.training else "eval",
+            "victim_parameters": sum(p.numel() for p in victim.parameters()),
+            "prior": self.attack.prior.name,
+            "prior_assumed": list(self.attack.prior.assumed),
+            "images": len(self.clients.images),
+            "batch_size": self.clients.batch_size,
+            "label_rule": self.attack.label_rule,
+            "local_training": None if local is None else local.to_dict(),
+            "loss": loss_name(self.oracle.loss),
+            "captured": self.clients.captured is not None,
+            "batch_statistics": self.clients.statistics is not False,
+            "budget": self.attack.budget,
+            "ceiling_budget": self.ceiling_budget,
+            "seed": self.attack.seed,
+            "distance": self.attack.distance,
+            "latents": self.attack.latents,
+            "backend": self.oracle.backend,
+            "precision": self.oracle.precision,
+            "round": self.clients.round,
+            "rounds": self.clients.rounds,
+            "device": str(self.oracle.device),
+            "attacker_knows": self.attacker_knows,
+        }

@@ -17,11 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.attacks.course import SearchResult
-from ggl.attacks.inversion import Target, search_targets
+from ggl.attacks.inversion import search_targets
 from ggl.attacks.label_sources import check_label_rule
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage, checkpoint_of, progress_of
 from ggl.attacks.strategy_choice import chosen_strategy
+from ggl.attacks.target import Target
 from ggl.audits.clients import noise_client
 from ggl.base.errors import InputError
 from ggl.base.random import stream, stream_seed

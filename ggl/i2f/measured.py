@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.attacks.inversion import Target, attack_many
+from ggl.attacks.inversion import attack_many
 from ggl.attacks.objectives import exact_oracle
 from ggl.attacks.pixel_attacks import CONTRASTS
+from ggl.attacks.target import Target
 from ggl.base.random import stream
 from ggl.defenses import load_defense
 from ggl.generators import load_prior

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggl.attacks.inversion import Target, attack, attack_many, invert
+from ggl.attacks.inversion import attack, attack_many, invert
+from ggl.attacks.target import Target
 from ggl.base.errors import CheckpointError, GradientError, InputError, UnknownNameError
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import load_defense
@@ -171,7 +172,8 @@ VICTIM_OF_A_KILL = """
 import sys, time
 from pathlib import Path
 import ggl.attacks.search
-from ggl.attacks.inversion import Target, attack_many
+from ggl.attacks.inversion import attack_many
+from ggl.attacks.target import Target
 from ggl.base.weights import load_tensors
 from ggl.generators import load_prior
 from ggl.gradients import GradientOracle, LocalTraining, View

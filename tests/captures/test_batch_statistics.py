@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import ggl
-from ggl.attacks.inversion import Target, attack_many
+from ggl.attacks.inversion import attack_many
 from ggl.attacks.objectives import GradientMatch, WithStatistics
 from ggl.attacks.strategy_choice import StrategyWarning
+from ggl.attacks.target import Target
 from ggl.base.errors import InputError
 from ggl.base.weights import save_tensors
 from ggl.benchmarks.studies.victim_states import normalized_lenet

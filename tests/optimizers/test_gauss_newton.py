@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import ggl
-from ggl.attacks.inversion import Target
 from ggl.attacks.search import Search
+from ggl.attacks.target import Target
 from ggl.base.errors import InputError
 from ggl.datasets.picking import pick_private
 from ggl.optimizers import load_strategy
