@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ggl.base.errors import InputError, WeightsError, cause, users_code
+from ggl.base.errors import InputError, users_code
+from ggl.base.network_weights import read_weights
 from ggl.base.options import build, parameters_of, read_options
+from ggl.base.random import global_streams_kept
 from ggl.generators.base import Prior
 from ggl.generators.calling import Hints, LabelForm, find_call
-from ggl.generators.dcgan_checkpoint import read_state
 from ggl.generators.plausibility import FITS, enough_samples, misfit_text, norm_misfits
-from ggl.generators.random_states import random_states_kept
 from ggl.generators.ranges import read_range
 
 __all__ = ["OwnNetwork", "load_own"]
@@ -151,7 +150,7 @@ def load_own(specification: str, factory: Any, text: str | None) -> object:
         mine = equals and option in OPTIONS and (option not in parameters or option in ("weights", "key"))
         (own if mine else constructor).append(part)
     arguments: dict[str, object] = {}
-    with random_states_kept():
+    with global_streams_kept():
         made = factory if is_network else _made(what, factory, ",".join(constructor), arguments)
         if not isinstance(made, nn.Module) or isinstance(made, Prior) or hasattr(made, "decode"):
             if own:
@@ -179,7 +178,7 @@ def _made(what: str, factory: Callable[..., object], text: str, arguments: dict[
 
 
 def _load_weights(what: str, network: nn.Module, path: str | None, key: str | None) -> None:
-    """Load a file into a network; what data-parallel and other wrappers put before every name is taken off.
+    """Load a file into a network, however the file packs it.
 
     Raises:
         InputError: no file was named.
@@ -192,31 +191,7 @@ def _load_weights(what: str, network: nn.Module, path: str | None, key: str | No
         )
     if path == OWN_WEIGHTS:
         return
-    state, wanted = read_state(Path(path), key), network.state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    first = next((name for name in wanted if name not in counters), "")
-    prefixes = {name.removesuffix(first) for name in state if name == first or name.endswith(f".{first}")}
-    prefix = next(
-        (p for p in sorted(prefixes, key=len) if all(p + n in state for n in wanted.keys() - counters)), ""
-    )
-    given = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    for name in wanted.keys() - counters - given.keys():
-        raise WeightsError(
-            f"{path}: expected {name!r} of {type(network).__name__}, found none, but "
-            f"{', '.join(list(state)[:4])}; give the constructor's options that it was trained with, or the "
-            "entry with key="
-        )
-    for name in given:
-        if name not in wanted or given[name].shape != wanted[name].shape:
-            own = f"shape {tuple(wanted[name].shape)}" if name in wanted else "no such tensor"
-            raise WeightsError(
-                f"{path}: expected {own} for {name!r} of {type(network).__name__}, found "
-                f"{tuple(given[name].shape)}; give the constructor's options that it was trained with"
-            )
-    try:
-        network.load_state_dict({n: given[n] for n in wanted if n in given}, strict=False)
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: {cause(error)}") from error
+    network.load_state_dict(read_weights(path, network.eval(), key).tensors)
 
 
 def _range(name: str, asked: str | None, values: Tensor) -> Any:

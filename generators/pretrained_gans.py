@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from ggl.base.downloads import OFFLINE, is_offline
 from ggl.base.errors import InputError, WeightsError, cause, users_code
 from ggl.base.options import specification
+from ggl.base.random import global_streams_kept
 from ggl.generators.base import Prior
-from ggl.generators.random_states import random_states_kept
 
 __all__ = ["PretrainedGAN"]
 
@@ -50,7 +50,7 @@ class PretrainedGAN(Prior):
         if size is not None and size < 1:
             raise InputError(f"prior pretrained-gan: expected a size of at least 1, found {size}")
         self.name = specification(f"pretrained-gan:{gan_type}", {"model": model, "size": size})
-        with random_states_kept():
+        with global_streams_kept():
             gan: Any = _make(gan_type, model)
             with users_code(f"prior {self.name}"):
                 self.gan = gan.eval().requires_grad_(False)

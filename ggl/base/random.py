@@ -8,7 +8,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["GlobalStreams", "global_stream", "numpy_stream", "seed_global_streams", "stream", "stream_seed"]
+__all__ = [
+    "GlobalStreams",
+    "global_stream",
+    "global_streams_kept",
+    "numpy_stream",
+    "seed_global_streams",
+    "stream",
+    "stream_seed",
+]
 
 
 def stream_seed(seed: int, *names: object) -> int:
@@ -64,14 +72,21 @@ def seed_global_streams(seed: int) -> None:
 
 
 @contextmanager
-def global_stream(seed: int) -> Iterator[None]:
-    """Have what draws from the global random streams draw by a seed; they are left as they were found."""
+def global_streams_kept() -> Iterator[None]:
+    """Leave the global random streams as they were found, whatever draws from them."""
     found = GlobalStreams()
-    seed_global_streams(seed)
     try:
         yield
     finally:
         found.restore()
+
+
+@contextmanager
+def global_stream(seed: int) -> Iterator[None]:
+    """Have what draws from the global random streams draw by a seed; they are left as they were found."""
+    with global_streams_kept():
+        seed_global_streams(seed)
+        yield
 
 
 def _torch_generators() -> list[torch.Generator]:

@@ -153,8 +153,10 @@ def _load_update(
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = typed_update(victim, plan.update, plan.update_difference, rate)
     local = _local(plan, rate)
-    if plan.defenses == ("none",) and isinstance(load_loss(plan.loss), CrossEntropy):
-        check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
+    loss = load_loss(plan.loss)
+    if plan.defenses == ("none",) and isinstance(loss, CrossEntropy):
+        if not loss.smoothing:
+            check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
         if plan.truth is None and estimated is None and isinstance(local.rule, Sgd):
             check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ggl.base.errors import InputError, users_code
+from ggl.base.errors import GGLError, InputError, users_code
 from ggl.base.network_weights import file_shapes, read_weights
 from ggl.base.random import global_stream, stream_seed
 from ggl.victims.catalog import check_victim_name, victims
@@ -89,7 +89,7 @@ def read_num_classes(
     sizes = {"in_channels": in_channels, "image_size": image_size}
     try:
         few, more = (_build(name, {**sizes, "num_classes": n}, 0) for n in PROBES)
-    except InputError:  # a network of one number of classes alone; whatever else is wrong is found again
+    except GGLError:  # a network of one number of classes alone; whatever else is wrong is found again
         return None
     found, above = file_shapes(weights, few, key), more.state_dict()
     counts = set()

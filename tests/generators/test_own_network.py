@@ -336,9 +336,9 @@ def test_what_has_a_priors_parts_is_taken_as_it_is(tmp_path):
         ("Flat,weights=FILE,with=3", "no option of prior mynets is named 'with'"),
         (
             "Flat,weights=FILE,latent_dim=6",
-            r"'net.0.weight' of Flat, found \(8, 5\); give the constructor's options",
+            r"'net.0.weight': expected float \[8, 6\], found float \[8, 5\]",
         ),
-        ("Flat,weights=FILE,deep=1", "expected 'net.4.(weight|bias)' of Flat, found none, but net.0.weight"),
+        ("Flat,weights=FILE,deep=1", "'net.4.weight': expected float .*, found no such tensor"),
         ("Flat,weights=FILE,width=a", "expected a number for width, found 'a'"),
         ("Flat,weights=FILE,size=7", "expected a size of 1 to 6 pixels, found 7"),
         ("Flat,weights=FILE,end=none", r"expected values from -1 to 1 \(tanh\), found .* range=LOW:HIGH"),
