@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ggl
+from ggl.audits import audit as audit_module
 from ggl.base.errors import GradientError, InputError, UnknownNameError
 from ggl.datasets.picking import pick_private
 from ggl.gradients import Step, View
@@ -138,7 +139,7 @@ def test_trained_batch_norm_victims_and_two_strategies(data, prior):
 @pytest.fixture
 def audited(data, prior, monkeypatch):
     """A short audit of three images, its ceiling too."""
-    monkeypatch.setattr(sys.modules["ggl.audits.audit"], "CEILING_BUDGET", 32)
+    monkeypatch.setattr(audit_module, "CEILING_BUDGET", 32)
     rows = pick_private(data.labels, 3, seed=0)
 
     def run(victim, **changes):
