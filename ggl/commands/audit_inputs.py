@@ -193,8 +193,8 @@ def _check(plan: AuditPlan) -> None:
         local = local or plan.client_optimizer != "sgd" or plan.local_order != "given"
         if local and plan.learning_rate is None:
             raise InputError(
-                "--local-steps, --local-batch-size, --local-order, --momentum, --client-optimizer: expected the "
-                "clients' learning rate beside them, give --lr"
+                "--local-steps, --local-batch-size, --local-order, --momentum, --client-optimizer: expected "
+                "the clients' learning rate beside them, give --lr"
             )
         return
     if plan.learning_rate is None:
