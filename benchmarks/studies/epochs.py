@@ -2,7 +2,7 @@
 
     python benchmarks/studies/epochs.py
 
-Settings were written down before anything was run. Eight clients hold four images of the held-out ones
+Eight clients hold four images of the held-out ones
 each, drawn at random, and take three epochs of local steps of two images at a learning rate of 0.05, every
 epoch in an order of its own, on an untrained LeNet. Labels and the training are known; Adam searches the
 embedded prior with equal objective evaluations. What differs is what an attacker makes of the order: is
@@ -10,7 +10,8 @@ told it, guesses one, simulates steps on the whole batch, or searches a copy of 
 tied together by a penalty on epochs' mean images (Dimitrov et al., arXiv 2206.12395), or not tied (weight
 0). The controls are the attack that knows the order and that of tied copies, which averages images as well,
 on updates of other images with the same labels. Figures are over clients; differences are paired with the
-guess. The second control was added once the first table was there.
+guess. Settings were written down before a result was there, clients and evaluations as the machine's time
+allowed; the control of tied copies was added after the first table, and stands beside the untied ones too.
 """
 
 import json

@@ -163,6 +163,10 @@ def rate_twice(folder, into):
     ], "expected the learning rate once, found --lr 0.1 too"
 
 
+def force_without_truth(folder, into):
+    return ["--lr", RATE, "--force"], "does not reproduce: give --truth too"
+
+
 def known_order(folder, into):
     return [
         "--lr",
@@ -320,6 +324,7 @@ def no_labels(folder, into):
         bad_optimizer,
         rate_twice,
         known_order,
+        force_without_truth,
     ],
 )
 def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
@@ -343,6 +348,7 @@ def test_what_does_not_fit_ends_in_one_line(case, ggl, captured, tmp_path):
         (["--lr", "estimate"], "reads a captured update: give --update too, or a number"),
         (["--local-steps", 2], "expected the clients' learning rate beside them, give --lr"),
         (["--local-batch-size", 2], "expected the clients' learning rate beside them, give --lr"),
+        (["--local-order", "copies"], "expected the clients' learning rate beside them, give --lr"),
         (["--client-optimizer", "adamw"], "expected the clients' learning rate beside them, give --lr"),
         (["--client-optimizer", "adamw,lr=fast"], "expected a number for lr, found 'fast'"),
         (["--client-optimizer", "sgd,lr=1,clip_norm=0"], "expected clip_norm above 0, found 0"),
