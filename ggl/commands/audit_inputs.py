@@ -114,73 +114,8 @@ def check_classes(data: Dataset, prior: Prior, hint: str = "") -> None:
     if prior.num_classes is not None and data.class_names is not None:
         found = repr(data.class_names[0]) if data.class_names else "images without classes"
         raise InputError(
-<<<<<<< HEAD
             f"{data.name}: prior {prior.name} draws by class: expected folders (or labels of a CSV) named by "
             f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}"
-=======
-            f"--client-optimizer {plan.client_optimizer}: expected the learning rate once, found --lr "
-            f"{plan.learning_rate} too"
-        )
-    return replace(plan, client_optimizer=rule.name, learning_rate=repr(rate))
-
-
-def _check(plan: AuditPlan) -> None:
-    """Refuse options that do not fit each other."""
-    if not 0 <= plan.momentum < 1:
-        raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
-    if plan.update is None:
-        if plan.images % plan.batch_size:
-            raise InputError(
-                f"--images: expected whole batches of {plan.batch_size}, found {plan.images} images; give a "
-                "multiple of it"
-            )
-        if plan.truth is not None or plan.private_labels:
-            raise InputError(
-                "--truth and --private-labels say what is in a captured update: give --update too"
-            )
-        if plan.force:
-            raise InputError("--force is of captured updates that --truth does not reproduce: leave it out")
-        if plan.learning_rate == ESTIMATE:
-            raise InputError("--lr estimate reads a captured update: give --update too, or a number")
-        local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
-        local = local or plan.client_optimizer != "sgd" or plan.local_order != "given"
-        if local and plan.learning_rate is None:
-            raise InputError(
-                "--local-steps, --local-batch-size, --local-order, --momentum, --client-optimizer: expected "
-                "the clients' learning rate beside them, give --lr"
-            )
-        return
-    if plan.learning_rate is None:
-        raise InputError("--update: expected the client's learning rate, give --lr a number, or estimate")
-    if plan.victim_weights is not None:
-        raise InputError(
-            "--update brings the victim's weights, the first of its files; leave --victim-weights out"
-        )
-    if plan.local_order == "known":
-        raise InputError(
-            "--local-order known: expected with --update the images in the order of their steps (given), or "
-            "guessed, whole or copies where nobody knows it"
-        )
-    if len(plan.defenses) > 1:
-        raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
-    if plan.truth is not None and plan.private_labels:
-        raise InputError("--truth holds the labels; leave --private-labels out")
-    if plan.truth is None and plan.force:
-        raise InputError("--force is of updates that --truth does not reproduce: give --truth too")
-    if plan.truth is None:
-        _check_single(plan)
-
-
-def _check_single(plan: AuditPlan) -> None:
-    """Refuse what asks for more than one attack, where nothing is scored."""
-    for option, given in (("--strategy", plan.strategies), ("--attacker", plan.attackers)):
-        if len(given) > 1:
-            raise InputError(f"--update without --truth: expected one {option}, found {', '.join(given)}")
-    if plan.attackers[0] in (ALL, ANALYTIC) or find_contrast(plan.strategies[0]) is not None:
-        raise InputError(
-            "--update without --truth: expected a search of the prior by one attacker, found "
-            f"{plan.attackers[0]}, {plan.strategies[0]}"
->>>>>>> truth
         )
 
 

@@ -130,10 +130,11 @@ def _check(plan: AuditPlan) -> None:
         if plan.learning_rate == ESTIMATE:
             raise InputError("--lr estimate reads a captured update: give --update too, or a number")
         local = plan.local_steps > 1 or plan.local_batch_size is not None or plan.momentum != 0
-        if (local or plan.client_optimizer != "sgd") and plan.learning_rate is None:
+        local = local or plan.client_optimizer != "sgd" or plan.local_order != "given"
+        if local and plan.learning_rate is None:
             raise InputError(
-                "--local-steps, --local-batch-size, --momentum, --client-optimizer: expected the clients' "
-                "learning rate beside them, give --lr"
+                "--local-steps, --local-batch-size, --local-order, --momentum, --client-optimizer: expected "
+                "the clients' learning rate beside them, give --lr"
             )
         return
     if plan.learning_rate is None:
@@ -158,6 +159,8 @@ def _check(plan: AuditPlan) -> None:
         raise InputError(f"--update: expected the one defense that made it, found {', '.join(plan.defenses)}")
     if plan.truth is not None and plan.private_labels:
         raise InputError("--truth holds the labels; leave --private-labels out")
+    if plan.truth is None and plan.force:
+        raise InputError("--force is of updates that --truth does not reproduce: give --truth too")
     if plan.further_updates and plan.batch_size > 1 and plan.truth is None and not plan.private_labels:
         raise InputError(
             "--update of several rounds: expected the labels of a batch, give --private-labels or --truth"
