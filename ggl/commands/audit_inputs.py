@@ -152,13 +152,15 @@ def _load_update(
         say(f"learning rate, estimated: {estimated.mean:.3g} [{estimated.low:.3g}, {estimated.high:.3g}]")
     rate = _number(plan.learning_rate) if estimated is None else estimated.mean
     captured = typed_update(victim, plan.update, plan.update_difference, rate)
+    rounds = [captured, *(typed_update(victim, pair, None, rate) for pair in plan.further_updates)]
     local = _local(plan, rate)
     loss = load_loss(plan.loss)
     if plan.defenses == ("none",) and isinstance(loss, CrossEntropy):
-        if not loss.smoothing:
-            check_direction(captured.gradients, labels, batch_size=batch, is_difference=plan.update is None)
-        if plan.truth is None and estimated is None and isinstance(local.rule, Sgd):
-            check_learning_rate(captured, steps=plan.local_steps, momentum=local.rule.momentum)
+        for one in rounds:
+            if not loss.smoothing:
+                check_direction(one.gradients, labels, batch_size=batch, is_difference=plan.update is None)
+            if plan.truth is None and estimated is None and isinstance(local.rule, Sgd):
+                check_learning_rate(one, steps=plan.local_steps, momentum=local.rule.momentum)
     if captured.trained_in_train_mode and plan.victim_mode == "eval":
         say("the client trained in train mode: its running statistics moved; add --victim-mode train")
     inputs = Inputs(
@@ -176,10 +178,7 @@ def _load_update(
         plan.loss,
         _statistics(plan, captured) if plan.batch_statistics else None,
     )
-    if not plan.further_updates:
-        return inputs
-    further = [typed_update(victim, pair, None, rate) for pair in plan.further_updates]
-    return _joined(inputs, [captured, *further])
+    return _joined(inputs, rounds) if plan.further_updates else inputs
 
 
 def _statistics(plan: AuditPlan, captured: Captured) -> BatchStatistics:

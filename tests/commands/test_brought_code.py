@@ -7,6 +7,9 @@ import torch
 
 from ggl.base.random import GlobalStreams
 
+# The samples of the prior that is brought are noise, which a run says in a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::ggl.generators.plausibility.ImplausiblePriorWarning")
+
 NETWORKS = """
 import torch
 from torch import nn
