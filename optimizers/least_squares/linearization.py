@@ -23,6 +23,9 @@ RIDGE = 1e-4
 FREE = 0.1
 """A point that the fit explains by this much less than wholly has an error of its own to show."""
 
+ROUNDING = 1e-12
+"""Of the largest square: one below it is rounding, and has no direction."""
+
 TINY = 1e-30
 
 
@@ -106,13 +109,15 @@ class Linearization:
         square = torch.einsum("pdmq,qem->pdqe", half, self.weights).reshape(parts * d, parts * d)
         along_value, along_target = products[:, 0].clone(), products[:, 0]
         along_value += products[:, rows].sum(1)
-        value, target = along_value[0] + along_value[rows].sum(), along_target[0].clamp_min(TINY)
+        floor = ROUNDING * products.diagonal().max().clamp_min(TINY)
+        value = (along_value[0] + along_value[rows].sum()).clamp_min(floor)
+        target = along_target[0].clamp_min(floor)
         both = along_target[0] + along_target[rows].sum()
         slope_value, slope_target = (self._transposed(x) for x in (along_value, along_target))
         if not unit:
             merit = (value - 2 * both + target) / (2 * target)
             return Equations(square / target, (slope_value - slope_target) / target, merit)
-        norm, length = value.clamp_min(TINY).sqrt(), target.sqrt()
+        norm, length = value.sqrt(), target.sqrt()
         cosine = (both / (norm * length)).clamp(-1, 1)  # products are rounded
         along = slope_value / norm
         return Equations(

@@ -28,12 +28,14 @@ def penalized(
 def damped_steps(
     square: Float[Tensor, "D D"], slope: Float[Tensor, " D"], dampings: Float[Tensor, " k"]
 ) -> Float[Tensor, "k D"]:
-    """Return -(S + μ λ_max I)⁻¹ s for every damping μ."""
+    """Return -(S + μ λ_max I)⁻¹ s for every damping μ; no step where rounding has left no such inverse."""
     direction = torch.ones_like(slope)
     for _ in range(POWER_STEPS):
         direction = square @ direction
         direction = direction / direction.norm().clamp_min(1e-30)
     largest = (direction @ square @ direction).clamp_min(1e-30)
     eye = torch.eye(len(slope), dtype=slope.dtype)
-    steps: Tensor = -torch.linalg.solve(square + dampings[:, None, None] * largest * eye, slope)
-    return steps
+    damped = square + dampings[:, None, None] * largest * eye
+    steps, failed = torch.linalg.solve_ex(damped, slope)
+    solved = (failed == 0) & steps.isfinite().all(1)
+    return torch.where(solved[:, None], -steps, 0.0)

@@ -14,6 +14,7 @@ from ggl.optimizers.least_squares.metric import Metric
 from ggl.optimizers.least_squares.recombination import merits, recombined
 from ggl.optimizers.least_squares.record import Record, rows_of
 from ggl.optimizers.least_squares.roughness import measure_roughness
+from ggl.optimizers.least_squares.steps import damped_steps
 from ggl.optimizers.residuals import Residuals
 
 D, M = 6, 40
@@ -63,6 +64,26 @@ def a_record(points, maps, target, groups=(M,), losses=None):
     values = torch.einsum("pmd,npd->npm", maps, points)
     record.add(points, values, torch.zeros(len(points)) if losses is None else losses)
     return record
+
+
+def test_a_step_without_an_inverse_is_none():
+    square, slope = torch.diag(torch.tensor([4.0, 1.0]).double()), torch.ones(2, dtype=torch.float64)
+    (step,) = damped_steps(square, slope, torch.tensor([0.5], dtype=torch.float64))
+    torch.testing.assert_close(step, -1 / torch.tensor([6.0, 3.0], dtype=torch.float64))
+    for bad in (float("inf"), float("nan")):
+        assert not damped_steps(square * bad, slope, torch.ones(2, dtype=torch.float64)).any()
+
+
+def test_a_gradient_that_is_nearly_zero_beside_its_noise_ends_no_search():
+    """Of victims that have fitted their images: every value is next to nothing."""
+    strategy, target = load_strategy("gauss-newton", latent_dim=D, **OPTIONS), random(M, seed=1)
+    maps, noise = 1e-9 * random(M, D), 1e-12 * random(M, seed=2)
+
+    def values(z):
+        return (torch.relu(z @ maps.T) * (z[:, :1] > 0) + noise)[:, None]
+
+    best, _ = searched(strategy, values, target, True, 300)
+    assert best < 1
 
 
 @pytest.mark.parametrize("unit", [False, True])
