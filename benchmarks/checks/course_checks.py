@@ -18,7 +18,7 @@ SLOWED = 0.7
 """Of the loss's mean fall by doubling of the evaluations, what the last doubling may still bring.
 
 A loss that falls evenly with their logarithm has 1, a search that has converged 0. Over the seven halvings
-that a curve notes, 0.7 is a tenth of the whole fall. CMA-ES on LeNet has 0.02 to 0.33 after 2,000 evaluations
+that a curve notes, 0.7 is a tenth of the whole fall. CMA-ES on LeNet has 0.02 to 0.38 after 2,000 evaluations
 (docs/flags.md).
 """
 
