@@ -102,8 +102,9 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         chosen = pick_private(pool.labels, plan.images, plan.seed)
         local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
         images, labels = pool.images[chosen], pool.labels[chosen]
-        inputs = Inputs(prior, victim, pool, images, labels, None, local, None, classes, tuple(notes))
-        inputs = replace(inputs, loss=plan.loss)
+        inputs = Inputs(
+            prior, victim, pool, images, labels, None, local, None, classes, tuple(notes), loss=plan.loss
+        )
     for note in inputs.notes:
         say(note)
     return inputs

@@ -94,7 +94,9 @@ class GaussianProcess(Strategy):
         seed = self._stream_seed(len(self._z))
         rows = best_rows(self._loss, self.cap)
         x, loss = self._z[rows] / (2 * self.bound) + 0.5, self._loss[rows]
-        outputs = self._principal(rows) if self.needs_residuals else loss[:, None]
+        outputs = loss[:, None]
+        if self.needs_residuals:
+            outputs = principal_residuals(self._values[rows].to(self.device, torch.float64), self.modeled)
         box = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, self.latent_dim)
         with isolated(seed, self.device):
             surrogate = self._fit(x.to(self.device), outputs.to(self.device))
@@ -102,10 +104,6 @@ class GaussianProcess(Strategy):
             worth = self._worth(surrogate) if self.needs_residuals else None
             chosen = greedy_log_ei(surrogate, starts, box.to(self.device), self.batch_size, seed, worth)
         return (chosen.cpu() * 2 - 1) * self.bound
-
-    def _principal(self, rows: Tensor) -> Tensor:
-        """Return the principal residuals of points, and what is left of each."""
-        return principal_residuals(self._values[rows].to(self.device, torch.float64), self.modeled)
 
     @staticmethod
     def _worth(surrogate: Any) -> Callable[[Tensor], Tensor]:
