@@ -56,6 +56,12 @@ WITHHELD = "leak scores are withheld: correct the settings, or give --force to h
 FORCED = (
     "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
 )
+AT_MOST = "at most"
+AT_MOST_LEGEND = """\
+at most: what the defense's guarantee allows any attacker, of "identified"; result.json has the sensitivity"""
+EXCEEDED = """\
+doubtful: more is identified than the guarantee allows; either the accounting is wrong, or the private images
+and their decoys were not equally likely (docs/guarantees.md)"""
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
@@ -228,7 +234,10 @@ def _print_match(result: Any, console: Console) -> None:
 def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     images = result["settings"]["images"]
     title = f"{plan.victim}, {plan.prior}, {images} images, {plan.budget} evaluations"
-    console.print(summary_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
+    cells = result["results"]
+    proved = any(cell["guarantee"] and cell["guarantee"]["kind"] for cell in cells)
+    headings = (*HEADINGS[:5], AT_MOST, *HEADINGS[5:]) if proved else HEADINGS
+    console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
     if len(result["worst_case"]) < len(result["results"]):
         rows = [
             (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
@@ -237,15 +246,20 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
+    if proved:
+        console.print(AT_MOST_LEGEND)
+    for cell in cells:
+        if cell["guarantee"] and cell["guarantee"]["exceeded"]:
+            console.print(f"{cell['defense']}, {cell['attacker']}: {EXCEEDED}", markup=False)
     truth = result["truth"]
     if truth is not None and truth["verdict"] == "doubtful":
         for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
             console.print(line, markup=False)
 
 
-def _row(cell: Any) -> list[str]:
+def _row(cell: Any, proved: bool) -> list[str]:
     leak = cell["leak_score"]
-    return [
+    row = [
         cell["defense"],
         cell["attacker"],
         cell["strategy"],
@@ -255,6 +269,15 @@ def _row(cell: Any) -> list[str]:
         f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
         cell["verdict"],
     ]
+    return [*row[:5], _at_most(cell["guarantee"]), *row[5:]] if proved else row
+
+
+def _at_most(guarantee: Any) -> str:
+    """Return a bound, or what there is instead."""
+    if guarantee is None or guarantee["kind"] is None:
+        return "no proof"
+    most = guarantee["most"]["identification"]
+    return "nominal" if most is None else f"{most:.3f}"
 
 
 def _interval(values: dict[str, float | None]) -> str:
