@@ -488,11 +488,11 @@ def guarantee(
 ) -> None:
     """Compute the most that any attacker can do against a defense with a proof."""
     check_names(defenses=[defense])
-    from ggl.commands.guarantee import run
+    from ggl.commands.guarantee import described
+    from ggl.costs.guarantees import guarantee as find_guarantee
 
-    run(
+    found = find_guarantee(
         defense,
-        candidates,
         layers=layers,
         coordinates=coordinates,
         releases=releases,
@@ -501,6 +501,7 @@ def guarantee(
         sample_rate=sample_rate,
         accountant=accountant.value,
     )
+    print(described(found, candidates))
 
 
 @app.command("list")

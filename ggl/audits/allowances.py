@@ -17,10 +17,10 @@ from ggl.gradients import Gradients
 from ggl.measures.leakage import HEADLINE, Scores, identification
 from ggl.measures.statistics import share_of_clusters
 
-__all__ = ["CellAllowance", "cell_allowance", "mean_most"]
+__all__ = ["RANKS", "CellAllowance", "cell_allowance", "mean_most"]
 
 RANKS = {"identification": 1, "identification_top10": 10}
-"""What is bounded: how often the private image is among so many of its candidates nearest to what was found."""
+"""What is bounded: how often the private image is among so many candidates nearest to what was found."""
 
 BLIND = 0.1
 """Of the candidates of a class, the share that a tolerance leaves within reach of the best single guess."""
@@ -128,4 +128,4 @@ def _allowance(audit: AuditSetting, defense: Defense, shared: Gradients) -> Allo
 
 def _above(interval: Mapping[str, float | int | None], most: float | None) -> bool:
     low = interval["low"]
-    return most is not None and low is not None and low > most
+    return most is not None and low is not None and bool(low > most)

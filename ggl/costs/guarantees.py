@@ -20,7 +20,7 @@ from ggl.defenses.privacy import Guarantee, PrivateDefense
 
 __all__ = ["Allowance", "concentrated", "gaussian", "guarantee", "no_allowance", "pure", "within_curve"]
 
-DELTAS = (*(10.0**k for k in range(-8, -2)), 3e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+DELTAS = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2)
 """At which a subsampled training's ε is asked; each gives a bound of its own, and the least is taken."""
 
 Curve = tuple[tuple[float, float], ...]
@@ -79,7 +79,7 @@ class Allowance:
         return max(baseline, min(found))
 
     def identification(self, candidates: int) -> float | None:
-        """Return the largest rate at which a private image is told from others as likely, `candidates` in all.
+        """Return the largest rate at which private images are told from `candidates` - 1 others as likely.
 
         Raises:
             InputError: fewer than 2 candidates.
@@ -153,13 +153,13 @@ def gaussian(baseline: float, mu: float) -> float:
 
 
 def pure(baseline: float, epsilon: float) -> float:
-    """Return the least of three bounds, of densities within e^±ε of the reference's.
+    """Return the lesser of κ e^ε and 1 - (1 - κ) e^-ε, of densities within e^±ε of the reference's.
 
-    κ e^ε, 1 - (1 - κ) e^-ε, and, since two images' are then within e^±2ε of each other, the posterior's
-    κ e^2ε / (κ e^2ε + 1 - κ).
+    Two images' are then within e^±2ε of each other, and what follows from that alone, the posterior's
+    κ e^2ε / (κ e^2ε + 1 - κ), or e^2ε / (e^2ε + N - 1), is never less.
     """
-    up, rest = math.exp(min(epsilon, 300.0)), 1 - baseline
-    return min(baseline * up, 1 - rest / up, 1 / (1 + rest / baseline / up**2))
+    up = math.exp(min(epsilon, 300.0))
+    return min(baseline * up, 1 - (1 - baseline) / up)
 
 
 def concentrated(baseline: float, rho: float) -> float:

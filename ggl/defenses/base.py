@@ -90,14 +90,14 @@ class Defense:
             raise unknown_name("attacker", attacker, list(self.attackers))
         return View(observed) if attacker == "naive" else self.adapt(observed, attacker, model)
 
-    def norm_after(self, before: float, layers: int) -> float:  # noqa: ARG002
-        """Return the largest L2 norm of what is shared, of a gradient of `layers` tensors and at most `before`.
+    def norm_after(self, before: float, layers: int) -> float:
+        """Return the largest L2 norm of what is shared of `layers` tensors, of a norm of at most `before`.
 
         Infinite where none is known.
         """
         return math.inf
 
-    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:  # noqa: ARG002
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
         """Return what is proved of one release, whatever the gradient of at most an L2 norm `before`.
 
         None where nothing is: no noise whose scale is independent of the data, or no bound on what it hides.

@@ -77,7 +77,7 @@ class PrivateDefense(Defense, ABC):
         return np.array([self.noise_multiplier(t / rounds) for t in range(rounds)])
 
     def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
-        """Return it for one example's clipped gradient among the batch's; None where bounds depend on data."""
+        """Return that of one clipped example among the batch's; None where bounds depend on the data."""
         if self.guarantee == "nominal":
             return None
         _, bounds = self.clipping(torch.zeros(1, release.layers, dtype=torch.float64), release.progress)
