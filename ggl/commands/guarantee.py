@@ -18,8 +18,8 @@ def described(found: Allowance, candidates: int) -> str:
     figures = {"mu": found.mu, "epsilon": found.epsilon, "rho": found.rho}
     known = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
     return (
-        f"at most {most:.4g} of private images are told from {candidates - 1} others as likely; chance is "
-        f"{1 / candidates:.4g}; {found.kind}\n"
+        f"at most {most:.4g} of private images are found among {candidates} equally likely candidates, where "
+        f"chance is {1 / candidates:.4g}; {found.kind}\n"
         f"{mechanism.noise} noise of {mechanism.scale:.4g} on a sensitivity of {mechanism.sensitivity:.4g} "
         f"against no image, {2 * mechanism.sensitivity:.4g} between two; {known or 'subsampled'}"
     )

@@ -163,6 +163,7 @@ def test_no_bound_is_given_of_captured_updates_or_beside_running_statistics():
         assert found["exceeded"] == []
 
 
+@pytest.mark.slow("an audit of real images")
 def test_of_real_images(data, prior):
     """The mean of a batch of two is clipped as a whole: the batch makes its sensitivity no smaller."""
     victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=0)
