@@ -1,7 +1,6 @@
 """What a cell's attacker could do at most by the defense's proof, beside what was measured."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from ggl.audits.setting import AuditSetting
 from ggl.costs.guarantees import Allowance, guarantee, no_allowance
 from ggl.defenses import Defense
 from ggl.gradients import Gradients
-from ggl.measures.leakage import HEADLINE, Scores, identification
+from ggl.measures.leakage import HEADLINE, Scores
 from ggl.measures.statistics import share_of_clusters
 
 __all__ = ["RANKS", "CellAllowance", "cell_allowance", "mean_most"]
@@ -49,7 +48,7 @@ class CellAllowance:
         """
         found, mechanism = self.allowance, self.allowance.mechanism
         most = {name: mean_most(found, scores, rank) for name, rank in RANKS.items()}
-        measured, candidates = identification(scores), scores.decoys + 1
+        candidates = scores.decoys + 1
         return {
             "kind": found.kind,
             "reason": found.reason or None,
@@ -62,7 +61,7 @@ class CellAllowance:
             "rho": found.rho,
             "candidates": [int(candidates.min()), int(candidates.max())],
             "most": most,
-            "exceeded": [name for name, limit in most.items() if _above(measured[name].to_dict(), limit)],
+            "exceeded": [name for name, rank in RANKS.items() if _above(scores, rank, most[name])],
             "reconstruction": None if found.kind != "formal" else self._reconstruction(scores),
         }
 
@@ -126,6 +125,7 @@ def _allowance(audit: AuditSetting, defense: Defense, shared: Gradients) -> Allo
     )
 
 
-def _above(interval: Mapping[str, float | int | None], most: float | None) -> bool:
-    low = interval["low"]
-    return most is not None and low is not None and bool(low > most)
+def _above(scores: Scores, rank: int, most: float | None) -> bool:
+    """Say whether the interval of the rate at which private images rank within `rank` lies above a bound."""
+    found = share_of_clusters(scores.per_client(scores.ranks <= rank))
+    return most is not None and bool(found.low > most)
