@@ -20,6 +20,7 @@ from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_folder, check_place
+from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
 from ggl.costs.utility_file import read_utility
 from ggl.measures.lpips import LPIPS_HINT, load_lpips
 from ggl.pages.templates import check_page
@@ -56,12 +57,6 @@ WITHHELD = "leak scores are withheld: correct the settings, or give --force to h
 FORCED = (
     "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
 )
-AT_MOST = "at most"
-AT_MOST_LEGEND = """\
-at most: what the defense's guarantee allows any attacker, of "identified"; result.json has the sensitivity"""
-EXCEEDED = """\
-doubtful: more is identified than the guarantee allows; either the accounting is wrong, or the private images
-and their decoys were not equally likely (docs/guarantees.md)"""
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
@@ -235,7 +230,7 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     images = result["settings"]["images"]
     title = f"{plan.victim}, {plan.prior}, {images} images, {plan.budget} evaluations"
     cells = result["results"]
-    proved = any(cell["guarantee"] and cell["guarantee"]["kind"] for cell in cells)
+    proved = bool(bound_lines(cells))
     headings = (*HEADINGS[:5], AT_MOST, *HEADINGS[5:]) if proved else HEADINGS
     console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
     if len(result["worst_case"]) < len(result["results"]):
@@ -246,11 +241,8 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
-    if proved:
-        console.print(AT_MOST_LEGEND)
-    for cell in cells:
-        if cell["guarantee"] and cell["guarantee"]["exceeded"]:
-            console.print(f"{cell['defense']}, {cell['attacker']}: {EXCEEDED}", markup=False)
+    for line in bound_lines(cells):
+        console.print(line, markup=False)
     truth = result["truth"]
     if truth is not None and truth["verdict"] == "doubtful":
         for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
@@ -269,15 +261,7 @@ def _row(cell: Any, proved: bool) -> list[str]:
         f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
         cell["verdict"],
     ]
-    return [*row[:5], _at_most(cell["guarantee"]), *row[5:]] if proved else row
-
-
-def _at_most(guarantee: Any) -> str:
-    """Return a bound, or what there is instead."""
-    if guarantee is None or guarantee["kind"] is None:
-        return "no proof"
-    most = guarantee["most"]["identification"]
-    return "nominal" if most is None else f"{most:.3f}"
+    return [*row[:5], bound_text(cell), *row[5:]] if proved else row
 
 
 def _interval(values: dict[str, float | None]) -> str:

@@ -210,7 +210,7 @@ def _subsampled(
 def _without_proof(defense: Defense, release: Release) -> Allowance:
     parts = defense.parts if isinstance(defense, Composed) else (defense,)
     if any(isinstance(part, PrivateDefense) and part.guarantee == "nominal" for part in parts):
-        reason = "its clipping bounds, and so its noise, depend on the data: an epsilon for it is nominal"
+        reason = "its clipping bounds, and so its noise, depend on the data"
         return Allowance(defense.name, "nominal", reason)
     for k, part in enumerate(parts):
         if not part.is_postprocessing and Composed(parts[:k]).mechanism(release) is not None:
