@@ -1,10 +1,11 @@
 """Doubts about accounting: an attack that finds more than a defense's proof allows any attacker."""
 
 import functools
+import math
 from dataclasses import replace
 from statistics import fmean
 
-from ggl.audits.allowances import RANKS, mean_most
+from ggl.audits.allowances import EXCESSIVE, RANKS, excess, mean_most
 from ggl.base.errors import GGLError
 from ggl.benchmarks.checks.flag import Flag
 from ggl.benchmarks.sweeps.aggregate import CellGroup
@@ -15,13 +16,12 @@ from ggl.costs.guarantees import Allowance, guarantee
 from ggl.defenses import Defense
 from ggl.defenses.mechanism import Release
 from ggl.measures.leakage import HEADLINE
-from ggl.measures.statistics import Interval, share_of_clusters
 
-__all__ = ["allowance_of", "beyond_guarantee", "rate_within"]
+__all__ = ["allowance_of", "beyond_guarantee", "shares_within"]
 
 
 def beyond_guarantee(group: CellGroup) -> Flag | None:
-    """Doubt a figure whose interval lies above what the defense's proof allows any attacker.
+    """Doubt a figure whose exact interval lies above what the defense's proof allows any attacker.
 
     The rates at which private images rank first, and among the first ten. A note where the proof depends on
     a victim that can't be built here.
@@ -34,26 +34,25 @@ def beyond_guarantee(group: CellGroup) -> Flag | None:
         message = f"What the guarantee of {group.cell.defense} allows could not be computed here: {error}"
         return Flag("beyond-guarantee", "note", group.cell, message, group.count("ok"))
     for rank in RANKS.values():
-        most, found = mean_most(allowance, group.scores("attack"), rank), rate_within(group, rank)
-        if most is not None and found.low > most:
+        most, shares = mean_most(allowance, group.scores("attack"), rank), shares_within(group, rank)
+        if most is not None and (p := excess(shares, most)) < EXCESSIVE:
             message = (
                 f"Private images rank {'first' if rank == 1 else f'within {rank}'} at a rate of "
-                f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}] over {group.n} images, and the "
-                f"defense's proof allows any attacker {most:.3g}."
+                f"{fmean(shares):.3g} over {group.n} images, where the defense's proof allows any attacker "
+                f"{most:.3g} (p = {p:.2g})."
             )
             return Flag("beyond-guarantee", "doubt", group.cell, message, group.count("ok"))
     return None
 
 
-def rate_within(group: CellGroup, rank: int) -> Interval:
-    """Return how often private images rank within `rank`, the mean over seeds first.
+def shares_within(group: CellGroup, rank: int) -> list[float]:
+    """Return the share of seeds for which each private image ranks within `rank`.
 
     A median of ranks over seeds is no single attack's, and no proof bounds it.
     """
     name = figure_name("attack", "rank")
-    return share_of_clusters(
-        [fmean(cell.figures[name] <= rank for cell in cells) for cells in group.by_image.values()]  # type: ignore[operator]
-    )
+    cells = group.by_image.values()
+    return [fmean(float(cell.figures[name] or math.inf) <= rank for cell in of_image) for of_image in cells]
 
 
 @functools.lru_cache(maxsize=256)

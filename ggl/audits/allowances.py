@@ -1,12 +1,14 @@
 """What a cell's attacker could do at most by the defense's proof, beside what was measured."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.special import betainc
 from torch import Tensor
 
 from ggl.audits.setting import AuditSetting
@@ -16,10 +18,13 @@ from ggl.gradients import Gradients
 from ggl.measures.leakage import HEADLINE, Scores
 from ggl.measures.statistics import share_of_clusters
 
-__all__ = ["RANKS", "CellAllowance", "cell_allowance", "mean_most"]
+__all__ = ["EXCESSIVE", "RANKS", "CellAllowance", "cell_allowance", "excess", "mean_most"]
 
 RANKS = {"identification": 1, "identification_top10": 10}
 """What is bounded: how often the private image is among so many candidates nearest to what was found."""
+
+EXCESSIVE = 0.025
+"""Probability of a measured rate below which it exceeds a bound: a bound outside the exact 95 % interval."""
 
 BLIND = 0.1
 """Of the candidates of a class, the share that a tolerance leaves within reach of the best single guess."""
@@ -43,7 +48,7 @@ class CellAllowance:
     def to_dict(self, scores: Scores) -> dict[str, object]:
         """Return a cell's `guarantee` in `result.json`, of the attack's scores.
 
-        `exceeded` names the rates whose measured interval lies above what is allowed. `reconstruction` is
+        `exceeded` names the rates whose exact interval lies above what is allowed. `reconstruction` is
         no proof, since its baseline is estimated from decoys, and exceeds nothing.
         """
         found, mechanism = self.allowance, self.allowance.mechanism
@@ -125,7 +130,17 @@ def _allowance(audit: AuditSetting, defense: Defense, shared: Gradients) -> Allo
     )
 
 
+def excess(shares: Sequence[float] | NDArray[np.float64], most: float) -> float:
+    """Return the probability of a mean of `shares` (n,), in [0, 1], or more, where it is `most` on average.
+
+    Of a binomial draw, I_most(k, n - k + 1) with k their sum; shares and unlike rates scatter less
+    (Hoeffding, 1956). Wilson's interval is too short near 0: it has one hit of ten above 0.0154, and chance,
+    of one in a hundred, makes that in one audit of ten.
+    """
+    k, n = math.fsum(shares), len(shares)
+    return float(betainc(k, n - k + 1, most)) if k > 0 else 1.0
+
+
 def _above(scores: Scores, rank: int, most: float | None) -> bool:
-    """Say whether the interval of the rate at which private images rank within `rank` lies above a bound."""
-    found = share_of_clusters(scores.per_client(scores.ranks <= rank))
-    return most is not None and bool(found.low > most)
+    shares = scores.per_client(scores.ranks <= rank)
+    return most is not None and excess(shares, most) < EXCESSIVE

@@ -10,7 +10,7 @@ __all__ = ["AT_MOST", "bound_lines", "bound_text", "described"]
 
 AT_MOST = "at most"
 LEGEND = """\
-at most: what the defense's guarantee allows any attacker of "identified"; sensitivities are against no image"""
+at most: what a guarantee allows any attacker of "identified", by its sensitivity, against no image"""
 EXCEEDED = """\
 doubtful: more is found than the guarantee allows; either the accounting is wrong, or the private images
 and their decoys were not equally likely (docs/guarantees.md)"""

@@ -116,7 +116,7 @@ def guarantee(
         accountant: of subsampled training.
 
     Raises:
-        InputError: a number that is out of range, or subsampling of noise that is not Gaussian.
+        InputError: a number that is out of range, or subsampling where no accountant knows it.
 
     Example:
         >>> found = ggl.guarantee("dp-sgd:1,1", layers=10)
@@ -197,8 +197,11 @@ def _subsampled(
 
     Adding or removing it is what Opacus accounts for, and the training without it is the reference.
     """
-    if proved[0].noise != "gaussian":
-        raise InputError(f"{defense.name}: subsampling is accounted for under Gaussian noise only")
+    if not (proved[0].by_example and proved[0].noise == "gaussian"):
+        raise InputError(
+            f"{defense.name}: subsampling is accounted for where every example is clipped and the noise is "
+            "Gaussian, as by dp-sgd; leave the sample rate out"
+        )
     sigmas = [mechanism.scale / mechanism.sensitivity for mechanism in proved]
     curve = [
         (max(0.0, epsilon(sigmas, sample_rate=sample_rate, delta=delta, accountant=accountant)), delta)

@@ -33,13 +33,17 @@ class Mechanism:
         sensitivity: the ball's radius, in L2 norm: how far the signal can lie from a center that does not
             depend on the private image. Two images' signals are up to twice as far apart.
         scale: the noise's: a standard deviation, or Laplace's b.
+        by_example: whether the ball is of one example's part, so that leaving it out of its batch moves the
+            signal by no more than the radius; of a batch clipped as a whole it may be twice that.
     """
 
     noise: Noise
     sensitivity: float
     scale: float
+    by_example: bool = False
 
 
-def noise_on(signal: float, noise: Noise, scale: float) -> Mechanism | None:
+def noise_on(signal: float, noise: Noise, scale: float, *, by_example: bool = False) -> Mechanism | None:
     """Return the mechanism of noise on a signal of at most an L2 norm; None where either proves nothing."""
-    return Mechanism(noise, signal, scale) if scale > 0 and math.isfinite(signal) else None
+    known = scale > 0 and math.isfinite(signal)
+    return Mechanism(noise, signal, scale, by_example) if known else None

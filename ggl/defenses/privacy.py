@@ -83,7 +83,8 @@ class PrivateDefense(Defense, ABC):
         _, bounds = self.clipping(torch.zeros(1, release.layers, dtype=torch.float64), release.progress)
         bound = float(bounds[0]) / release.batch
         signal = self.sensitivity_factor(release.layers) * bound
-        return noise_on(signal, "gaussian", self.noise_multiplier(release.progress) * bound)
+        scale = self.noise_multiplier(release.progress) * bound
+        return noise_on(signal, "gaussian", scale, by_example=True)
 
     @property
     def is_postprocessing(self) -> bool:

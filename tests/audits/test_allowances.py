@@ -17,6 +17,7 @@ from ggl.audits.allowances import (
     STATISTICS,
     CellAllowance,
     cell_allowance,
+    excess,
     mean_most,
     tolerance,
 )
@@ -107,6 +108,17 @@ def test_the_page_has_no_column_where_nothing_is_proved():
     known = CellAllowance(no_allowance(load_defense("none"), "no noise"), np.zeros(N))
     both = report(dataclasses.replace(unproved, guarantee=known))
     assert "At most" not in render(both, both.to_dict())
+
+
+def test_one_hit_of_ten_exceeds_nothing():
+    """By hand: 1 - 0.9846^10 = 0.1438; of three, 1 - Σ of none, one and two is 0.00042; of none, all."""
+    one = [1.0] + [0.0] * 9
+    assert excess(one, 0.0154) == pytest.approx(1 - 0.9846**10, rel=1e-9)
+    three = 1 - sum(math.comb(10, k) * 0.0154**k * 0.9846 ** (10 - k) for k in range(3))
+    assert excess([1.0] * 3 + [0.0] * 7, 0.0154) == pytest.approx(three, rel=1e-9)
+    assert excess([0.0] * 10, 0.0154) == 1.0
+    assert excess([1.0] * 10, 1.0) == 1.0
+    assert excess([0.5] * 10, 0.3) == pytest.approx(excess([1.0] * 5 + [0.0] * 5, 0.3))
 
 
 def test_each_image_has_its_own_number_of_candidates():

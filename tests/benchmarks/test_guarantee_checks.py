@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from made_records import CELL, made_records, with_figures
 
-from ggl.audits.allowances import RANKS
+from ggl.audits.allowances import EXCESSIVE, RANKS, excess
 from ggl.benchmarks.checks import flags, guarantee_checks
-from ggl.benchmarks.checks.guarantee_checks import allowance_of, beyond_guarantee, rate_within
+from ggl.benchmarks.checks.guarantee_checks import allowance_of, beyond_guarantee, shares_within
 from ggl.benchmarks.sweeps.aggregate import groups_of
 from ggl.benchmarks.sweeps.export import read_csv
 from ggl.costs.guarantees import guarantee
@@ -46,8 +46,8 @@ def test_the_published_accounting_of_fed_cdp_is_doubted_and_the_honest_one_is_no
     ranks = [1] * 6 + [20] * 14
     flag, _ = found_of(published, ranks)
     assert (flag.name, flag.severity, flag.cells) == ("beyond-guarantee", "doubt", 20)
-    assert "rank first at a rate of 0.3 [0.145, 0.519] over 20 images" in flag.message
-    assert flag.message.endswith("the defense's proof allows any attacker 0.0154.")
+    assert "rank first at a rate of 0.3 over 20 images" in flag.message
+    assert "where the defense's proof allows any attacker 0.0154 (p = " in flag.message
     monkeypatch.setattr(guarantee_checks, "_layers", lambda *_: 144)
     allowance_of.cache_clear()
     assert found_of("fed-cdp:4,6", ranks)[0] is None
@@ -68,7 +68,7 @@ def test_of_several_seeds_the_mean_rate_counts_and_not_the_median_rank():
     """Two of three seeds first, of every image: the median is first always, the rate two thirds."""
     flag, group = found_of("dp-sgd:1,0.35", ([1] * 8 + [1] * 8 + [90] * 8), seeds=3)
     assert group.identification()["identification"].mean == 1.0
-    assert rate_within(group, 1).mean == pytest.approx(2 / 3)
+    assert shares_within(group, 1) == [pytest.approx(2 / 3)] * 8
     assert flag is None
 
 
@@ -96,7 +96,8 @@ def test_no_cell_of_the_committed_stores_exceeds_its_bound_without_a_flag(store)
         for rank in RANKS.values():
             most = allowance.most(rank / 100)
             proved += most is not None
-            assert most is None or rate_within(group, rank).low <= most or group.cell in flagged
+            within = most is None or excess(shares_within(group, rank), most) >= EXCESSIVE
+            assert within or group.cell in flagged
     assert proved or store != "cpu"
 
 
@@ -108,7 +109,8 @@ def test_nor_does_one_of_the_table_of_all_defenses():
         most = guarantee(name, layers=8).identification(100)
         if most is not None:
             proved[name] = most
-            assert all(cell["identification"]["low"] <= most for cell in cells), defense
+            first = [[float(image["rank"] == 1) for image in cell["images"]] for cell in cells]
+            assert all(excess(shares, most) >= EXCESSIVE for shares in first), defense
     assert list(proved) == [
         "dp-sgd:4,0.5",
         "fed-cdp:4,0.5",

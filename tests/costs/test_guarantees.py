@@ -188,9 +188,11 @@ def test_subsampled_training_allows_less_and_never_less_than_the_exact_attack():
         assert exact <= found.identification(n) < min(1.3 * exact, gaussian(1 / n, 1.0))
 
 
-def test_subsampling_of_laplacian_noise_is_refused():
-    with pytest.raises(InputError, match="Gaussian noise only"):
-        guarantee("clip:1+laplace:1", layers=1, sample_rate=0.5)
+@pytest.mark.parametrize("defense", ["clip:1+laplace:1", "clip:1+noise:1"])
+def test_subsampling_is_refused_where_no_accountant_knows_it(defense):
+    """Leaving an image out of a batch that is clipped as a whole can move it by twice the clip."""
+    with pytest.raises(InputError, match="every example is clipped and the noise is Gaussian"):
+        guarantee(defense, layers=1, sample_rate=0.5)
 
 
 # Where nothing is proved
