@@ -111,7 +111,7 @@ def test_the_page_has_no_column_where_nothing_is_proved():
 
 
 def test_one_hit_of_ten_exceeds_nothing():
-    """By hand: 1 - 0.9846^10 = 0.1438; of three, 1 - Σ of none, one and two is 0.00042; of none, all."""
+    """By hand: 1 - 0.9846^10 = 0.1438; of three, 0.0004, without those of none, one and two."""
     one = [1.0] + [0.0] * 9
     assert excess(one, 0.0154) == pytest.approx(1 - 0.9846**10, rel=1e-9)
     three = 1 - sum(math.comb(10, k) * 0.0154**k * 0.9846 ** (10 - k) for k in range(3))
