@@ -7,6 +7,7 @@ from .base.errors import GGLError
 from .captures.reconstruct import reconstruct
 from .captures.reconstruction import Reconstruction
 from .captures.update import captured_difference, captured_update
+from .costs.guarantees import guarantee
 from .datasets.loading import Dataset, load_dataset
 from .defenses.base import Defense
 from .defenses.catalog import register_defense
@@ -41,6 +42,7 @@ __all__ = [
     "captured_difference",
     "captured_update",
     "check_truth",
+    "guarantee",
     "influence",
     "invert",
     "load_dataset",

@@ -468,6 +468,42 @@ def epsilon(
     )
 
 
+@app.command()
+def guarantee(
+    defense: Annotated[str, typer.Argument(help='such as "dp-sgd:1,1.1", fed-cdp:4,6, "clip:1+noise:0.5"')],
+    candidates: Annotated[int, typer.Option(help="equally likely images, the private one among them")] = 100,
+    layers: Annotated[
+        int, typer.Option(help="parameter tensors of the victim; matters where each is clipped")
+    ] = 1,
+    coordinates: Annotated[
+        int | None, typer.Option(help="parameters of the victim in all; for Laplacian noise")
+    ] = None,
+    releases: Annotated[int, typer.Option(help="rounds of the same image that the attacker has")] = 1,
+    round: Annotated[int, typer.Option(help="rounds of training before the first")] = 0,  # noqa: A002
+    rounds: Annotated[int, typer.Option(help="rounds of training in all")] = 10_000,
+    sample_rate: Annotated[
+        float, typer.Option(help="probability that the image takes part in a round; 1: it does")
+    ] = 1.0,
+    accountant: Annotated[Accountant, typer.Option(help="of Opacus, below a rate of 1")] = Accountant.prv,
+) -> None:
+    """Compute the most that any attacker can do against a defense with a proof."""
+    check_names(defenses=[defense])
+    from ggl.commands.guarantee import described
+    from ggl.costs.guarantees import guarantee as find_guarantee
+
+    found = find_guarantee(
+        defense,
+        layers=layers,
+        coordinates=coordinates,
+        releases=releases,
+        round=round,
+        rounds=rounds,
+        sample_rate=sample_rate,
+        accountant=accountant.value,
+    )
+    print(described(found, candidates))
+
+
 @app.command("list")
 def list_names(kind: Kind) -> None:
     """List what is registered under a name, a line each."""

@@ -14,6 +14,7 @@ from ggl.benchmarks.checks.cell_checks import (
 from ggl.benchmarks.checks.course_checks import is_random, loss_without_error, still_improving
 from ggl.benchmarks.checks.error_checks import adaptive_worse, ceiling_below_attack, noise_ties, random_ties
 from ggl.benchmarks.checks.flag import CHECKS, Flag, Severity
+from ggl.benchmarks.checks.guarantee_checks import beyond_guarantee
 from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.cells import SweepCell
 
@@ -27,6 +28,7 @@ Comparison: TypeAlias = Callable[[CellGroup, CellGroup], Flag | None]
 
 ALONE: tuple[Check, ...] = (
     *(objective_zero, shared_image, failed_cells, ceiling_below_attack, private_not_matched),
+    beyond_guarantee,
     *(noise_ties, loss_without_error, still_improving, few_images),
 )
 

@@ -16,6 +16,7 @@ CHECKS: dict[str, str] = {
     "failed-cells": "cells failed, and the figure is of the others",
     "ceiling-below-attack": "the attack is nearer to the private images than the ceiling",
     "private-not-matched": "the private image's own gradient does not match the observed one",
+    "beyond-guarantee": "the attack finds more than the defense's proof allows any attacker",
     "adaptive-worse": "an attacker who knows more finds less",
     "random-ties": "the strategy is not shown to beat random search",
     "noise-ties": "the attack is not shown to beat the same attack on a noise gradient",

@@ -17,6 +17,7 @@ from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import checkpoint_of, progress_of
 from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.target import Target
+from ggl.audits.allowances import cell_allowance
 from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell
@@ -159,5 +160,6 @@ def _cell(
         },
         results=groups,
         seconds=time.monotonic() - started,
+        guarantee=cell_allowance(audit, settings.defense, private[0]),
         distance=None if settings.distance == audit.attack.distance else settings.distance,
     )

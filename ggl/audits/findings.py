@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
+from ggl.audits.allowances import CellAllowance
 from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
@@ -62,6 +63,7 @@ class AuditCell:
             on the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
         results: the searches behind `images`, one a client.
         distance: what the losses are, where it is not the audit's own.
+        guarantee: what the defense's proof allows any attacker.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
     """
 
@@ -77,6 +79,7 @@ class AuditCell:
     seconds: float
     passes: int = 1
     distance: str | None = None
+    guarantee: CellAllowance | None = None
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
@@ -121,6 +124,7 @@ class AuditCell:
                 name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
                 for name, scores in self.controls.items()
             },
+            "guarantee": None if self.guarantee is None else self.guarantee.to_dict(self.attack),
             "label_recovery": self.label_recovery().to_dict(),
             "evaluations": self.results["private"][0].evaluations,
             "passes_per_evaluation": self.passes,

@@ -53,6 +53,12 @@ def _content(report: Findings, result: Json) -> dict[str, object]:
         "cells": cells,
         "worst": worst,
         "trade_off": _trade_off(result, worst),
+        "proved": any(cell["guarantee"] and cell["guarantee"]["kind"] for cell in result["results"]),
+        "exceeded": [
+            cell
+            for cell, found in zip(cells, result["results"], strict=True)
+            if found["guarantee"] and found["guarantee"]["exceeded"]
+        ],
         "figure": _convergence(report),
         "units": "images" if report.ceiling.batch == 1 else "batches",
         "shown": min(len(report.images), COLUMNS_SHOWN),

@@ -20,6 +20,7 @@ from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
 from ggl.commands.folders import check_folder, check_place
+from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
 from ggl.costs.utility_file import read_utility
 from ggl.measures.lpips import LPIPS_HINT, load_lpips
 from ggl.pages.templates import check_page
@@ -228,7 +229,10 @@ def _print_match(result: Any, console: Console) -> None:
 def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     images = result["settings"]["images"]
     title = f"{plan.victim}, {plan.prior}, {images} images, {plan.budget} evaluations"
-    console.print(summary_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
+    cells = result["results"]
+    proved = bool(bound_lines(cells))
+    headings = (*HEADINGS[:5], AT_MOST, *HEADINGS[5:]) if proved else HEADINGS
+    console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
     if len(result["worst_case"]) < len(result["results"]):
         rows = [
             (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
@@ -237,15 +241,17 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
+    for line in bound_lines(cells):
+        console.print(line, markup=False)
     truth = result["truth"]
     if truth is not None and truth["verdict"] == "doubtful":
         for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
             console.print(line, markup=False)
 
 
-def _row(cell: Any) -> list[str]:
+def _row(cell: Any, proved: bool) -> list[str]:
     leak = cell["leak_score"]
-    return [
+    row = [
         cell["defense"],
         cell["attacker"],
         cell["strategy"],
@@ -255,6 +261,7 @@ def _row(cell: Any) -> list[str]:
         f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
         cell["verdict"],
     ]
+    return [*row[:5], bound_text(cell), *row[5:]] if proved else row
 
 
 def _interval(values: dict[str, float | None]) -> str:

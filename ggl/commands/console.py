@@ -64,7 +64,7 @@ def summary_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[s
     """Return a table of texts for the terminal."""
     table = Table(title=title)
     for heading in headings:
-        table.add_column(heading, no_wrap=heading in INTERVALS)
+        table.add_column(heading, no_wrap=heading in INTERVALS, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

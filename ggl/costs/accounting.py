@@ -127,7 +127,7 @@ def _private(defense: Defense) -> PrivateDefense:
             raise InputError(f"expected the private defense first, found {first.name} before it")
         raise InputError(f"defense {defense.name} gives no DP guarantee: its ε is infinite")
     for part in rest:
-        if not isinstance(part, PrivateDefense) and type(part).share is not Defense.share:
+        if not part.is_postprocessing:
             raise InputError(
                 f"defense {part.name} is given the client, and so may see the batch: after it the guarantee "
                 f"of {first.name} is not established"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.defenses.client import Client
+from ggl.defenses.mechanism import Mechanism, Release
 from ggl.gradients import Clip, Gradients, Mask, Step, Trial, View
 
 __all__ = ["ADAPTIVE", "ATTACKERS", "Composed", "Defense", "NoDefense", "number_text", "option_text"]
@@ -89,6 +90,25 @@ class Defense:
             raise unknown_name("attacker", attacker, list(self.attackers))
         return View(observed) if attacker == "naive" else self.adapt(observed, attacker, model)
 
+    def norm_after(self, before: float, layers: int) -> float:
+        """Return the largest L2 norm of what is shared of `layers` tensors, of a norm of at most `before`.
+
+        Infinite where none is known.
+        """
+        return math.inf
+
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
+        """Return what is proved of one release, whatever the gradient of at most an L2 norm `before`.
+
+        None where nothing is: no noise whose scale is independent of the data, or no bound on what it hides.
+        """
+        return None
+
+    @property
+    def is_postprocessing(self) -> bool:
+        """Whether it sees nothing but the gradient, so that what was proved of that still holds."""
+        return type(self).share is Defense.share
+
     def size(self, shared: Gradients) -> int:
         """Return the bytes that a shared gradient takes: every number, or the non-zero ones with indices."""
         total = sum(g.numel() for g in shared.values())
@@ -115,6 +135,9 @@ class NoDefense(Defense):
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g.clone() for name, g in gradients.items()}
+
+    def norm_after(self, before: float, layers: int) -> float:
+        return before
 
 
 class Composed(Defense):
@@ -176,6 +199,24 @@ class Composed(Defense):
         usual = super().trial(attacker)
         wanted = [part.trial(_known(part, attacker)) for part in self.parts]
         return next((trial for trial in reversed(wanted) if trial != usual), usual)
+
+    def norm_after(self, before: float, layers: int) -> float:
+        for part in self.parts:
+            before = part.norm_after(before, layers)
+        return before
+
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
+        """Return the first part's that has one, unless a later part is given more than its result."""
+        for k, part in enumerate(self.parts):
+            found = part.mechanism(release, before)
+            if found is not None:
+                return found if all(later.is_postprocessing for later in self.parts[k + 1 :]) else None
+            before = part.norm_after(before, release.layers)
+        return None
+
+    @property
+    def is_postprocessing(self) -> bool:
+        return all(part.is_postprocessing for part in self.parts)
 
     def size(self, shared: Gradients) -> int:
         """Return the bytes in the form of the last part, after which the numbers are what they are."""

@@ -23,6 +23,9 @@ class Clipping(Defense):
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return Clip(self.bound).apply(gradients)
 
+    def norm_after(self, before: float, layers: int) -> float:
+        return min(before, self.bound)
+
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
         bound = self.bound if attacker == "informed" else float(global_norm(observed)) + EPSILON
         return View(observed, (Clip(bound),))
@@ -37,6 +40,9 @@ class LayerClipping(Defense):
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return Clip(dict.fromkeys(gradients, self.bound)).apply(gradients)
+
+    def norm_after(self, before: float, layers: int) -> float:
+        return min(before, math.sqrt(layers) * self.bound)
 
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
         if attacker == "informed":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.defenses.base import Defense, number_text
+from ggl.defenses.mechanism import Mechanism, Release, noise_on
 from ggl.gradients import Gradients
 
 __all__ = ["GaussianNoise", "LaplacianNoise"]
@@ -22,6 +23,9 @@ class GaussianNoise(Defense):
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g + self.std * _normal(g, generator) for name, g in gradients.items()}
 
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
+        return noise_on(before, "gaussian", self.std)
+
 
 class LaplacianNoise(Defense):
     """Adds Laplace(0, scale) to every coordinate (as in Soteria's code, arXiv 2012.06043)."""
@@ -32,6 +36,9 @@ class LaplacianNoise(Defense):
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: g + self.scale * _laplace(g, generator) for name, g in gradients.items()}
+
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
+        return noise_on(before, "laplace", self.scale)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

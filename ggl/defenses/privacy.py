@@ -21,6 +21,7 @@ from ggl.base.errors import InputError
 from ggl.defenses.base import Defense, number_text
 from ggl.defenses.client import Client
 from ggl.defenses.clipping import Clipping, LayerClipping
+from ggl.defenses.mechanism import Mechanism, Release, noise_on
 from ggl.defenses.schedules import (
     L2_MAX_CAP,
     NOISE_SCHEDULES,
@@ -74,6 +75,21 @@ class PrivateDefense(Defense, ABC):
         if rounds < 1:
             raise InputError(f"{self.name}: expected at least 1 round, found {rounds}")
         return np.array([self.noise_multiplier(t / rounds) for t in range(rounds)])
+
+    def mechanism(self, release: Release, before: float = math.inf) -> Mechanism | None:
+        """Return that of one clipped example among the batch's; None where bounds depend on the data."""
+        if self.guarantee == "nominal":
+            return None
+        _, bounds = self.clipping(torch.zeros(1, release.layers, dtype=torch.float64), release.progress)
+        bound = float(bounds[0]) / release.batch
+        signal = self.sensitivity_factor(release.layers) * bound
+        scale = self.noise_multiplier(release.progress) * bound
+        return noise_on(signal, "gaussian", scale, by_example=True)
+
+    @property
+    def is_postprocessing(self) -> bool:
+        """Whether it sees nothing but the gradient: after another defense it refuses to see the batch."""
+        return True
 
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         """Return what a client of this one example shares in the first round."""

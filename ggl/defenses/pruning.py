@@ -24,6 +24,9 @@ class LayerPruning(Defense):
     def protect(self, gradients: Gradients, generator: torch.Generator) -> Gradients:
         return {name: smallest_zeroed(g.flatten(), self.pruned).view_as(g) for name, g in gradients.items()}
 
+    def norm_after(self, before: float, layers: int) -> float:
+        return before
+
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
         return View(observed, mask_of_zeros(observed))
 
@@ -42,6 +45,9 @@ class GlobalPruning(Defense):
             name: part.view_as(g).to(g.dtype)
             for part, (name, g) in zip(parts, gradients.items(), strict=True)
         }
+
+    def norm_after(self, before: float, layers: int) -> float:
+        return before
 
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
         return View(observed, mask_of_zeros(observed))

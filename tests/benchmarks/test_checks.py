@@ -80,6 +80,7 @@ TRIPPED = {
     "failed-cells": (lambda: [failed(r) if i < 2 else r for i, r in enumerate(one_defense())], "doubt", 2),
     "ceiling-below-attack": (lambda: one_defense(ceiling=0.02), "doubt", 8),
     "private-not-matched": (lambda: with_all(one_defense(), {"match_of_private": 2e-4}), "doubt", 8),
+    "beyond-guarantee": (lambda: made_records(("dp-sgd:4,6",), ("cma-es",)), "doubt", 8),
     "adaptive-worse": (
         lambda: made_records(
             *(("prune:0.9",), ("cma-es",)),
