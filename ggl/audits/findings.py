@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
+from ggl.audits.people import people_of, worst_people
 from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
@@ -121,6 +122,7 @@ class AuditCell:
                 name: {"leak_score": self.leak(scores, ceiling, HEADLINE).to_dict(), **_figures(scores)}
                 for name, scores in self.controls.items()
             },
+            "people": people_of(self.attack, self.controls, leaks[HEADLINE].control, ceiling, labels),
             "label_recovery": self.label_recovery().to_dict(),
             "evaluations": self.results["private"][0].evaluations,
             "passes_per_evaluation": self.passes,
@@ -160,7 +162,10 @@ class Findings:
         withheld = doubtful and not self.forced
         results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
         results = [_without_scores(cell) for cell in results] if withheld else results
-        worst = worst_case(results)
+        worst = [
+            {**entry, "people": worst_people([c for c in results if c["defense"] == entry["defense"]])}
+            for entry in worst_case(results)
+        ]
         audited = [str(entry["defense"]) for entry in worst]
         return {
             "settings": dict(self.settings),
@@ -199,6 +204,7 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": "withheld",
         "leaks": None,
         "identifies": None,
+        "people": None,
         "leak_score": emptied(cell["leak_score"]),
         "leak_scores": {name: emptied(score) for name, score in cell["leak_scores"].items()},
         "controls": {
