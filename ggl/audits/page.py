@@ -52,6 +52,7 @@ def _content(report: Findings, result: Json) -> dict[str, object]:
         "groups": {sentence: group for sentence, group in groups.items() if group},
         "cells": cells,
         "worst": worst,
+        "recognized": _recognized(worst),
         "trade_off": _trade_off(result, worst),
         "figure": _convergence(report),
         "units": "images" if report.ceiling.batch == 1 else "batches",
@@ -78,10 +79,20 @@ def _worst(result: Json, cells: Sequence[Json]) -> list[Json]:
     return [
         {
             **found[entry["defense"], entry["attacker"], entry["strategy"]],
+            "recognizable": entry["people"],
             "cost": _cost(costs[entry["defense"]]) if entry["defense"] in costs else None,
         }
         for entry in result["worst_case"]
     ]
+
+
+def _recognized(worst: Sequence[Json]) -> dict[str, list[Json]]:
+    """Return the defenses' cells by what is said of people under them; without those withheld."""
+    said: dict[str, list[Json]] = {}
+    for cell in worst:
+        if cell["recognizable"] is not None:
+            said.setdefault(cell["recognizable"]["said"], []).append(cell)
+    return said
 
 
 def _cost(entry: Json) -> dict[str, object]:

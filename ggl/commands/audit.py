@@ -42,7 +42,8 @@ CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
-identified: how often the private image ranks first among its decoys; 95 % intervals"""
+identified: how often the private image ranks first among its decoys; 95 % intervals
+recognizable: at 95 %, with chance and the number of attacks on a defense taken off"""
 STANDS_OUT = """\
 it matches better than every control, by more than the attack gains on noise: the update says more of its
 images than their labels"""
@@ -235,6 +236,9 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
             for cell in result["worst_case"]
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
+    for cell in result["worst_case"]:
+        if (people := cell["people"]) is not None:
+            console.print(f"{cell['defense']}: {people['said']} ({people['rests_on']})", markup=False)
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
     truth = result["truth"]

@@ -37,13 +37,13 @@ def harder_than_the_rest(
         batch: images of each client, in a row.
 
     Raises:
-        InputError: no whole clients, or a hit that is not finite.
+        InputError: no image, no whole batches, or a hit that is not finite.
     """
     n = len(classes)
-    if hits.shape[1] != n or n == 0 or n % batch or not np.isfinite(hits).all():
+    if n == 0 or n % batch or not np.isfinite(hits).all():
         raise InputError(
-            f"expected finite hits of every image in whole batches of {batch}, found the shape {hits.shape} "
-            f"for {n} classes' labels"
+            f"expected finite hits of images in whole batches of {batch}, found {n} images and "
+            f"{(~np.isfinite(hits)).sum()} hits that are not finite"
         )
     labels, hits = _in_order(hits, classes, batch)
     known = [c for c in np.unique(labels) if FEWEST_OF_CLASS <= (labels == c).sum() <= n - FEWEST_OF_CLASS]

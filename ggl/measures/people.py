@@ -90,7 +90,7 @@ def recognizable(picked: Which, chance: PerImage, batch: int = 1) -> Recognizabl
         batch: images of each client, in a row.
 
     Raises:
-        InputError: shapes that differ, no whole clients, or a chance outside (0, 1].
+        InputError: no image, no whole batches, or a chance outside (0, 1].
     """
     _check(picked, chance, batch)
     rows, odds = picked.reshape(-1, batch), chance.reshape(-1, batch)
@@ -187,12 +187,8 @@ def _share(found: Which, batch: int) -> Interval:
     return share_of_clusters(found.reshape(-1, batch).mean(axis=1))
 
 
-def _check(picked: Which, chance: Sequence[float] | PerImage, batch: int) -> None:
-    odds = np.asarray(chance)
-    if picked.shape != odds.shape or picked.size == 0 or batch < 1 or picked.size % batch:
-        raise InputError(
-            "expected one chance for each of n >= 1 images, in whole batches, "
-            f"found {picked.size} images, {odds.size} chances and batches of {batch}"
-        )
-    if not ((odds > 0) & (odds <= 1)).all():
-        raise InputError("expected chances in (0, 1], 1 / (decoys + 1)")
+def _check(picked: Which, chance: PerImage, batch: int) -> None:
+    if picked.size == 0 or batch < 1 or picked.size % batch:
+        raise InputError(f"expected images in whole batches of {batch}, found {picked.size} images")
+    if not ((chance > 0) & (chance <= 1)).all():
+        raise InputError("expected chances in (0, 1], 1 / (decoys + 1), found another")
