@@ -33,7 +33,12 @@ ATTACKED = ("sibling", "noise")
 
 
 def people_of(
-    attack: Scores, controls: Mapping[str, Scores], reference: str, ceiling: Scores, labels: Sequence[int]
+    attack: Scores,
+    controls: Mapping[str, Scores],
+    reference: str,
+    ceiling: Scores,
+    labels: Sequence[int],
+    groups: Sequence[str] | None = None,
 ) -> dict[str, object]:
     """Return the figures of a cell's images, each by itself.
 
@@ -43,6 +48,7 @@ def people_of(
         reference: the control that own leak scores are relative to: the cell's strongest.
         ceiling: of the same images.
         labels: (n,), theirs.
+        groups: (n,), of another attribute of theirs.
     """
     zero, one = controls[reference].values[HEADLINE], ceiling.values[HEADLINE]
     own = own_scores(attack.values[HEADLINE], zero, one)
@@ -83,7 +89,8 @@ def people_of(
             "identified": risk_at_most(attack.ranks == 1, attack.batch),
             f"leak_score_above_{THRESHOLDS[-1]:g}": risk_at_most(~(own <= THRESHOLDS[-1]), attack.batch),
         },
-        "classes": _classes(attack, zero, one, own, np.asarray(labels)),
+        "classes": _compared("label", labels, attack, zero, one, own),
+        "groups": None if groups is None else _compared("group", groups, attack, zero, one, own),
     }
 
 
@@ -142,32 +149,34 @@ def _words(found: Mapping[str, Any]) -> dict[str, str]:
     return {"said": said, "rests_on": rests_on}
 
 
-def _classes(
+def _compared(
+    name: str,
+    members: Sequence[int] | Sequence[str],
     attack: Scores,
     zero: NDArray[np.float64],
     one: NDArray[np.float64],
     own: NDArray[np.float64],
-    labels: NDArray[np.int64],
 ) -> list[dict[str, object]]:
-    """Return every class's figures, and whether it is hit harder than the rest.
+    """Return every class's or group's figures, and whether it is hit harder than the rest.
 
     How hard an image is hit: its own leak score, brought into [0, 1] and 0 where it has none; and the share
     of its decoys that lie further off than it does.
     """
     hits = np.stack([np.nan_to_num(own, nan=0.0).clip(0, 1), 1 - (attack.ranks - 1) / attack.decoys])
-    p_values = harder_than_the_rest(hits, labels, attack.batch)
+    known, place = np.unique(np.asarray(members), return_inverse=True)
+    p_values = harder_than_the_rest(hits, place.astype(np.int64), attack.batch)
     return [
         {
-            "label": int(label),
+            name: one_of_them,
             "images": int(rows.sum()),
             "leak_score": _ratio(zero[rows] - attack.values[HEADLINE][rows], zero[rows] - one[rows]),
             "identified": int((attack.ranks[rows] == 1).sum()),
-            "p_value": p_values.get(int(label)),
-            "hit_harder": p_values.get(int(label), 1.0) < SIGNIFICANCE,
+            "p_value": p_values.get(k),
+            "hit_harder": p_values.get(k, 1.0) < SIGNIFICANCE,
             "too_few": bool(rows.sum() < FEWEST_OF_CLASS),
         }
-        for label in np.unique(labels)
-        for rows in [labels == label]
+        for k, one_of_them in enumerate(known.tolist())
+        for rows in [place == k]
     ]
 
 

@@ -129,6 +129,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
             **_common(plan, inputs, stage),
         )
+    report = report if inputs.groups is None else report.with_groups(inputs.groups)
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
 
 
