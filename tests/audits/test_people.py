@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from test_page import Page, cell, html, report, rows, scores
 
+from ggl.audits.findings import _without_scores
+from ggl.audits.page import render
 from ggl.audits.people import people_of, worst_people
+from ggl.base.errors import InputError
 from ggl.measures.leakage import Scores
 
 N = 20
@@ -156,6 +159,23 @@ def test_classes_that_are_hit_harder_are_named_and_single_images_say_so():
     assert got["classes"][3]["identified"] == 4
 
 
+def test_groups_are_compared_like_classes():
+    made = report(found(4)).with_groups(["a"] * 4 + ["b"] * 15 + ["c"])
+    got = made.to_dict()["results"][0]["people"]
+    assert [(e["group"], e["images"], e["identified"], e["hit_harder"]) for e in got["groups"]] == [
+        ("a", 4, 4, True),
+        ("b", 15, 0, False),
+        ("c", 1, 0, False),
+    ]
+    assert got["groups"][2]["too_few"]
+    page = Page(render(made, made.to_dict()))
+    assert "Hit harder group" in rows(page, "people")[0]
+    assert rows(page, "people")[1].endswith("not tested a p < 0.001")
+    assert report(found(4)).to_dict()["results"][0]["people"]["groups"] is None
+    with pytest.raises(InputError, match="expected a group for each of 20 images, found 2 groups"):
+        report(found(4)).with_groups(["a", "b"])
+
+
 def test_nothing_is_said_of_people_whose_scores_are_withheld():
     assert worst_people([{"people": None}]) is None
 
@@ -185,12 +205,19 @@ def test_the_page_has_a_row_a_cell_and_marks_the_worst_image():
     assert "one image, not tested" in page.text("people")
 
 
+def test_a_worst_image_beyond_the_first_ones_is_shown_beside_them():
+    made = found(0, n=22)
+    ranks = np.where(np.arange(22) == 21, 1, 10)
+    page = Page(html(dataclasses.replace(made, attack=dataclasses.replace(made.attack, ranks=ranks))))
+    head = rows(page, "cell00")[0]
+    assert head.endswith("21 class 21rank 1 of 100worst")
+    assert "20 class 20" not in head
+    assert len(page.all("img")) == 5 * 21
+
+
 def test_a_withheld_page_says_so_instead():
     made = report(found(4))
     result = made.to_dict()
-    from ggl.audits.findings import _without_scores
-    from ggl.audits.page import render
-
     result["results"] = [_without_scores(entry) for entry in result["results"]]
     result["worst_case"][0] |= {"people": None, "verdict": "withheld"}
     page = Page(render(made, result))
