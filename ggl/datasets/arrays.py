@@ -42,9 +42,9 @@ def read_groups(source: str, key: str, n: int) -> list[str]:
         InputError: another kind of source, no such array, or not one group for each image.
     """
     path = Path(source).expanduser()
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix != ".npz":
         raise InputError(
-            f"{source}: expected groups in an array of an .npz file of the images, found no such file"
+            f"{source}: groups are read from an array of the images' own .npz, found none; give one"
         )
 
     def named(found: list[str]) -> tuple[str]:
