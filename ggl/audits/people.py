@@ -123,6 +123,7 @@ def _recognizable(found: Recognizable, attack: Scores) -> dict[str, object]:
         "at_least": found.at_least(),
         "of": found.n,
         "unit": "people" if attack.batch == 1 else "images",
+        "rank_first": int((attack.ranks == 1).sum()),
         "picked_out": found.picked,
         "by_chance": found.expected,
         "among": [int(candidates.min()), int(candidates.max())],
@@ -137,9 +138,10 @@ def _words(found: Mapping[str, Any]) -> dict[str, str]:
     least, most = found["among"]
     among = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     one = {"people": "person", "images": "image"}[found["unit"]]
-    few = found["picked_out"] == 1
+    first, picked = found["rank_first"], found["picked_out"]
     rests_on = (
-        f"{found['picked_out']} rank{'s' * few} first among {among} images of the class, and to no control; "
+        f"{first} rank{'s' * (first == 1)} first among {among} images of the class, "
+        f"{'and' if first == picked else f'{picked} of them'} to no control; "
         f"chance gives {found['by_chance']:.2g}"
     )
     if found["at_least"] == 0:

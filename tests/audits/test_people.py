@@ -58,6 +58,15 @@ def test_of_several_attacks_the_one_that_recognizes_most_is_held_to_their_number
     assert (two["attacker"], four["attacker"]) == ("adaptive", "b")
 
 
+def test_what_controls_rank_first_too_is_said_and_not_counted():
+    made = found(5)
+    ranks = np.where(np.arange(N) < 3, 1, 10)
+    sibling = dataclasses.replace(made.controls["sibling"], ranks=ranks)
+    (said,) = people(dataclasses.replace(made, controls={**made.controls, "sibling": sibling}))
+    assert said["rests_on"].startswith("5 rank first among 100 images of the class, 2 of them to no control;")
+    assert (said["rank_first"], said["picked_out"], said["at_least"]) == (5, 2, 1)
+
+
 def test_one_person_is_one():
     assert people(found(2))[0]["said"] == "at least 1 of 20 people is recognizable"
 
