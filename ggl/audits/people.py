@@ -23,7 +23,7 @@ from ggl.measures.people import (
 )
 from ggl.measures.statistics import finite_or_none
 
-__all__ = ["THRESHOLDS", "people_of", "worst_people"]
+__all__ = ["THRESHOLDS", "people_of", "recognizable_people", "worst_people"]
 
 THRESHOLDS = (0.25, 0.5)
 """Own leak scores above which images are counted; the risk is that of the last."""
@@ -53,7 +53,7 @@ def people_of(
     zero, one = controls[reference].values[HEADLINE], ceiling.values[HEADLINE]
     own = own_scores(attack.values[HEADLINE], zero, one)
     picked = picked_out(attack, controls)
-    found = recognizable(picked, 1 / (attack.decoys + 1), attack.batch)
+    found, said = recognizable_people(attack, controls)
     worst = worst_image(picked, own, attack.values["psnr"])
     by_chance = {
         name: own_scores(controls[name].values[HEADLINE], zero, one)
@@ -61,7 +61,7 @@ def people_of(
         if name in controls and name != reference
     }
     return {
-        "recognizable": _recognizable(found, attack),
+        "recognizable": said,
         "worst_image": {
             "image": worst,
             "label": labels[worst],
@@ -117,8 +117,16 @@ def worst_people(cells: Sequence[Mapping[str, Any]]) -> dict[str, object] | None
     return {**most, **_words(most)}
 
 
-def _recognizable(found: Recognizable, attack: Scores) -> dict[str, object]:
+def recognizable_people(
+    attack: Scores, controls: Mapping[str, Scores], seeds: int = 1
+) -> tuple[Recognizable, dict[str, object]]:
+    """Return how many are recognizable, and what a cell says of that.
+
+    A rank that is the median over several `seeds` is first by chance at most twice as often as one rank is.
+    """
     candidates = attack.decoys + 1
+    chance = np.minimum(min(seeds, 2) / candidates, 1.0)
+    found = recognizable(picked_out(attack, controls), chance, attack.batch)
     figures = {
         "at_least": found.at_least(),
         "of": found.n,
@@ -130,7 +138,7 @@ def _recognizable(found: Recognizable, attack: Scores) -> dict[str, object]:
         "looks": 1,
         "p_values": list(found.p_values),
     }
-    return {**figures, **_words(figures)}
+    return found, {**figures, **_words(figures)}
 
 
 def _words(found: Mapping[str, Any]) -> dict[str, str]:
