@@ -13,6 +13,7 @@ from ggl.measures.classes import FEWEST_OF_CLASS, harder_than_the_rest
 from ggl.measures.leakage import HEADLINE, SIGNIFICANCE, Scores
 from ggl.measures.people import (
     Recognizable,
+    at_least,
     harder_at_most,
     own_scores,
     picked_out,
@@ -107,7 +108,7 @@ def worst_people(cells: Sequence[Mapping[str, Any]]) -> dict[str, object] | None
             "attacker": cell["attacker"],
             "strategy": cell["strategy"],
             **cell["people"]["recognizable"],
-            "at_least": sum(looks * p <= SIGNIFICANCE for p in cell["people"]["recognizable"]["p_values"]),
+            "at_least": at_least(cell["people"]["recognizable"]["p_values"], looks),
             "looks": looks,
         }
         for cell in cells

@@ -19,6 +19,7 @@ from ggl.measures.statistics import Interval, share, share_of_clusters
 
 __all__ = [
     "Recognizable",
+    "at_least",
     "harder_at_most",
     "own_scores",
     "picked_out",
@@ -47,16 +48,22 @@ class Recognizable:
     p_values: tuple[float, ...]
 
     def at_least(self, looks: int = 1) -> int:
-        """Return the number that is exceeded or met with 95 % confidence, by one of `looks` attacks.
-
-        One that is chosen among several is held to 0.05 / `looks` (Bonferroni), whatever they have in common.
-        """
-        return sum(looks * p <= SIGNIFICANCE for p in self.p_values)
+        """Return the number of `at_least`, by one of so many attacks."""
+        return at_least(self.p_values, looks)
 
     @property
     def p_value_of_each(self) -> float:
         """Return the p-value that each picked one may claim by name, corrected for all n; 1 without any."""
         return self.p_values[-1] if self.p_values else 1.0
+
+
+def at_least(p_values: Sequence[float], looks: int = 1) -> int:
+    """Return the number that is exceeded or met with 95 % confidence, by the p-values of "fewer than k".
+
+    An attack that is chosen among several `looks` is held to 0.05 / `looks` (Bonferroni), whatever these have
+    in common.
+    """
+    return sum(looks * p <= SIGNIFICANCE for p in p_values)
 
 
 def picked_out(attack: Scores, controls: Mapping[str, Scores]) -> Which:

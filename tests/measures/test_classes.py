@@ -15,6 +15,14 @@ def test_two_of_five_that_are_hit_and_no_other():
     assert found[1] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("each", "shown"), [(2, False), (3, True)])
+def test_ten_classes_need_three_images_each(each, shown):
+    """Whatever is hit: 10 of 190 pairs of twenty images are a class, 10 of 4,060 triples of thirty."""
+    labels = np.repeat(np.arange(10), each)
+    found = harder_than_the_rest((labels == 4).astype(float)[None], labels)
+    assert (found[4] < 0.05) == shown
+
+
 def test_a_class_that_is_hit_is_found_and_named():
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 6)

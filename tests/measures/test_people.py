@@ -90,6 +90,16 @@ def test_where_nothing_leaks_someone_is_named_in_five_percent_of_audits_at_most(
     assert (least[picked].max(axis=1) > 0).mean() <= 0.05
 
 
+def test_the_rates_that_the_documents_state():
+    """docs/people.md: how often "at least 1" is said where nothing leaks, in percent."""
+    rates = []
+    for looks in (1, 12):
+        for n in (6, 10, 20, 50):
+            needed = next(k for k in range(n + 1) if found_of(k, n).at_least(looks))
+            rates.append(100 * (1 - scipy.stats.binom.cdf(needed - 1, n, CHANCE) ** looks))
+    assert np.round(rates, 1).tolist() == [0.1, 0.4, 1.7, 1.4, 1.7, 0.1, 1.2, 1.9]
+
+
 @pytest.mark.parametrize("true", [1, 3, 6])
 def test_no_more_are_named_than_there_are_but_in_five_percent_of_audits(true):
     """Exactly: `true` are always picked out, of the other 20 - `true` a binomial number."""
