@@ -215,6 +215,10 @@ def audit(
     force: Annotated[
         bool, typer.Option("--force", help="give leak scores even where --truth does not make --update")
     ] = False,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="array of the images' .npz with another attribute, whose groups are compared"),
+    ] = None,
     private_labels: Annotated[
         str | None, typer.Option(help="their labels where only these are known, such as 3,7,7")
     ] = None,
@@ -266,6 +270,7 @@ def audit(
         further_updates=tuple(pairs[1:]),
         update_difference=update_difference,
         truth=truth,
+        groups=groups,
         loss=loss,
         victim_output=victim_output,
         force=force,

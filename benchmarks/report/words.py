@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ggl.audits.people import worst_people
 from ggl.benchmarks.report.heat import cost_of
 from ggl.benchmarks.report.rows import Row, strongest
 from ggl.benchmarks.sweeps.records import Record
@@ -28,6 +29,7 @@ def summary_of(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, obje
         "strategies": len({row.strategy for row in rows}),
         "settings": len({row.setting for row in rows}),
         "images": (min(images), max(images)) if images else (0, 0),
+        "recognized": _recognized(rows),
         "verdicts": [_verdict(name, found) for name in ORDER if any(_kind(row) == name for row in found)],
         "counts": counts_of(records),
         "cells": len(records),
@@ -55,6 +57,20 @@ def reasons_of(records: Sequence[Record]) -> list[dict[str, object]]:
         }
         for (status, reason), members in ordered
     ]
+
+
+def _recognized(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the defenses by what is said of people under them, the most recognizable first."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for name in _defenses(rows):
+        cells = [
+            {"attacker": row.group.cell.attacker, "strategy": row.strategy, "people": {"recognizable": said}}
+            for row in rows
+            if row.defense == name and (said := row.group.recognizable) is not None
+        ]
+        if cells and (people := worst_people(cells)) is not None:
+            found.setdefault((-int(str(people["at_least"])), str(people["said"])), []).append(name)
+    return {said: names for (_, said), names in sorted(found.items())}
 
 
 def _defenses(rows: Sequence[Row]) -> list[str]:

@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from ggl.audits.findings import Verdict, find_verdict
+from ggl.audits.people import recognizable_people
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, leak_score
@@ -109,6 +110,15 @@ class CellGroup:
         """Return how often the private image is picked out from its decoys; empty without an image."""
         known = self.has(HEADLINE, source) and self.has("rank", source)
         return identification(self.scores(source)) if known else {}
+
+    @cached_property
+    def recognizable(self) -> Mapping[str, object] | None:
+        """Return how many images are recognizable, as an audit's cell says it; None without an image."""
+        sources = ("attack", *CONTROLS)
+        if not all(self.has(HEADLINE, each) and self.has("rank", each) for each in sources):
+            return None
+        scores = {each: self.scores(each) for each in sources}
+        return recognizable_people(scores.pop("attack"), scores, self.seeds)[1]
 
     def control_scores(self) -> Mapping[str, Interval]:
         """Return every control's own leak score against the strongest; empty where `leak` is None.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
 from ggl.audits.allowances import CellAllowance
+from ggl.audits.people import people_of, worst_people
 from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
@@ -104,7 +105,9 @@ class AuditCell:
             return share(round(sum(self.label_accuracy)), len(self.label_accuracy))
         return share_of_clusters(self.label_accuracy)
 
-    def to_dict(self, ceiling: Scores, labels: Sequence[int]) -> dict[str, object]:
+    def to_dict(
+        self, ceiling: Scores, labels: Sequence[int], groups: Sequence[str] | None = None
+    ) -> dict[str, object]:
         """Return every figure of the cell."""
         errors = [name for name in self.attack.values if METRICS[name].lower_is_better]
         leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
@@ -125,6 +128,7 @@ class AuditCell:
                 for name, scores in self.controls.items()
             },
             "guarantee": None if self.guarantee is None else self.guarantee.to_dict(self.attack),
+            "people": people_of(self.attack, self.controls, leaks[HEADLINE].control, ceiling, labels, groups),
             "label_recovery": self.label_recovery().to_dict(),
             "evaluations": self.results["private"][0].evaluations,
             "passes_per_evaluation": self.passes,
@@ -143,6 +147,7 @@ class Findings:
         utility: what utility.json of `ggl utility` holds; see `Report.with_utility`.
         truth: whether the images make the updates that were captured, None where these are simulated.
         forced: whether leak scores are given where they do not.
+        groups: (n,), what the images have beside their labels; see `Report.with_groups`.
     """
 
     settings: Mapping[str, object]
@@ -156,15 +161,19 @@ class Findings:
     utility: Mapping[str, object] | None = None
     truth: TruthCheck | None = None
     forced: bool = False
+    groups: Sequence[str] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
         labels = self.labels.tolist()
         doubtful = self.truth is not None and self.truth.verdict == "doubtful"
         withheld = doubtful and not self.forced
-        results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
+        results = [cell.to_dict(self.ceiling, labels, self.groups) for cell in self.cells]
         results = [_without_scores(cell) for cell in results] if withheld else results
-        worst = worst_case(results)
+        worst = [
+            {**entry, "people": worst_people([c for c in results if c["defense"] == entry["defense"]])}
+            for entry in worst_case(results)
+        ]
         audited = [str(entry["defense"]) for entry in worst]
         return {
             "settings": dict(self.settings),
@@ -203,6 +212,7 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": "withheld",
         "leaks": None,
         "identifies": None,
+        "people": None,
         "leak_score": emptied(cell["leak_score"]),
         "leak_scores": {name: emptied(score) for name, score in cell["leak_scores"].items()},
         "controls": {

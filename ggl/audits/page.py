@@ -52,6 +52,7 @@ def _content(report: Findings, result: Json) -> dict[str, object]:
         "groups": {sentence: group for sentence, group in groups.items() if group},
         "cells": cells,
         "worst": worst,
+        "recognized": _recognized(worst),
         "trade_off": _trade_off(result, worst),
         "proved": any(cell["guarantee"] and cell["guarantee"]["kind"] for cell in result["results"]),
         "exceeded": [
@@ -84,10 +85,20 @@ def _worst(result: Json, cells: Sequence[Json]) -> list[Json]:
     return [
         {
             **found[entry["defense"], entry["attacker"], entry["strategy"]],
+            "recognizable": entry["people"],
             "cost": _cost(costs[entry["defense"]]) if entry["defense"] in costs else None,
         }
         for entry in result["worst_case"]
     ]
+
+
+def _recognized(worst: Sequence[Json]) -> dict[str, list[Json]]:
+    """Return the defenses' cells by what is said of people under them; without those withheld."""
+    said: dict[str, list[Json]] = {}
+    for cell in worst:
+        if cell["recognizable"] is not None:
+            said.setdefault(cell["recognizable"]["said"], []).append(cell)
+    return said
 
 
 def _cost(entry: Json) -> dict[str, object]:
@@ -124,12 +135,16 @@ def _trade_off(result: Json, worst: Sequence[Json]) -> dict[str, object] | None:
 
 
 def _cell(report: Findings, k: int, found: Json, axis: "_Axis") -> dict[str, object]:
-    """Return a cell's figures with what the page adds to them."""
+    """Return a cell's figures with what the page adds to them: its pictures are the first, and the worst."""
+    columns = list(range(min(len(report.images), COLUMNS_SHOWN)))
+    if found["people"] is not None and found["people"]["worst_image"]["image"] not in columns:
+        columns.append(found["people"]["worst_image"]["image"])
     return {
         **found,
         "key": f"cell{k:02d}",
         "marks": axis.marks(found["leak_score"]),
-        "pictures": _pictures(report, report.cells[k]),
+        "columns": columns,
+        "pictures": _pictures(report, report.cells[k], columns),
     }
 
 
@@ -162,7 +177,7 @@ class _Axis:
         }
 
 
-def _pictures(report: Findings, cell: AuditCell) -> list[dict[str, object]]:
+def _pictures(report: Findings, cell: AuditCell, columns: Sequence[int]) -> list[dict[str, object]]:
     """Return the rows of a cell's image grid: a title, and each image's source and alternative text."""
     rows: list[tuple[str, Tensor, Scores | None]] = [
         ("private image", report.images, None),
@@ -171,9 +186,9 @@ def _pictures(report: Findings, cell: AuditCell) -> list[dict[str, object]]:
         ("noise control", cell.images["noise"], cell.controls["noise"]),
         ("ceiling", report.ceiling_images, report.ceiling),
     ]
-    labels = report.labels.tolist()[:COLUMNS_SHOWN]
+    labels = report.labels.tolist()
     return [
-        {"title": title, "images": [_picture(title, i, y, images[i], s) for i, y in enumerate(labels)]}
+        {"title": title, "images": [_picture(title, i, labels[i], images[i], s) for i in columns]}
         for title, images, s in rows
     ]
 

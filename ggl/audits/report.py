@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ggl.audits.findings import Findings
 from ggl.audits.page import render
+from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.costs.utility_file import read_utility
 
@@ -29,6 +30,18 @@ class Report(Findings):
             InputError: it cannot be read, is not what `ggl utility` writes, or is of another victim.
         """
         return replace(self, utility=read_utility(source, str(self.settings["victim"])))
+
+    def with_groups(self, groups: Sequence[str] | Sequence[int]) -> "Report":
+        """Return the report with a group for each image, such as a person's sex, to be compared like classes.
+
+        Raises:
+            InputError: not one group for each image.
+        """
+        if len(groups) != len(self.images):
+            raise InputError(
+                f"expected a group for each of {len(self.images)} images, found {len(groups)} groups"
+            )
+        return replace(self, groups=[str(group) for group in groups])
 
     def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
         """Write the images, `report.html` and, last, `result.json` into a folder; return the last.

@@ -43,7 +43,8 @@ CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
-identified: how often the private image ranks first among its decoys; 95 % intervals"""
+identified: how often the private image ranks first among its decoys; 95 % intervals
+recognizable: at 95 %, with chance and the number of attacks on a defense taken off"""
 STANDS_OUT = """\
 it matches better than every control, by more than the attack gains on noise: the update says more of its
 images than their labels"""
@@ -129,6 +130,7 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
             **_common(plan, inputs, stage),
         )
+    report = report if inputs.groups is None else report.with_groups(inputs.groups)
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
 
 
@@ -239,6 +241,9 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
             for cell in result["worst_case"]
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
+    for cell in result["worst_case"]:
+        if (people := cell["people"]) is not None:
+            console.print(f"{cell['defense']}: {people['said']} ({people['rests_on']})", markup=False)
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
     for line in bound_lines(cells):

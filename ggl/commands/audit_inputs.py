@@ -19,6 +19,7 @@ from ggl.captures.update import Captured
 from ggl.commands.audit_plan import ESTIMATE, AuditPlan, checked_plan
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
 from ggl.commands.weight_options import typed_update, weights_argument
+from ggl.datasets.arrays import read_groups
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior, load_prior
@@ -51,6 +52,7 @@ class Inputs:
         rounding: the spacing of numbers in the captured update's files, relative to 1.
         loss: of the clients.
         statistics: of a captured update's batch, where they are asked for.
+        groups: of the private images, where they are asked for.
     """
 
     prior: Prior
@@ -66,6 +68,7 @@ class Inputs:
     rounding: float = 0.0
     loss: str | Loss = "cross-entropy"
     statistics: BatchStatistics | None = None
+    groups: Sequence[str] | None = None
 
 
 def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
@@ -98,6 +101,8 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
     if plan.captured:
         inputs = _load_update(plan, prior, pool, victim, classes, say)
         inputs = replace(inputs, notes=(*notes, *inputs.notes))
+        if plan.groups is not None and plan.truth is not None and inputs.images is not None:
+            inputs = replace(inputs, groups=read_groups(plan.truth, plan.groups, len(inputs.images)))
     else:
         chosen = pick_private(pool.labels, plan.images, plan.seed)
         local = None if plan.learning_rate is None else _local(plan, _number(plan.learning_rate))
@@ -105,6 +110,9 @@ def load_inputs(plan: AuditPlan, say: Say) -> Inputs:
         inputs = Inputs(
             prior, victim, pool, images, labels, None, local, None, classes, tuple(notes), loss=plan.loss
         )
+        if plan.groups is not None:
+            groups = read_groups(plan.data, plan.groups, len(pool.images))
+            inputs = replace(inputs, groups=[groups[i] for i in chosen.tolist()])
     for note in inputs.notes:
         say(note)
     return inputs

@@ -60,6 +60,7 @@ class AuditPlan:
     further_updates: tuple[Pair, ...] = ()
     update_difference: str | Path | None = None
     truth: str | None = None
+    groups: str | None = None
     loss: str = "cross-entropy"
     victim_output: str | None = None
     force: bool = False
@@ -82,6 +83,7 @@ class AuditPlan:
             "update": [identity_of("--update", file) for file in files] or None,
             "update_difference": identity_of("--update-difference", self.update_difference, signed=True),
             "truth": self.truth,
+            "groups": self.groups,
             "victim_output": self.victim_output,
         }
 
@@ -177,7 +179,9 @@ def _check(plan: AuditPlan) -> None:
 
 
 def _check_single(plan: AuditPlan) -> None:
-    """Refuse what asks for more than one attack, where nothing is scored."""
+    """Refuse what asks for more than one attack, or compares images, where nothing is scored."""
+    if plan.groups is not None:
+        raise InputError("--groups compares the private images, which --truth gives: leave it out")
     for option, given in (("--strategy", plan.strategies), ("--attacker", plan.attackers)):
         if len(given) > 1:
             raise InputError(f"--update without --truth: expected one {option}, found {', '.join(given)}")

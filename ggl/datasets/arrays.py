@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 
-__all__ = ["RawImages", "images_of", "labels_of", "read_npz"]
+__all__ = ["RawImages", "images_of", "labels_of", "read_groups", "read_npz"]
 
 MOST_CLASSES = 1_000_000
 DARKEST = 1 / 255 + 1e-6
@@ -30,10 +31,43 @@ class RawImages(NamedTuple):
 
 def read_npz(path: Path, split: str) -> RawImages:
     """Read `images` and `labels`, or else `{split}_images` and `{split}_labels`; pickles are refused."""
+    images, labels = _read(path, lambda found: _array_names(path, found, split))
+    return RawImages(images, labels)
+
+
+def read_groups(source: str, key: str, n: int) -> list[str]:
+    """Return the group of each of n images, an array of its own in their `.npz`: whole numbers or texts.
+
+    Raises:
+        InputError: another kind of source, no such array, or not one group for each image.
+    """
+    path = Path(source).expanduser()
+    if path.suffix != ".npz":
+        raise InputError(
+            f"{source}: groups are read from an array of the images' own .npz, found none; give one"
+        )
+
+    def named(found: list[str]) -> tuple[str]:
+        if key not in found:
+            raise InputError(
+                f"{path}: expected the groups as array {key!r}, found {', '.join(found) or 'none'}"
+            )
+        return (key,)
+
+    (groups,) = _read(path, named)
+    if groups.dtype.kind not in "iubU" or groups.shape not in ((n,), (n, 1)):
+        raise InputError(
+            f"{path}: expected {key!r} as a whole number or a text for each of {n} images, found "
+            f"{groups.dtype} of the shape {_shape(groups.shape)}"
+        )
+    return [str(group) for group in groups.reshape(-1).tolist()]
+
+
+def _read(path: Path, chosen: Callable[[list[str]], Sequence[str]]) -> list[NDArray[Any]]:
+    """Return the arrays of a file that are chosen from its names; pickles are refused."""
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-            images, labels = _array_names(path, arrays.files, split)
-            return RawImages(np.asarray(arrays[images]), np.asarray(arrays[labels]))
+            return [np.asarray(arrays[name]) for name in chosen(arrays.files)]
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

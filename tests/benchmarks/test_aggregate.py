@@ -197,3 +197,28 @@ def test_where_the_ceiling_is_no_better_than_the_control_no_score_is_defined():
     group = one_group(made_records(("none",), ("cma-es",), 8, ceiling=0.06))
     assert math.isnan(group.leak.interval.mean)
     assert math.isnan(group.control_scores()["sibling"].mean)
+
+
+def first(records, numbers, rank=50):
+    """Return records whose attack ranks these images first, and every control `rank`."""
+    figures = {figure_name(control, "rank"): rank for control in CONTROLS}
+    return [
+        with_figures(record, {**figures, "attack_rank": 1 if record.cell.image in numbers else 40})
+        for record in records
+    ]
+
+
+def test_people_are_counted_as_in_an_audit(report):
+    group = one_group(records_of(report))
+    assert group.recognizable == report.to_dict()["results"][0]["people"]["recognizable"]
+
+
+def test_what_a_control_ranks_first_too_is_not_recognizable():
+    assert one_group(first(one_defense(images=8), {0, 1, 2})).recognizable["at_least"] == 2
+    assert one_group(first(one_defense(images=8), {0, 1, 2}, rank=1)).recognizable["at_least"] == 0
+
+
+def test_the_median_of_several_seeds_is_first_by_chance_up_to_twice_as_often():
+    found = one_group(first(one_defense(images=8, seeds=3), {0, 1, 2})).recognizable
+    assert found["by_chance"] == pytest.approx(8 * 0.02)
+    assert one_group([failed(record) for record in one_defense(images=2)]).recognizable is None

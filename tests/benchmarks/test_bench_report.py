@@ -179,6 +179,25 @@ def test_the_summary_says_what_leaks_how_sure_and_at_what_cost():
     assert "1 doubt and" in found
 
 
+def test_the_summary_says_who_is_recognizable_under_each_defense():
+    """Four of eight show four to one look, 1 - 0.99^5 = 0.049; two strategies are two, and show three."""
+    records = [
+        with_figures(
+            record,
+            {
+                "attack_rank": 1 if record.cell.defense == "none" and record.cell.image < 4 else 30,
+                **dict.fromkeys(("sibling_rank", "noise_rank", "prior_rank", "class_mean_rank"), 30),
+            },
+        )
+        for record in made_records(("none", "noise:1", "sign"), images=8)
+    ]
+    found = Page(html(records)).text("recognized")
+    assert found.startswith(
+        "At least 3 of 8 people are recognizable under none; no person is shown to be recognizable under "
+        "noise:1 and sign."
+    )
+
+
 def leak_rows(records):
     return list(csv.DictReader(io.StringIO(leak_table(rows_of(records, None)))))
 

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from ggl.base.weights import save_tensors
+from ggl.datasets.picking import pick_private
 
 
 def dead_victim(in_channels, num_classes, image_size):
@@ -94,6 +96,13 @@ def victim_of_another_size(in_channels, num_classes, image_size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, num_classes))
 
 
+def grouped(tmp_path, **groups):
+    path = tmp_path / "data.npz"
+    images = np.random.default_rng(0).integers(0, 255, (20, 32, 32), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(20) % 2, **groups)
+    return ["--data", path, "--groups", "sex"]
+
+
 BAD = {
     "empty folder": empty_folder,
     "a text file that is named as an image": folder_with_text,
@@ -131,6 +140,20 @@ BAD = {
     "a utility file that is not there": lambda p: (["--utility", p / "no.json"], "no.json: .*cannot be read"),
     "a utility file of another victim": utility_of_another_victim,
     "a utility file of an audit": utility_that_is_an_audit,
+    "groups of no file": lambda _: (["--groups", "sex"], "from an array of the images' own .npz"),
+    "groups that are not there": lambda p: (
+        grouped(p, age=np.arange(20)),
+        "'sex', found images, labels, age",
+    ),
+    "groups of other images": lambda p: (
+        grouped(p, sex=np.arange(9)),
+        "for each of 20 images, found int64 of",
+    ),
+    "groups that are no groups": lambda p: (grouped(p, sex=np.linspace(0, 1, 20)), "number or a text"),
+    "groups with code": lambda p: (
+        grouped(p, sex=np.array([None] * 20, dtype=object)),
+        "an npz file of plain arrays",
+    ),
     "unknown latents": lambda _: (["--latents", "boxx:2"], "did you mean 'box'"),
     "latents without a number": lambda _: (["--latents", "shell"], "expected a number above 0"),
 }
@@ -167,6 +190,21 @@ def test_an_audit_prints_its_table_and_refuses_to_overwrite(ggl, tmp_path):
     assert (tmp_path / "out" / "result.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("groups", [np.arange(20) // 2 % 2, np.array(["f", "m"] * 10)[::-1][:, None]])
+def test_groups_are_those_of_the_private_images(ggl, tmp_path, groups):
+    data = grouped(tmp_path, sex=groups)
+    arguments = ("--images", 6, "--budget", 16, "--ceiling-budget", 8, "--strategy", "random")
+    code, output, errors = ggl("audit", "--out", tmp_path / "out", *data, *arguments, "--victim", "mlp")
+    assert (code, errors) == (0, "")
+    assert "people are recognizable" in output or "no person is shown to be recognizable" in output
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["settings"]["groups"] == "sex"
+    chosen = pick_private(torch.arange(20) % 2, 6, 0)
+    expected = Counter(str(group) for group in groups.reshape(-1)[chosen])
+    found = result["results"][0]["people"]["groups"]
+    assert {entry["group"]: entry["images"] for entry in found} == expected
+
+
 def test_an_audit_beside_what_ggl_utility_measured_in_the_same_folder(ggl, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.import_module("ggl.audits.audit"), "CEILING_BUDGET", 200)
     random = np.random.default_rng(0)
@@ -185,7 +223,8 @@ def test_an_audit_beside_what_ggl_utility_measured_in_the_same_folder(ggl, tmp_p
     code, output, _ = ggl("audit", "--out", out, "--utility", out / "utility.json", *audit, *defenses)
     assert code == 0
     table = output[output.index("worst case over attackers and strategies") :]
-    assert [table.count(name) for name in ("clip:1", "sign")] == [1, 1]
+    assert [table.count(f"{name} ") for name in ("clip:1", "sign")] == [1, 1]
+    assert [table.count(f"{name}: no person is shown") for name in ("clip:1", "sign")] == [1, 1]
     assert (out / "utility.json").read_bytes() == measured
     result = json.loads((out / "result.json").read_text())
     assert result["utility"]["settings"]["rounds"] == 2

@@ -293,6 +293,10 @@ def rate_of_an_unknown_batch(folder, into):
     return ["--lr", "estimate", "--batch-size", 2], "expected the labels of a batch"
 
 
+def groups_of_nobody(folder, into):
+    return ["--lr", RATE, "--groups", "sex"], "--groups compares the private images, which --truth gives"
+
+
 def no_labels(folder, into):
     return ["--lr", RATE, "--private-labels", "0,x"], "--private-labels: expected integers such as 0,3,7"
 
@@ -321,6 +325,7 @@ def no_labels(folder, into):
         two_strategies,
         rate_of_an_unknown_batch,
         no_labels,
+        groups_of_nobody,
         bad_optimizer,
         rate_twice,
         known_order,
