@@ -81,7 +81,7 @@ class AuditCell:
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
         controls = {name: control.by_client(metric) for name, control in self.controls.items()}
-        return leak_score(scores.by_client(metric), ceiling.by_client(metric), controls)
+        return leak_score(scores.by_client(metric), scores.per_client(ceiling.values[metric]), controls)
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return evaluations and the mean best loss of the attacks on the private images.
