@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
+from ggl.audits.ladder_findings import Ladder
 from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
@@ -41,8 +42,8 @@ STRENGTH = {"leaks": 2, "identifies": 1}
 """Of what an attack shows; a higher leak score decides between equals."""
 
 
-HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
-"""What a defense's worst case says of its cell."""
+HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr", "rung")
+"""What a defense's worst case says of its cell; the rung of a ladder's cells alone."""
 
 
 FEWEST_IMAGES = 6
@@ -63,6 +64,7 @@ class AuditCell:
         results: the searches behind `images`, one a client.
         distance: what the losses are, where it is not the audit's own.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
+        rung: its number on a ladder.
     """
 
     defense: str
@@ -77,6 +79,7 @@ class AuditCell:
     seconds: float
     passes: int = 1
     distance: str | None = None
+    rung: int | None = None
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
@@ -107,6 +110,7 @@ class AuditCell:
         leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
         evaluations, losses = self.curve()
         return {
+            **({} if self.rung is None else {"rung": self.rung}),
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
@@ -139,6 +143,7 @@ class Findings:
         utility: what utility.json of `ggl utility` holds; see `Report.with_utility`.
         truth: whether the images make the updates that were captured, None where these are simulated.
         forced: whether leak scores are given where they do not.
+        ladder: on whose rungs the cells stand, None without one.
     """
 
     settings: Mapping[str, object]
@@ -152,6 +157,7 @@ class Findings:
     utility: Mapping[str, object] | None = None
     truth: TruthCheck | None = None
     forced: bool = False
+    ladder: Ladder | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
@@ -168,6 +174,7 @@ class Findings:
             "truth": None if self.truth is None else {**self.truth.to_dict(), "scores_withheld": withheld},
             "ceiling": _figures(self.ceiling),
             "worst_case": worst,
+            "ladder": None if self.ladder is None else self.ladder.to_dict(results),
             "utility": None if self.utility is None else costs_of(self.utility, audited),
             "results": results,
             "timing": {
@@ -222,7 +229,7 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         known = strongest.setdefault(cell["defense"], cell)
         if _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
-    return [{key: cell[key] for key in HEADLINES} for cell in strongest.values()]
+    return [{key: cell[key] for key in HEADLINES if key in cell} for cell in strongest.values()]
 
 
 def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
