@@ -146,7 +146,7 @@ def audit(
     check_images(images, labels, prior, batch_size)
     if local is not None:
         local.check(batch_size)
-    if statistics is not False:
+    if statistics is not False and not ladder:
         check_statistics(victim, local)
     pool, pool_labels = decoys or _heldout(prior)
     victim = with_output(copy.deepcopy(bare_module(victim, "the victim")), output)

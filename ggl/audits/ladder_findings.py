@@ -70,8 +70,12 @@ class Ladder:
             results: every cell, as of `AuditCell.to_dict`, with its rung.
             looks: gives the verdicts that count.
         """
-        under = [self._found(place, results, looks) for place in self.places]
-        defenses = dict.fromkeys(place.defense for place in self.places)
+        defenses = list(dict.fromkeys(place.defense for place in self.places))
+        verdicts: dict[int, str] = {}
+        for defense in defenses:
+            own = [k for k, cell in enumerate(results) if cell["defense"] == defense]
+            verdicts |= dict(zip(own, looks([results[k] for k in own]), strict=True))
+        under = [_found(place, results, verdicts) for place in self.places]
         return {
             "rungs": [
                 {
@@ -87,15 +91,23 @@ class Ladder:
         }
 
     def notes(self) -> list[str]:
-        """Return which rungs do what an earlier one does, and which cannot be tried and why, a line each."""
+        """Return which rungs search for labels, do what an earlier one does, or cannot be tried, and why."""
         merged: dict[tuple[str, int], list[int]] = {}
+        searching: dict[str, list[int]] = {}
         untried: dict[tuple[int, str], list[str]] = {}
         for place in self.places:
             if place.reason is not None:
                 untried.setdefault((place.rung, place.reason), []).append(place.defense)
             elif place.same_as is not None:
                 merged.setdefault((place.defense, place.same_as), []).append(place.rung)
+            elif place.label_rule == "searched":
+                searching.setdefault(place.defense, []).append(place.rung)
         return [
+            *(
+                f"under {d}, {_listed(numbers)} search{'es' * (len(numbers) == 1)} for labels, which no "
+                "gradient tells"
+                for d, numbers in searching.items()
+            ),
             *(
                 f"under {d}, {_listed(numbers)} do{'es' * (len(numbers) == 1)} what rung {first} does"
                 for (d, first), numbers in merged.items()
@@ -117,14 +129,6 @@ class Ladder:
             "assumes": rung.assumes(),
         }
 
-    def _found(self, place: Place, results: Sequence[Json], looks: Looks) -> dict[str, Any]:
-        """Return what stands on a rung under one defense."""
-        own = [k for k, cell in enumerate(results) if cell["defense"] == place.defense]
-        verdicts = dict(zip(own, looks([results[k] for k in own]), strict=True))
-        k = next((k for k in own if results[k]["rung"] == place.rung), None)
-        figures = dict.fromkeys(FIGURES) if k is None else {key: results[k][key] for key in FIGURES}
-        return {**asdict(place), "cell": k, "verdict": None if k is None else verdicts[k], **figures}
-
     def _first(self, defense: str, under: Sequence[Json]) -> dict[str, object]:
         """Return the rung at which a defense first leaks, and in words what the ladder says of it."""
         tried = [found for found in under if found["cell"] is not None]
@@ -133,7 +137,8 @@ class Ladder:
         identified = next((found["rung"] for found in below if found["verdict"] == "identifies"), None)
         above = [] if first is None else [f["rung"] for f in tried[first:] if f["verdict"] != "leaks"]
         rung = None if first is None else tried[first]["rung"]
-        said = self._leak_said(rung, above) if rung is not None else _nothing_said(tried)
+        last = first is None or first + 1 == len(tried)
+        said = _nothing_said(tried) if rung is None else self._leak_said(rung, above, last=last)
         if identified is not None:
             said += f"; private images are identified at rung {identified}, {self.rungs[identified - 1].name}"
         return {
@@ -144,13 +149,21 @@ class Ladder:
             "said": f"under {defense} {said}",
         }
 
-    def _leak_said(self, number: int, silent: Sequence[int]) -> str:
+    def _leak_said(self, number: int, silent: Sequence[int], *, last: bool) -> str:
         rung = self.rungs[number - 1]
         said = f"the first leak shows at rung {number}, {rung.name}"
         said += ", which is diagnostic: no realistic rung shows one" if rung.diagnostic else ""
         if silent:
-            said += f"; above it {_listed(silent)} show{'s' * (len(silent) == 1)} none"
-        return said
+            return f"{said}; above it {_listed(silent)} show{'s' * (len(silent) == 1)} none"
+        return said if last else f"{said}; every rung above it leaks too"
+
+
+def _found(place: Place, results: Sequence[Json], verdicts: Mapping[int, str]) -> dict[str, Any]:
+    """Return what stands on a rung under one defense."""
+    stands = (k for k, c in enumerate(results) if (c["defense"], c["rung"]) == (place.defense, place.rung))
+    k = next(stands, None)
+    figures = dict.fromkeys(FIGURES) if k is None else {key: results[k][key] for key in FIGURES}
+    return {**asdict(place), "cell": k, "verdict": None if k is None else verdicts[k], **figures}
 
 
 def _nothing_said(tried: Sequence[Json]) -> str:
@@ -159,7 +172,9 @@ def _nothing_said(tried: Sequence[Json]) -> str:
         return "no rung could be tried"
     if verdicts == {"withheld"}:
         return "every verdict is withheld"
-    return "there is no verdict, of too few images" if verdicts == {"undecided"} else "no rung shows a leak"
+    if "no leak shown" in verdicts:
+        return "no rung shows a leak"
+    return "there is no verdict on a leak: fewer than six gradients, or no interval"
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -169,6 +184,6 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _control(results: Sequence[Json]) -> dict[str, Any]:
-    """Return the figures of the mean of other images of the class."""
+    """Return the figures of the mean of other images of the class; no attack changes them."""
     figures = results[0]["controls"]["class mean"]
     return {key: figures[key] for key in ("identification", "psnr")}

@@ -148,7 +148,7 @@ class Planner:
         try:
             check_statistics(self.met.oracle.model, self.met.oracle.local)
         except InputError as error:
-            return str(error)
+            return str(error).removeprefix("batch statistics: ")
         return None
 
     @cached_property
