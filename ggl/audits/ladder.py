@@ -75,6 +75,9 @@ def climb(
 
     Returns:
         The cells in the order of defenses and their rungs, and the ladder that they stand on.
+
+    Raises:
+        GradientError: no search of any rung met a finite loss.
     """
     cells: list[AuditCell] = []
     places: list[Place] = []
@@ -87,6 +90,8 @@ def climb(
             except GradientError as error:
                 place = replace(place, reason=str(error))
             places.append(place)
+    if not cells:
+        raise GradientError(f"no rung of the ladder could be climbed: {places[-1].reason}")
     return cells, Ladder(plan.rungs, places)
 
 

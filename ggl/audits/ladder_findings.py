@@ -104,8 +104,8 @@ class Ladder:
                 searching.setdefault(place.defense, []).append(place.rung)
         return [
             *(
-                f"under {d}, {_listed(numbers)} search{'es' * (len(numbers) == 1)} for labels, which no "
-                "gradient tells"
+                f"under {d}, {_listed(numbers)} search{'es' * (len(numbers) == 1)} for labels, which the "
+                "gradient does not tell"
                 for d, numbers in searching.items()
             ),
             *(

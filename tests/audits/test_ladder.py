@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import ggl
+from ggl.audits import audit as audit_module
+from ggl.audits.ladder import plan_ladder
 from ggl.audits.ladder_findings import Ladder, Place
 from ggl.audits.rungs import rungs_of
 from ggl.base.errors import InputError
@@ -64,17 +66,34 @@ def audited(pixels, drawn):
     return run
 
 
-def places(report):
-    """Return what becomes of every rung: its cell's strategy and label rule, "as NAME", or the reason."""
-    ladder = report.to_dict()["ladder"]
-    names = {rung["rung"]: rung["name"] for rung in ladder["rungs"]}
+@pytest.fixture
+def planned(audited, monkeypatch):
+    """Plan a ladder and return it: nothing is searched."""
+    plans = []
+
+    def keep(*given):
+        plans.append(plan_ladder(*given))
+        raise KeyboardInterrupt
+
+    def plan(victim, **changes):
+        monkeypatch.setattr(audit_module, "plan_ladder", keep)
+        with pytest.raises(KeyboardInterrupt):
+            audited(victim, ladder=True, **changes)
+        return plans[-1]
+
+    return plan
+
+
+def places(plan, defense="none"):
+    """Return what becomes of a defense's rungs: strategy and labels, "as NAME", or the reason."""
+    names = {number: rung.name for number, rung in enumerate(plan.rungs, 1)}
+    attempts = next(attempts for known, attempts in plan.attempts if known.name == defense)
     found = {}
-    for rung in ladder["rungs"]:
-        for under in rung["under"]:
-            told = f"{under['strategy']}, {under['attacker']}, {under['label_rule']}"
-            if under["same_as"] is not None:
-                told = f"as {names[under['same_as']]}"
-            found[under["defense"], rung["name"]] = under["reason"] or told
+    for attempt in attempts:
+        place, rung = attempt.place, attempt.rung
+        told = f"{rung.strategy}, {attempt.attacker}, {place.label_rule}"
+        told = told if place.same_as is None else f"as {names[place.same_as]}"
+        found[rung.name] = place.reason or told
     return found
 
 
@@ -120,29 +139,40 @@ def test_a_rung_assumes_what_the_one_below_does_and_what_it_adds():
 # What becomes of them
 
 
-def test_rungs_that_do_the_same_are_one_and_the_others_say_which(audited):
-    report = audited(linear(), defenses=["none", "prune:0.5"], ladder=True)
-    shared = {
-        "closed form": "closed form, analytic, inferred",
+def test_rungs_that_do_the_same_are_one_and_the_others_say_which(planned):
+    plan = planned(linear(), defenses=["none", "prune:0.5"])
+    alike = {
+        "closed form": "analytic, analytic, inferred",
         "pixels": "ig, naive, inferred",
-        "prior": "cma-es, naive, inferred",
+        "prior": "auto, naive, inferred",
         "derivatives": "adam, adaptive, inferred",
         "all together": "as derivatives",
         "image by image": "as derivatives",
     }
-    found = places(report)
-    for defense, known in (("none", "as prior"), ("prune:0.5", "cma-es, adaptive, inferred")):
-        mine = {name: told for (d, name), told in found.items() if d == defense}
-        reason = mine.pop("batch statistics")
+    for defense, known, last in (
+        ("none", "as prior", "as prior"),
+        ("prune:0.5", "auto, adaptive, inferred", "as defense known"),
+    ):
+        found = places(plan, defense)
+        reason = found.pop("batch statistics")
         assert reason.startswith("expected a victim in train mode with batch normalization")
-        same = "as prior" if defense == "none" else "as defense known"
-        assert mine == {**shared, "defense known": known, "true labels": same, "parameters told": same}
-    notes = report.to_dict()["ladder"]["notes"]
+        assert found == {**alike, "defense known": known, "true labels": last, "parameters told": last}
+    notes = plan.lines()[1:]
     assert "under none, rungs 5, 8 and 9 do what rung 4 does" in notes
     assert "under prune:0.5, rungs 10 and 11 do what rung 6 does" in notes
     assert any(
         note.startswith("under none, prune:0.5, rung 7, batch statistics, cannot be") for note in notes
     )
+
+
+def test_published_attacks_are_of_the_defenses_that_know_them(planned):
+    plan = planned(linear(), defenses=["prune:0.5", "precode:4"])
+    assert not any(name.startswith("published") for name in places(plan, "prune:0.5"))
+    found = places(plan, ggl.load_defense("precode:4").name)
+    assert found["published: matched"] == "auto, matched, inferred"
+    assert found["published: expectation"] == "auto, expectation, inferred"
+    assert found["defense known"] == "auto, adaptive, inferred"
+    assert found["parameters told"] == "as defense known"
 
 
 def test_the_closed_form_needs_no_prior_and_leaves_nothing(audited):
@@ -152,25 +182,38 @@ def test_the_closed_form_needs_no_prior_and_leaves_nothing(audited):
     assert cell["psnr"]["mean"] > 60
 
 
-def test_labels_that_noise_hides_make_rungs_of_their_own(audited):
-    found = places(audited(convolutional(), count=3, defenses=["noise:30"], ladder=True))
-    own = {name: told for (_, name), told in found.items()}
-    assert own["true labels"] == "cma-es, adaptive, known"
-    assert own["parameters told"] == "as true labels"
-    assert own["all together"] == "adam, informed, known"
+def test_labels_that_noise_hides_make_rungs_of_their_own(planned):
+    found = places(planned(convolutional(), count=3, defenses=["noise:30"]), "noise:30")
+    assert found["true labels"] == "auto, adaptive, known"
+    assert found["parameters told"] == "as true labels"
+    assert found["all together"] == "adam, informed, known"
 
 
-def test_where_no_label_can_be_read_it_is_searched_for(audited):
+def test_where_no_label_can_be_read_it_is_searched_for(planned):
     """Derivatives do not search for labels: those rungs say so."""
     victim = nn.Sequential(nn.Conv2d(1, CLASSES, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    report = audited(victim, ladder=True)
-    own = {name: told for (_, name), told in places(report).items()}
-    assert own["prior"] == "cma-es, naive, searched"
-    assert own["true labels"] == "cma-es, adaptive, known"
-    assert own["all together"] == "adam, informed, known"
+    plan = planned(victim)
+    found = places(plan)
+    assert found["prior"] == "auto, naive, searched"
+    assert found["true labels"] == "auto, adaptive, known"
+    assert found["all together"] == "adam, informed, known"
     for name in ("pixels", "derivatives"):
-        assert own[name].startswith("it cannot search for labels, and has to read them: no label can be read")
-    assert "under none, rung 4 searches for labels, which no gradient tells" in report.ladder.notes()
+        assert found[name].startswith("it cannot search for labels, and has to read them: no label can be")
+    assert "under none, rung 4 searches for labels, which the gradient does not tell" in plan.lines()
+
+
+def test_a_batch_has_rungs_of_its_own_and_reasons_too(planned):
+    normalized = convolutional(normalized=True).train()
+    found = places(planned(normalized, count=4, batch_size=2))
+    assert found["closed form"] == "the victim's first layer is not linear with a bias"
+    assert found["batch statistics"] == "adam, adaptive, inferred"
+    assert found["image by image"] == "batch normalization in train mode mixes a batch's images"
+    found = places(planned(linear(), count=4, batch_size=2))
+    assert found["closed form"] == "expected a gradient of one image and one local step"
+    assert found["image by image"] == "adam, informed, known"
+    steps = ggl.LocalTraining(2, 0.1, batch_size=1)
+    found = places(planned(linear(), count=4, batch_size=2, local=steps))
+    assert found["image by image"] == "after several local steps no image has an update of its own"
 
 
 class Shift(Step):
@@ -192,9 +235,9 @@ class Unbelievable(ggl.Defense):
 
 def test_a_rung_that_meets_no_finite_loss_is_left_out_and_the_others_stand(audited):
     report = audited(linear(), defenses=[Unbelievable()], ladder=True)
-    own = {name: told for (_, name), told in places(report).items()}
-    assert own["parameters told"].startswith("no candidate of a search had a finite loss")
-    assert own["all together"].startswith("no candidate of a search had a finite loss")
+    for name, under in ((r["name"], r["under"]) for r in report.to_dict()["ladder"]["rungs"]):
+        if name in ("parameters told", "all together"):
+            assert under[0]["reason"].startswith("no candidate of a search had a finite loss")
     assert [cell.rung for cell in report.cells] == [2, 3, 4, 6]
 
 
@@ -226,6 +269,7 @@ def figures(cell):
     return {key: value for key, value in cell.items() if key != "rung"}
 
 
+@pytest.mark.slow("every attack twice")
 @pytest.mark.parametrize(
     ("victim", "defense", "rungs"), [(linear, "prune:0.5", 5), (convolutional, "noise:9", 5)]
 )
@@ -240,13 +284,11 @@ def test_every_rung_has_the_figures_of_the_plain_audit(audited, victim, defense,
         assert result["ceiling"] == plain["ceiling"]
 
 
+@pytest.mark.slow("twelve attacks on batches")
 def test_batches_statistics_and_single_images_have_the_figures_of_plain_audits(audited):
     normalized = convolutional(normalized=True).train()
     report = audited(normalized, count=4, batch_size=2, ladder=True)
     by_name = {report.ladder.rungs[cell["rung"] - 1].name: cell for cell in report.to_dict()["results"]}
-    own = {name: told for (_, name), told in places(report).items()}
-    assert own["closed form"] == "the victim's first layer is not linear with a bias"
-    assert own["image by image"] == "batch normalization in train mode mixes a batch's images"
     observed = audited(
         normalized, count=4, batch_size=2, strategies=["adam"], label_rule="inferred", statistics=True
     )
@@ -336,7 +378,6 @@ def constructed(verdicts, *, defense="none", reason=None):
             "there is no verdict on a leak: fewer than six gradients, or no interval",
             None,
         ),
-        ({}, "no rung could be tried", None),
     ],
 )
 def test_it_says_at_which_rung_the_first_leak_shows(verdicts, said, held):
@@ -346,6 +387,13 @@ def test_it_says_at_which_rung_the_first_leak_shows(verdicts, said, held):
     assert first["all_above_leak"] is held
     leaks = [number for number, verdict in verdicts.items() if verdict == "leaks"]
     assert first["rung"] == min(leaks, default=None)
+
+
+def test_a_defense_under_which_no_rung_could_be_tried_is_said_beside_the_others():
+    ladder, results = constructed({4: "leaks"})
+    ladder = Ladder(ladder.rungs, [*ladder.places, Place(4, "mine", reason="no label can be read")])
+    said = [first["said"] for first in ladder.to_dict(results)["first_leak"]]
+    assert said == ["under none the first leak shows at rung 4, prior", "under mine no rung could be tried"]
 
 
 def test_other_looks_decide_where_they_are_given():
