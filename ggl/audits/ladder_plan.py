@@ -16,7 +16,7 @@ from ggl.audits.rungs import CLASS_ALONE, Rung
 from ggl.audits.setting import AuditSetting
 from ggl.base.errors import InputError
 from ggl.defenses import ATTACKERS
-from ggl.gradients.batch_statistics import BatchNorm
+from ggl.gradients.batch_statistics import BatchNorm, StatisticsMatch
 
 __all__ = ["Attempt", "Planner"]
 
@@ -142,11 +142,13 @@ class Planner:
     @cached_property
     def _unobserved(self) -> str | None:
         """Why a batch's statistics are not observed, None where they are."""
-        clients = self.audit.clients
+        clients, model = self.audit.clients, self.met.oracle.model
         if clients.captured is not None and clients.statistics is False:
             return "the statistics of the captured update's batch are not given"
         try:
-            check_statistics(self.met.oracle.model, self.met.oracle.local)
+            check_statistics(model, self.met.oracle.local)
+            for seen in () if isinstance(clients.statistics, bool) else clients.statistics:
+                StatisticsMatch(model, seen)
         except InputError as error:
             return str(error).removeprefix("batch statistics: ")
         return None
