@@ -42,8 +42,8 @@ STRENGTH = {"leaks": 2, "identifies": 1}
 """Of what an attack shows; a higher leak score decides between equals."""
 
 
-HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr", "rung")
-"""What a defense's worst case says of its cell; the rung of a ladder's cells alone."""
+HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
+"""What a defense's worst case says of its cell, beside the rung of a ladder's."""
 
 
 FEWEST_IMAGES = 6
@@ -229,7 +229,7 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         known = strongest.setdefault(cell["defense"], cell)
         if _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
-    return [{key: cell[key] for key in HEADLINES if key in cell} for cell in strongest.values()]
+    return [{key: cell[key] for key in (*HEADLINES, "rung") if key in cell} for cell in strongest.values()]
 
 
 def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:

@@ -72,7 +72,8 @@ class Planner:
             return Attempt(rung, who, replace(place, reason=reason))
         if rung.alone and self.audit.clients.batch_size == 1:
             below = self._places[rung.on]
-            return Attempt(rung, who, replace(below, rung=number, same_as=below.same_as or below.rung))
+            same = below.same_as or below.rung
+            return Attempt(rung, who, replace(place, same_as=same, reason=below.reason))
         setting = self._setting(number, rung)
         first = self._firsts.setdefault(self._key(rung, who, setting), number)
         if first != number:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from html_pages import Page
 from test_batch_statistics_option import capture
 from test_several_rounds import folder, updates  # noqa: F401
 
@@ -31,10 +32,12 @@ def test_simulated_clients(ggl, tmp_path):
     assert [rungs[name]["cell"] for name in ("closed form", "pixels", "prior", "derivatives")] == [0, 1, 2, 3]
     assert result["settings"]["label_rule"] is None
     assert "labels" not in result["settings"]["attacker_knows"]
-    page = (out / "report.html").read_text()
-    assert '<section id="ladder"' in page
-    assert "Under none there is no verdict on a leak" in page
-    assert "as rung 4" in page
+    page = Page((out / "report.html").read_text())
+    assert {"id": "ladder", "aria-labelledby": "ladder-title"} in page.all("section")
+    assert "Under none there is no verdict on a leak" in page.text
+    assert "5 defense known realistic as rung 4 6 derivatives realistic ? undecided" in page.text
+    assert "cell 03 , adam" in page.text
+    assert "4 prior realistic a generator of the images' domain read off the gradient nothing" in page.text
     assert not (out / ".ggl-checkpoints").exists()
 
 
