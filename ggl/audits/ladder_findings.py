@@ -1,5 +1,6 @@
 """What a ladder found: its rungs under every defense, and at which of them the first leak shows."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -14,9 +15,9 @@ Looks: TypeAlias = Callable[[Sequence[Json]], Sequence[str]]
 """From the cells of one defense's rungs, as of `AuditCell.to_dict`, to the verdict on each."""
 
 UNCORRECTED = (
-    "every rung's verdict is a single look at 5 %, not corrected for their number; where the first leak and "
-    "all rungs above it leak, that holds at 5 % for all of them together: it is a test in a fixed order, "
-    "from the strongest rung downwards, that went on for as long as rungs leaked"
+    "every rung's verdict is a single look at 5 %, not corrected for their number; where all rungs from one "
+    "on leak, that holds at 5 % for all of them together: it is a test in a fixed order, from the strongest "
+    "rung downwards, that went on for as long as rungs leaked"
 )
 """The fixed sequence of Maurer, Hothorn and Lehmacher (1995). Upwards the ladder is none: there the first
 rung that leaks is looked for past others that do not."""
@@ -135,27 +136,35 @@ class Ladder:
         first = next((k for k, found in enumerate(tried) if found["verdict"] == "leaks"), None)
         below = tried[: len(tried) if first is None else first]
         identified = next((found["rung"] for found in below if found["verdict"] == "identifies"), None)
-        above = [] if first is None else [f["rung"] for f in tried[first:] if f["verdict"] != "leaks"]
         rung = None if first is None else tried[first]["rung"]
-        last = first is None or first + 1 == len(tried)
-        said = _nothing_said(tried) if rung is None else self._leak_said(rung, above, last=last)
+        said = _nothing_said(tried) if first is None else self._leak_said(tried[first:])
         if identified is not None:
             said += f"; private images are identified at rung {identified}, {self.rungs[identified - 1].name}"
         return {
             "defense": defense,
             "rung": rung,
             "identified": identified,
-            "all_above_leak": None if rung is None else not above,
+            "all_leak_from": _unbroken(tried),
             "said": f"under {defense} {said}",
         }
 
-    def _leak_said(self, number: int, silent: Sequence[int], *, last: bool) -> str:
-        rung = self.rungs[number - 1]
+    def _leak_said(self, found: Sequence[Json]) -> str:
+        """Return what is said of the first rung that leaks and those above it."""
+        number = found[0]["rung"]
+        rung, silent = self.rungs[number - 1], [f["rung"] for f in found if f["verdict"] != "leaks"]
         said = f"the first leak shows at rung {number}, {rung.name}"
         said += ", which is diagnostic: no realistic rung shows one" if rung.diagnostic else ""
         if silent:
-            return f"{said}; above it {_listed(silent)} show{'s' * (len(silent) == 1)} none"
-        return said if last else f"{said}; every rung above it leaks too"
+            said += f"; above it {_listed(silent)} show{'s' * (len(silent) == 1)} none"
+            unbroken = _unbroken(found)
+            return said if unbroken is None else f"{said}, and from rung {unbroken} on all leak"
+        return said if len(found) == 1 else f"{said}; every rung above it leaks too"
+
+
+def _unbroken(found: Sequence[Json]) -> int | None:
+    """Return the least rung from which on all leak, None where the strongest does not."""
+    leaking = itertools.takewhile(lambda f: f["verdict"] == "leaks", reversed(found))
+    return min((f["rung"] for f in leaking), default=None)
 
 
 def _found(place: Place, results: Sequence[Json], verdicts: Mapping[int, str]) -> dict[str, Any]:

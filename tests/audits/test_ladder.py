@@ -353,18 +353,24 @@ def constructed(verdicts, *, defense="none", reason=None):
         (
             {3: "no leak shown", 4: "leaks", 6: "leaks", 10: "leaks"},
             "the first leak shows at rung 4, prior; every rung above it leaks too",
-            True,
+            4,
         ),
         (
             {3: "identifies", 4: "leaks", 6: "no leak shown", 10: "identifies"},
             "the first leak shows at rung 4, prior; above it rungs 6 and 10 show none; "
             "private images are identified at rung 3, pixels",
-            False,
+            None,
+        ),
+        (
+            {2: "leaks", 3: "no leak shown", 4: "leaks", 5: "undecided", 6: "leaks", 10: "leaks"},
+            "the first leak shows at rung 2, closed form; above it rungs 3 and 5 show none, and from rung 6 "
+            "on all leak",
+            6,
         ),
         (
             {4: "no leak shown", 8: "leaks"},
             "the first leak shows at rung 8, true labels, which is diagnostic: no realistic rung shows one",
-            True,
+            8,
         ),
         ({4: "no leak shown", 6: "undecided"}, "no rung shows a leak", None),
         (
@@ -384,7 +390,7 @@ def test_it_says_at_which_rung_the_first_leak_shows(verdicts, said, held):
     ladder, results = constructed(verdicts)
     (first,) = ladder.to_dict(results)["first_leak"]
     assert first["said"] == f"under none {said}"
-    assert first["all_above_leak"] is held
+    assert first["all_leak_from"] == held
     leaks = [number for number, verdict in verdicts.items() if verdict == "leaks"]
     assert first["rung"] == min(leaks, default=None)
 
