@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from torch import Tensor
+
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.objectives import check_statistics
 from ggl.attacks.search import fingerprint
@@ -95,10 +97,16 @@ class Planner:
     def _key(self, rung: Rung, who: str, setting: AuditSetting) -> Hashable:
         """Return what tells attacks on the private images, and on their siblings, apart."""
         batches = self.audit.clients.batch_labels()
-        labels = fingerprint({}, [*batches, *batches]) if rung.told else self._labels.key
+        labels = self._labels_key([*batches, *batches]) if rung.told else self._labels.key
         if who != ANALYTIC:
             who = self._alike(setting.searching(rung.strategy).distance)[who]
         return rung.strategy, who, labels, setting.clients.statistics is not False, rung.alone
+
+    def _labels_key(self, batches: Sequence[Tensor]) -> str:
+        """Return what tells labels apart; those of a batch have an order where its steps take parts of it."""
+        local = self.audit.oracle.local
+        ordered = local is not None and local.batch_size is not None
+        return fingerprint({}, batches if ordered else [batch.sort().values for batch in batches])
 
     def _alike(self, distance: str) -> dict[str, str]:
         """Return for every attacker of the defense the first that does the same."""
@@ -131,7 +139,7 @@ class Planner:
                     labels = labels_to_start_from(f"{kind} gradient", batch, g, INFERRED, oracle, prior)
                     prior.check_labels(labels)
                     read += [] if kind == "noise" else [labels]
-            return _Labels(INFERRED, fingerprint({}, read))
+            return _Labels(INFERRED, self._labels_key(read))
         except InputError as error:
             unread = str(error)
         try:

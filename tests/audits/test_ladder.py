@@ -49,7 +49,7 @@ def drawn():
     random = torch.Generator().manual_seed(1)
     images = torch.rand(4, 1, SIDE, SIDE, generator=random)
     pool = torch.rand(18, 1, SIDE, SIDE, generator=random)
-    return images, torch.tensor([0, 1, 2, 1]), (pool, torch.arange(18) % CLASSES)
+    return images, torch.tensor([1, 0, 2, 1]), (pool, torch.arange(18) % CLASSES)
 
 
 @pytest.fixture
@@ -209,6 +209,7 @@ def test_a_batch_has_rungs_of_its_own_and_reasons_too(planned):
     assert found["batch statistics"] == "adam, adaptive, inferred"
     assert found["image by image"] == "batch normalization in train mode mixes a batch's images"
     found = places(planned(linear(), count=4, batch_size=2))
+    assert found["true labels"] == "as prior", "labels that are read off a batch come in another order"
     assert found["closed form"] == "expected a gradient of one image and one local step"
     assert found["image by image"] == "adam, informed, known"
     steps = ggl.LocalTraining(2, 0.1, batch_size=1)
