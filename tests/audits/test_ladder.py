@@ -270,6 +270,14 @@ def figures(cell):
     return {key: value for key, value in cell.items() if key != "rung"}
 
 
+def test_the_closed_form_is_told_no_label_that_it_is_to_infer(audited):
+    settings = {"defenses": ["noise:30"], "attackers": ["naive", "analytic"], "strategies": ["random"]}
+    report = audited(linear(), count=4, label_rule="inferred", **settings)
+    searched, solved = (cell.label_accuracy for cell in report.cells)
+    assert solved == searched
+    assert 0.0 in solved
+
+
 @pytest.mark.slow("every attack twice")
 @pytest.mark.parametrize(
     ("victim", "defense", "rungs"), [(linear, "prune:0.5", 5), (convolutional, "noise:9", 5)]
