@@ -222,6 +222,13 @@ def audit(
     private_labels: Annotated[
         str | None, typer.Option(help="their labels where only these are known, such as 3,7,7")
     ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder",
+            help="climb from the plainest attacker to the strongest, and say at which rung a leak shows",
+        ),
+    ] = False,
     resume: Resume = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
@@ -241,8 +248,8 @@ def audit(
         fit=fit,
         prior=prior,
         defenses=tuple(defense or ["none"]),
-        strategies=tuple(strategy or ["auto"]),
-        attackers=tuple(attacker or ["adaptive"]),
+        strategies=tuple(strategy or ([] if ladder else ["auto"])),
+        attackers=tuple(attacker or ([] if ladder else ["adaptive"])),
         out=out,
         images=images,
         budget=budget,
@@ -275,6 +282,7 @@ def audit(
         victim_output=victim_output,
         force=force,
         batch_statistics=batch_statistics,
+        ladder=ladder,
     )
     run(plan, resume)
 

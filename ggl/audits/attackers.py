@@ -10,7 +10,7 @@ from ggl.base.registry import unknown_name
 from ggl.defenses import ATTACKERS, Defense
 from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
 
-__all__ = ["ALL", "ANALYTIC", "attackers_asked", "check_attackers", "distinct_attackers"]
+__all__ = ["ALL", "ANALYTIC", "alike", "attackers_asked", "check_attackers", "distinct_attackers"]
 
 ALL, ANALYTIC = "all", "analytic"
 """Attackers of an audit beside those that its defenses know."""
@@ -43,12 +43,24 @@ def distinct_attackers(
     distance: str,
 ) -> list[str]:
     """Return the attackers that differ in what they compare or how they try, the first of each kind."""
+    return list(dict.fromkeys(alike(defense, oracle, attackers, shared, distance).values()))
+
+
+def alike(
+    defense: Defense,
+    oracle: GradientOracle,
+    attackers: Sequence[str],
+    shared: Sequence[Gradients],
+    distance: str,
+) -> dict[str, str]:
+    """Return for every attacker the first of them that compares the same and tries alike."""
     kinds: dict[str, str] = {}
+    firsts: dict[str, str] = {}
     for attacker in attackers:
         views = [_effective(defense.view(g, attacker, oracle.model), g, distance) for g in shared]
         trial = defense.trial(attacker) if oracle.is_sampled else None
-        kinds.setdefault(repr((views, trial)), attacker)
-    return list(kinds.values())
+        firsts[attacker] = kinds.setdefault(repr((views, trial)), attacker)
+    return firsts
 
 
 def _effective(view: View, observed: Gradients, distance: str) -> list[object]:

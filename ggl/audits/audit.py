@@ -2,26 +2,24 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.attacks.analytic import find_first_linear
-from ggl.attacks.label_sources import check_label_rule, labels_to_start_from, load_label_rule
+from ggl.attacks.label_sources import check_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import check_statistics
-from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage
-from ggl.attacks.strategy_choice import SCALAR
-from ggl.audits.attackers import ANALYTIC, check_attackers
-from ggl.audits.cells import cells_of, invert_private
+from ggl.audits.attackers import check_attackers
+from ggl.audits.cells import cells_of, invert_private, meet
+from ggl.audits.checks import check_defenses, check_images, check_strategy
 from ggl.audits.clients import Clients, rows_of
 from ggl.audits.controls import Decoys, choose_decoys
+from ggl.audits.ladder import LadderPlan, climb, plan_ladder
 from ggl.audits.report import Report
 from ggl.audits.scoring import features_distance, passive_controls, scored
 from ggl.audits.setting import AuditSetting
@@ -35,12 +33,8 @@ from ggl.gradients import GradientOracle, Gradients, LocalTraining
 from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.convergence import warn_if_converged
 from ggl.gradients.distance import find_distance
-from ggl.gradients.oracle import check_gradient
-from ggl.gradients.residuals import check_sum_of_squares
 from ggl.measures.leakage import measures
 from ggl.measures.lpips import load_lpips
-from ggl.measures.metrics import check_window
-from ggl.optimizers import load_strategy
 from ggl.victims.losses import Loss
 from ggl.victims.outputs import bare_module, with_output
 
@@ -80,6 +74,8 @@ def audit(
     precision: str = "float32",
     round: int = 0,  # noqa: A002
     rounds: int = 10_000,
+    ladder: bool = False,
+    say: Callable[[str], None] | None = None,
     checkpoints: Path | None = None,
     progress: Stage | None = None,
 ) -> Report:
@@ -127,6 +123,9 @@ def audit(
         precision: of the gradient oracle.
         round: rounds of training before this one, for defenses that change over training.
         rounds: of training in all.
+        ladder: climb from the plainest attacker to the strongest, as `ggl.audits.rungs` has them, instead of
+            trying every strategy by every attacker.
+        say: told, in a line each, what a ladder is about to run and what not.
         checkpoints: a folder that lets a killed audit resume with an identical result.
         progress: called after every generation.
 
@@ -140,11 +139,14 @@ def audit(
     check_attackers(attackers, known)
     find_distance(distance)
     rule = load_latents(prior.latents if latents is None else latents)
+    if ladder:
+        _check_ladder(strategies, attackers, label_rule, statistics is True)
+        label_rule = "inferred"
     check_label_rule(label_rule)
-    _check(images, labels, prior, batch_size)
+    check_images(images, labels, prior, batch_size)
     if local is not None:
         local.check(batch_size)
-    if statistics is not False:
+    if statistics is not False and not ladder:
         check_statistics(victim, local)
     pool, pool_labels = decoys or _heldout(prior)
     victim = with_output(copy.deepcopy(bare_module(victim, "the victim")), output)
@@ -185,86 +187,60 @@ def audit(
         backend=backend,
         known_ceiling=ceiling,
     )
-    for strategy in strategies:
-        _check_strategy(setting, strategy)
+    plan = plan_ladder(setting, known) if ladder else None
+    if plan is not None:
+        setting = replace(setting, clients=replace(clients, statistics=False))
+        if say is not None:
+            for line in plan.lines():
+                say(line)
+    for strategy in strategies if plan is None else ():
+        check_strategy(setting, strategy)
     truth = worst_check(setting, known) if truth is None else truth
-    report = _run(setting, known, strategies, attackers)
+    report = _run(setting, known, strategies, attackers, plan)
     return replace(report, truth=truth, forced=force)
 
 
-def _check_strategy(audit: AuditSetting, strategy: str) -> None:
-    """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
-    settings, batch = audit.searching(strategy), audit.clients.batch_size
-    labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
-    trial = load_strategy(
-        SCALAR if strategy == AUTO else settings.strategy,
-        latent_dim=batch * (settings.prior.latent_dim + labels.size),
-        budget=settings.budget,
-        seed=settings.seed,
-        blocks=batch,
-    )
-    check_budget(settings.budget, trial.batch_size)
-    if trial.needs_residuals:
-        check_sum_of_squares(settings.distance)
+def _check_ladder(strategies: Sequence[str], attackers: Sequence[str], label_rule: str, asked: bool) -> None:
+    if (tuple(strategies), tuple(attackers), label_rule, asked) != ((AUTO,), ("adaptive",), "known", False):
+        raise InputError(
+            "a ladder has strategies, attackers, label rules, and rungs with batch statistics and without: "
+            "leave these out, but for the statistics that were captured"
+        )
 
 
 def _run(
-    audit: AuditSetting, defenses: Sequence[Defense], strategies: Sequence[str], attackers: Sequence[str]
+    audit: AuditSetting,
+    defenses: Sequence[Defense],
+    strategies: Sequence[str],
+    attackers: Sequence[str],
+    plan: LadderPlan | None,
 ) -> Report:
     started = time.monotonic()
-    for defense in defenses:
-        oracle = audit.wrapped(defense)
-        if ANALYTIC in attackers and find_first_linear(oracle.model, audit.attack.prior.image_shape) is None:
-            raise InputError(
-                "expected a victim whose first layer is linear with a bias, such as mlp, for the analytic "
-                f"attacker; {type(audit.victim).__name__} has none: leave that attacker out"
-            )
-        if ANALYTIC in attackers and not audit.solvable:
-            raise InputError(
-                "the analytic attacker solves the gradient of one image: expected batches of 1 and one local "
-                "step; leave that attacker out"
-            )
-        batches = audit.clients.batch_labels()
-        for g, batch in zip(audit.clients.shared(defense, oracle, "private"), batches, strict=True):
-            check_gradient(g, f"a gradient under {defense.name}")
-            attack = audit.attack
-            labels_to_start_from(defense.name, batch, g, attack.label_rule, oracle, attack.prior)
+    if plan is None:
+        check_defenses(audit, defenses, attackers)
     # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
     warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
     doubts = warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=4)
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
+    if plan is None:
+        met = (meet(audit, defense) for defense in defenses)
+        cells, ladder = [c for of in met for c in cells_of(audit, of, strategies, attackers, passive)], None
+    else:
+        cells, ladder = climb(audit, plan, passive)
+    differs = {} if plan is None else {"label_rule": None, "batch_statistics": None}
     return Report(
-        settings={**audit.described(), "prior_doubts": doubts},
+        settings={**audit.described(), **differs, "prior_doubts": doubts},
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,
         ceiling_images=ceiling,
         ceiling=scored(audit, ceiling),
-        cells=[
-            cell for defense in defenses for cell in cells_of(audit, defense, strategies, attackers, passive)
-        ],
+        cells=cells,
+        ladder=ladder,
         seconds=time.monotonic() - started,
     )
-
-
-def _check(images: Tensor, labels: Tensor, prior: Prior, batch_size: int) -> None:
-    if tuple(images.shape[1:]) != tuple(prior.image_shape):
-        raise InputError(
-            f"expected images of the shape that prior {prior.name} gives, {tuple(prior.image_shape)}; "
-            f"found {tuple(images.shape[1:])}"
-        )
-    check_window(images)
-    if len(images) == 0 or labels.shape != images.shape[:1]:
-        raise InputError(f"expected one label for each of {len(images)} images, found {tuple(labels.shape)}")
-    if batch_size < 1 or len(images) % batch_size:
-        raise InputError(
-            f"expected whole batches of {batch_size}, found {len(images)} images; give a multiple of it"
-        )
-    if not (torch.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise InputError("expected images in [0, 1]; divide by 255 first?")
-    prior.check_labels(labels)
 
 
 def _heldout(prior: Prior) -> tuple[Tensor, Tensor]:

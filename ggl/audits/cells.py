@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.attacks.course import SearchResult
 from ggl.attacks.inversion import invert, search_targets
+from ggl.attacks.label_sources import infer_client_labels
 from ggl.attacks.objectives import exact_oracle
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import checkpoint_of, progress_of
@@ -27,13 +28,36 @@ from ggl.defenses import Defense
 from ggl.gradients import GradientOracle, Gradients
 from ggl.measures.leakage import Scores
 
-__all__ = ["CLOSED_FORM", "cells_of", "invert_private"]
+__all__ = ["CLOSED_FORM", "Met", "cells_of", "invert_private", "meet"]
 
 SharedByKind: TypeAlias = Mapping[str, Sequence[Gradients]]
 """What clients of each of `KINDS` share, every kind's in the order of the clients."""
 
 CLOSED_FORM = "closed form"
 """Stands in an analytic cell for the strategy: nothing is searched."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """What attackers of one defense meet.
+
+    Attributes:
+        oracle: of the victim that the defense's clients train.
+        shared: what they share.
+        layer: the victim's linear layer that reads the image, if it has one.
+    """
+
+    defense: Defense
+    oracle: GradientOracle
+    shared: SharedByKind
+    layer: str | None
+
+
+def meet(audit: AuditSetting, defense: Defense) -> Met:
+    """Return what attackers of a defense meet."""
+    oracle = audit.wrapped(defense)
+    shared = {kind: audit.clients.shared(defense, oracle, kind) for kind in KINDS}
+    return Met(defense, oracle, shared, find_first_linear(oracle.model, audit.attack.prior.image_shape))
 
 
 def invert_private(audit: AuditSetting) -> Float[Tensor, "n c h w"]:
@@ -55,15 +79,14 @@ def invert_private(audit: AuditSetting) -> Float[Tensor, "n c h w"]:
 
 def cells_of(
     audit: AuditSetting,
-    defense: Defense,
+    met: Met,
     strategies: Sequence[str],
     attackers: Sequence[str],
     passive: Mapping[str, Scores],
 ) -> Iterator[AuditCell]:
     """Attack every kind of shared gradient by every attacker and strategy; score what comes out."""
-    oracle, prior = audit.wrapped(defense), audit.attack.prior
-    shared = {kind: audit.clients.shared(defense, oracle, kind) for kind in KINDS}
-    layer = find_first_linear(oracle.model, prior.image_shape)
+    defense, oracle, shared, layer = met.defense, met.oracle, met.shared, met.layer
+    prior = audit.attack.prior
     asked = attackers_asked(defense, attackers, solvable=layer is not None and audit.solvable)
     searching = [attacker for attacker in asked if attacker != ANALYTIC]
     for strategy in strategies:
@@ -71,14 +94,14 @@ def cells_of(
         comparing = oracle if settings.prior is prior else exact_oracle(oracle)
         distance = settings.distance
         for attacker in distinct_attackers(defense, oracle, searching, shared["private"], distance):
-            met, started = replace(settings, attacker=attacker), time.monotonic()
+            told, started = replace(settings, attacker=attacker), time.monotonic()
             view = defense.view(shared["private"][0], attacker, comparing.model)
             statistics = audit.clients.statistics is not False
-            chosen = chosen_strategy(met, comparing, view, audit.clients.batch_size, statistics=statistics)
-            met = replace(met, strategy=chosen)
-            name = met.strategy if strategy == AUTO else strategy
-            results = _search(audit, comparing, name, met, shared)
-            cell = _cell(audit, comparing, name, met, shared, results, passive, started)
+            chosen = chosen_strategy(told, comparing, view, audit.clients.batch_size, statistics=statistics)
+            told = replace(told, strategy=chosen)
+            name = told.strategy if strategy == AUTO else strategy
+            results = _search(audit, comparing, name, told, shared)
+            cell = _cell(audit, comparing, name, told, shared, results, passive, started)
             yield replace(cell, passes=defense.trial(attacker).draws if oracle.is_sampled else 1)
     if ANALYTIC in asked and layer is not None:
         settings, started = replace(audit.attack, defense=defense, attacker=ANALYTIC), time.monotonic()
@@ -95,7 +118,7 @@ def _search(
 ) -> list[SearchResult]:
     """Attack gradients of every kind; the i-th of each has one seed."""
     labels, numbers = audit.clients.batch_labels(), audit.clients.numbers
-    title = f"{settings.defense.name}, {settings.attacker}, {strategy}"
+    title = f"{audit.stage}{settings.defense.name}, {settings.attacker}, {strategy}"
     return search_targets(
         oracle,
         [
@@ -119,7 +142,9 @@ def _solve(
     trial = defense.trial("adaptive")
     results = []
     for of_kind in shared.values():
-        for g, label in zip(of_kind, audit.clients.batch_labels(), strict=True):
+        for g, true in zip(of_kind, audit.clients.batch_labels(), strict=True):
+            read = infer_client_labels(oracle, g, 1, prior) if settings.label_rule == "inferred" else None
+            label = true if read is None else read
             images = first_linear_fits(g, layer, prior.image_shape)
             view = defense.view(g, "adaptive", oracle.model)
             losses = oracle.score(images, label, view, settings.distance, trial).nan_to_num(torch.inf)

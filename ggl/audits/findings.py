@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
 from ggl.audits.allowances import CellAllowance
+from ggl.audits.ladder_findings import Ladder
 from ggl.audits.people import people_of, worst_people
 from ggl.audits.truth import TruthCheck
 from ggl.base.versions import versions
@@ -44,7 +45,7 @@ STRENGTH = {"leaks": 2, "identifies": 1}
 
 
 HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
-"""What a defense's worst case says of its cell."""
+"""What a defense's worst case says of its cell, beside the rung of a ladder's."""
 
 
 FEWEST_IMAGES = 6
@@ -66,6 +67,7 @@ class AuditCell:
         distance: what the losses are, where it is not the audit's own.
         guarantee: what the defense's proof allows any attacker.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
+        rung: its number on a ladder.
     """
 
     defense: str
@@ -81,11 +83,12 @@ class AuditCell:
     passes: int = 1
     distance: str | None = None
     guarantee: CellAllowance | None = None
+    rung: int | None = None
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
         controls = {name: control.by_client(metric) for name, control in self.controls.items()}
-        return leak_score(scores.by_client(metric), ceiling.by_client(metric), controls)
+        return leak_score(scores.by_client(metric), scores.per_client(ceiling.values[metric]), controls)
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return evaluations and the mean best loss of the attacks on the private images.
@@ -113,6 +116,7 @@ class AuditCell:
         leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
         evaluations, losses = self.curve()
         return {
+            **({} if self.rung is None else {"rung": self.rung}),
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
@@ -148,6 +152,7 @@ class Findings:
         truth: whether the images make the updates that were captured, None where these are simulated.
         forced: whether leak scores are given where they do not.
         groups: (n,), what the images have beside their labels; see `Report.with_groups`.
+        ladder: on whose rungs the cells stand, None without one.
     """
 
     settings: Mapping[str, object]
@@ -162,6 +167,7 @@ class Findings:
     truth: TruthCheck | None = None
     forced: bool = False
     groups: Sequence[str] | None = None
+    ladder: Ladder | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of `result.json`: the same for the same seed, `timing` apart."""
@@ -181,6 +187,7 @@ class Findings:
             "truth": None if self.truth is None else {**self.truth.to_dict(), "scores_withheld": withheld},
             "ceiling": _figures(self.ceiling),
             "worst_case": worst,
+            "ladder": None if self.ladder is None else self.ladder.to_dict(results),
             "utility": None if self.utility is None else costs_of(self.utility, audited),
             "results": results,
             "timing": {
@@ -236,7 +243,7 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         known = strongest.setdefault(cell["defense"], cell)
         if _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
-    return [{key: cell[key] for key in HEADLINES} for cell in strongest.values()]
+    return [{key: cell[key] for key in (*HEADLINES, "rung") if key in cell} for cell in strongest.values()]
 
 
 def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:

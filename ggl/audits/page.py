@@ -80,16 +80,21 @@ def _convergence(report: Findings) -> object:
 
 def _worst(result: Json, cells: Sequence[Json]) -> list[Json]:
     """Return the cell behind every defense's headline, with what the defense costs, if that is known."""
-    found = {(cell["defense"], cell["attacker"], cell["strategy"]): cell for cell in reversed(cells)}
+    found = {_identity(cell): cell for cell in reversed(cells)}
     costs = {} if result["utility"] is None else {c["defense"]: c for c in result["utility"]["results"]}
     return [
         {
-            **found[entry["defense"], entry["attacker"], entry["strategy"]],
+            **found[_identity(entry)],
             "recognizable": entry["people"],
             "cost": _cost(costs[entry["defense"]]) if entry["defense"] in costs else None,
         }
         for entry in result["worst_case"]
     ]
+
+
+def _identity(cell: Json) -> tuple[object, ...]:
+    """Return what tells cells apart."""
+    return tuple(cell.get(key) for key in ("defense", "attacker", "strategy", "rung"))
 
 
 def _recognized(worst: Sequence[Json]) -> dict[str, list[Json]]:

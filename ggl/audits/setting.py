@@ -30,6 +30,7 @@ class AuditSetting:
         every_label: of the images of all clients, those that are not attacked here included.
         backend: that was asked of the oracle; a wrapped victim's is chosen anew.
         known_ceiling: the images of the ceiling, where they are known already.
+        stage: what the titles of its searches begin with, where several settings share checkpoints.
     """
 
     oracle: GradientOracle
@@ -44,6 +45,7 @@ class AuditSetting:
     known_ceiling: Tensor | None
     checkpoints: Path | None
     progress: Stage | None
+    stage: str = ""
 
     def searching(self, strategy: str) -> AttackSettings:
         """Return how a strategy searches the prior, or a contrast, by its name, the pixels."""

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
 from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
-from ggl.commands.console import LOG_WIDTH, progress_bars, summary_table
+from ggl.commands.console import LOG_WIDTH, interval_text, progress_bars, summary_table
 from ggl.commands.folders import check_folder, check_place
 from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
+from ggl.commands.ladder_table import print_ladder
 from ggl.costs.utility_file import read_utility
 from ggl.measures.lpips import LPIPS_HINT, load_lpips
 from ggl.pages.templates import check_page
@@ -118,20 +120,29 @@ def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
             inputs.images,
             inputs.labels,
             defenses=plan.defenses,
-            strategies=plan.strategies,
-            attackers=plan.attackers,
             ceiling_budget=plan.ceiling_budget,
             decoys=(inputs.pool.images, inputs.pool.labels),
             batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
-            label_rule=plan.label_rule or "known",
             captured=None if inputs.shared is None else [inputs.shared],
             truth=truth,
             force=plan.force,
             statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
+            **_attackers(plan, console),
             **_common(plan, inputs, stage),
         )
     report = report if inputs.groups is None else report.with_groups(inputs.groups)
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
+
+
+def _attackers(plan: AuditPlan, console: Console) -> dict[str, Any]:
+    """Return who attacks: those that were asked for, or a ladder of them."""
+    if plan.ladder:
+        return {"ladder": True, "say": partial(console.print, markup=False)}
+    return {
+        "strategies": plan.strategies,
+        "attackers": plan.attackers,
+        "label_rule": plan.label_rule or "known",
+    }
 
 
 def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> TruthCheck | None:
@@ -234,10 +245,13 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     cells = result["results"]
     proved = bool(bound_lines(cells))
     headings = (*HEADINGS[:5], AT_MOST, *HEADINGS[5:]) if proved else HEADINGS
-    console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
-    if len(result["worst_case"]) < len(result["results"]):
+    if result["ladder"] is not None:
+        print_ladder(result, title, console)
+    else:
+        console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
+    if result["ladder"] is None and len(result["worst_case"]) < len(result["results"]):
         rows = [
-            (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
+            (cell["defense"], interval_text(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
             for cell in result["worst_case"]
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
@@ -260,16 +274,10 @@ def _row(cell: Any, proved: bool) -> list[str]:
         cell["defense"],
         cell["attacker"],
         cell["strategy"],
-        _interval(leak),
-        _interval(cell["identification"]),
+        interval_text(leak),
+        interval_text(cell["identification"]),
         f"{cell['psnr']['mean']:.1f}",
         f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
         cell["verdict"],
     ]
     return [*row[:5], bound_text(cell), *row[5:]] if proved else row
-
-
-def _interval(values: dict[str, float | None]) -> str:
-    if None in (values["mean"], values["low"], values["high"]):
-        return "undefined"
-    return f"{values['mean']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"

@@ -185,18 +185,22 @@ def _load_update(
         captured.notes,
         captured.rounding,
         plan.loss,
-        _statistics(plan, captured) if plan.batch_statistics else None,
+        _statistics(plan, captured, say),
     )
     return _joined(inputs, rounds) if plan.further_updates else inputs
 
 
-def _statistics(plan: AuditPlan, captured: Captured) -> BatchStatistics:
-    """Return what the update's running statistics say of its batch."""
+def _statistics(plan: AuditPlan, captured: Captured, say: Say) -> BatchStatistics | None:
+    """Return what the update's running statistics say of its batch; a ladder does without, and says so."""
+    if not (plan.batch_statistics or plan.ladder) or plan.further_updates:
+        return None
     found, reason = implied_statistics(
         captured.victim, captured.before, captured.after, steps=plan.local_steps
     )
-    if found is None:
+    if found is None and plan.batch_statistics:
         raise InputError(f"--batch-statistics: {reason}; leave it out")
+    if found is None:
+        say(f"no batch statistics: {reason}")
     return found
 
 

@@ -65,6 +65,7 @@ class AuditPlan:
     victim_output: str | None = None
     force: bool = False
     batch_statistics: bool = False
+    ladder: bool = False
 
     @property
     def captured(self) -> bool:
@@ -114,6 +115,8 @@ def _with_rate(plan: AuditPlan) -> AuditPlan:
 
 def _check(plan: AuditPlan) -> None:
     """Refuse options that do not fit each other."""
+    if plan.ladder:
+        _check_ladder(plan)
     if not 0 <= plan.momentum < 1:
         raise InputError(f"--momentum: expected a number from 0 to below 1, found {plan.momentum:g}")
     if not plan.captured:
@@ -176,6 +179,24 @@ def _check(plan: AuditPlan) -> None:
         )
     if plan.truth is None:
         _check_single(plan)
+
+
+def _check_ladder(plan: AuditPlan) -> None:
+    """Refuse what a ladder's rungs choose themselves, and an update of which nothing could be scored."""
+    chosen = {
+        "--strategy": plan.strategies,
+        "--attacker": plan.attackers,
+        "--label-rule": plan.label_rule,
+        "--batch-statistics": plan.batch_statistics,
+    }
+    given = [option for option, value in chosen.items() if value]
+    if given:
+        raise InputError(f"--ladder chooses these for each of its rungs: leave {', '.join(given)} out")
+    if plan.captured and plan.truth is None:
+        raise InputError(
+            "--ladder compares the scores of its rungs: with --update expected the images behind it, give "
+            "--truth, or leave --ladder out"
+        )
 
 
 def _check_single(plan: AuditPlan) -> None:
