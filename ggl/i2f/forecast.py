@@ -26,7 +26,7 @@ from ggl.i2f.perturbations import Draws, perturbations, wrapped_victim
 from ggl.i2f.releases import Release, check_forecast, release_of
 from ggl.i2f.surroundings import Surroundings, measure_surroundings
 
-__all__ = ["CEILING_BUDGET", "Forecast", "forecasts", "information", "posterior_error"]
+__all__ = ["CEILING_BUDGET", "Forecast", "forecasts", "information", "posterior_error", "psnr_of"]
 
 CEILING_BUDGET = 1000
 """Evaluations of each inversion of a private image itself."""
@@ -75,9 +75,14 @@ class Forecast:
 
     @property
     def psnr(self) -> Array:
-        """The forecast in dB, pixels being in [0, 1], (n, draws); never above 120."""
-        found: Array = -10 * np.log10(self.mse.clip(1e-12))
-        return found
+        """The forecast in dB, (n, draws)."""
+        return psnr_of(self.mse)
+
+
+def psnr_of(mse: Array) -> Array:
+    """Return peak signal to noise ratios in dB, pixels being in [0, 1]; 120 at most."""
+    found: Array = -10 * np.log10(mse.clip(1e-12))
+    return found
 
 
 def information(around: Surroundings, release: Release) -> Float64[Tensor, "d d"]:
