@@ -14,8 +14,8 @@ Cut before it was run, since two cores were shared by seven processes (planned w
 20 images of all): evaluations and images as in `TASKS`; of ConvNet three pruning levels, of ResNet-18 no
 defense, two noise levels and one pruning level; the exact influence of LeNet alone. Cells run in the
 order of `TASKS`; none begins after `--minutes`, and the page says which did not run. What has run is kept in
-forecast.json, and not run again. After LeNet's first six levels images and evaluations were cut once more to
-what `TASKS` has, as machines were slower than when they were planned; no cell that is cut had run.
+forecast.json, and not run again. After LeNet's first eight levels images and evaluations were cut once more,
+to what `TASKS` has, as the machine was slower than planned; no cell that is cut had run.
 
 Read beside the forecast (Σ, the posterior's variance): the maximum a posteriori's own error at this z* (its
 bias and variance, ΣAΣ + Σz*z*ᵀΣ), and that of a search which begins at a sample of the prior (Σ + Σ²), each
@@ -270,12 +270,11 @@ def page(found: Mapping[str, Any]) -> str:
                 within.append(
                     [task.victim, evaluations, defense, *rhos, figure_text(calibration(*known)[0]), *medians]
                 )
-    missing = [
-        f"{task.key}, {defense}"
+    missing = {
+        f"{task.victim}, {task.what}": [d for d in task.defenses if d not in found.get(task.key, {})]
         for task in TASKS
-        for defense in task.defenses
-        if defense not in found.get(task.key, {})
-    ]
+    }
+    out_of_time = "; ".join(f"{name}: {', '.join(which)}" for name, which in missing.items() if which)
     parts = [
         "# The influence function with a prior, and what attackers reach\n",
         "Made by `python benchmarks/studies/forecast.py`, whose docstring holds the settings. Spearman's "
@@ -313,7 +312,7 @@ def page(found: Mapping[str, Any]) -> str:
             within,
         ),
         "\n## Did not run\n",
-        ("Out of time: " + "; ".join(missing) + ".") if missing else "Everything ran.",
+        f"Out of time: {out_of_time}." if out_of_time else "Everything ran.",
     ]
     return "\n".join(parts) + "\n"
 
