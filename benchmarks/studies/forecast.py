@@ -184,9 +184,9 @@ def predictions(around: Surroundings, release: Release) -> dict[str, float]:
     """Return the forecast, the two that are read beside it, and the ceiling, as mean squared errors."""
     values, basis = torch.linalg.eigh(information(around, release))
     values = values.clamp_min(0)
-    pixels, z, kept = basis.T @ around.pixels, basis.T @ around.latent, 1 / (1 + values)
-    moved, ceiling = pixels.square().mean(1), around.ceiling
-    bias = float(((kept * z) @ pixels).square().mean())
+    moved, kept = (basis * (around.spread @ basis)).sum(0), 1 / (1 + values)
+    pull, ceiling = basis @ (kept * (basis.T @ around.latent)), around.ceiling
+    bias = float(pull @ around.spread @ pull)
     return {
         "posterior": float(moved @ kept) + ceiling,
         "map": float(moved @ (kept * values * kept)) + bias + ceiling,

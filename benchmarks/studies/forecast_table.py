@@ -126,9 +126,9 @@ def page(found: Mapping[str, Any]) -> str:
     parts = [
         "# The influence function with a prior, and what attackers reach\n",
         "Made by `python benchmarks/studies/forecast.py`, whose docstring holds the settings, and "
-        "`python benchmarks/studies/forecast_table.py`. Spearman's rho of predicted and measured errors, with "
-        "95 % intervals over images; the ratio of predicted to measured RMSE; the share of points within 3 dB, by "
-        "Wilson's interval over images.\n",
+        "`python benchmarks/studies/forecast_table.py`. Spearman's rho of predicted and measured errors, "
+        "median ratio of predicted to measured RMSE, and share of points within 3 dB, with 95 % intervals "
+        "over images.\n",
         "## Over all levels\n",
         markdown_table(
             [

@@ -22,7 +22,7 @@ from ggl.base.random import stream
 from ggl.defenses import Defense
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle
-from ggl.i2f.perturbations import Draws, perturbations, wrapped_victim
+from ggl.i2f.perturbations import Draws, perturbations
 from ggl.i2f.releases import Release, check_forecast, release_of
 from ggl.i2f.surroundings import Surroundings, measure_surroundings
 
@@ -107,7 +107,7 @@ def posterior_error(around: Surroundings, release: Release) -> float:
     """Return trace(J_G Σ J_Gᵀ) / pixels with Σ = (JᵀWJ + I)⁻¹: what is left open within the prior."""
     found = information(around, release)
     values, basis = torch.linalg.eigh((found + found.T) / 2)
-    moved = (basis.T @ around.pixels).square().mean(1)
+    moved = (basis * (around.spread @ basis)).sum(0)
     return float((moved / (1 + values.clamp_min(0))).sum())
 
 
@@ -121,7 +121,7 @@ def check_prior(prior: Prior, images: Float[Tensor, "n c h w"], labels: Int[Tens
     if tuple(images.shape[1:]) != prior.image_shape:
         raise InputError(
             f"prior {prior.name}: expected images of its shape {prior.image_shape}, found "
-            f"{tuple(images.shape[1:])}: bring them to it, by --fit and --image-size on the command line"
+            f"{tuple(images.shape[1:])}: bring them to it, by --fit on the command line"
         )
     prior.check_labels(labels)
     z = prior.sample(LATENTS, stream(0, "latents")).double()
@@ -161,23 +161,21 @@ def forecasts(
         device=device,
         progress=lambda done, planned, _: progress("ceiling", done, planned),
     )
-    models = [wrapped_victim(defense, victim, drawn.seed) for defense in defenses]
-    oracles = {id(model): GradientOracle(model) for model in models}
-    shared = [perturbations(m, images, labels, d, drawn) for m, d in zip(models, defenses, strict=True)]
+    oracle = GradientOracle(victim)
+    shared = [perturbations(victim, images, labels, defense, drawn) for defense in defenses]
     n = len(images)
     posterior = np.zeros((len(defenses), n, drawn.count))
     ceiling, unknown = np.zeros(n), np.zeros(n)
     for i, found in enumerate(inverted):
-        known: dict[tuple[int, bytes], Surroundings] = {}
-        for k, (defense, model) in enumerate(zip(defenses, models, strict=True)):
+        known: dict[bytes, Surroundings] = {}
+        for k, defense in enumerate(defenses):
             for draw, done in enumerate(islice(shared[k], drawn.count)):
                 release = release_of(defense, done, drawn.round / drawn.rounds)
-                key = id(model), release.key
-                if key not in known:
-                    known[key] = measure_surroundings(
-                        oracles[id(model)], prior, found.latents[0], images[i], labels[i], release.view
+                if release.key not in known:
+                    known[release.key] = measure_surroundings(
+                        oracle, prior, found.latents[0], images[i], labels[i], release.view
                     )
-                posterior[k, i, draw] = posterior_error(known[key], release)
+                posterior[k, i, draw] = posterior_error(known[release.key], release)
         around = next(iter(known.values()))
         ceiling[i], unknown[i] = around.ceiling, around.unknown
         progress("forecast", i + 1, n)

@@ -23,7 +23,9 @@ __all__ = ["Release", "check_forecast", "release_of"]
 
 MASKS = (LayerPruning, GlobalPruning, TopK, Soteria)
 
-FORMS = (NoDefense, GaussianNoise, LaplacianNoise, Clipping, LayerClipping, PrivateDefense, *MASKS)
+NOISES = (GaussianNoise, LaplacianNoise, PrivateDefense)
+
+FORMS = (NoDefense, Clipping, LayerClipping, *NOISES, *MASKS)
 """Defenses of the form that `Release` says. Signs and QSGD's levels have no Jacobian, a gradient orthogonal
 to the true one no size of noise, and Outpost draws by chance whether it defends at all."""
 
@@ -52,14 +54,23 @@ class Release:
 
 
 def check_forecast(defense: Defense) -> None:
-    """Raise `InputError` where what a defense shares is not scaled, masked or noised gradients."""
-    for part in _parts(defense):
+    """Raise `InputError` where what a defense shares is not `Release`'s: scaled, noised, at last masked."""
+    parts = _parts(defense)
+    for part in parts:
         if not isinstance(part, FORMS):
             raise InputError(
                 f"defense {part.name}: expected, for a forecast with a prior, one that scales, masks or adds "
                 "noise (noise, laplace, clip, dp-sgd, prune, top-k, soteria and the like): leave it out, or "
                 "the prior"
             )
+    masked = False
+    for part in parts:
+        if masked and isinstance(part, NOISES):
+            raise InputError(
+                f"defense {defense.name}: expected, for a forecast with a prior, masks after noise, which "
+                "would fill their zeros; put the noise first, or leave out the prior"
+            )
+        masked |= isinstance(part, MASKS)
 
 
 def release_of(defense: Defense, done: Perturbation, progress: float) -> Release:

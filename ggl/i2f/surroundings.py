@@ -33,7 +33,8 @@ class Surroundings:
         roughness: (p,), squared error of one difference, mean over directions: 0 where F is linear.
         foretold: (p,), share of J_lᵀ J_l's trace that is no such error, at least `LEAST`.
         sizes: (p,), coordinates that T keeps.
-        pixels: (d, c · h · w), the generator's derivative.
+        spread: (d, d), J_G J_Gᵀ / pixels of the generator's derivative J_G: a step u moves pixels by uᵀ S u
+            in the mean square.
         ceiling: mean squared error of G(z*).
         latent: (d,), z*.
     """
@@ -45,14 +46,14 @@ class Surroundings:
     roughness: Float64[Tensor, " p"]
     foretold: Float64[Tensor, " p"]
     sizes: Float64[Tensor, " p"]
-    pixels: Float64[Tensor, "d q"]
+    spread: Float64[Tensor, "d d"]
     ceiling: float
     latent: Float64[Tensor, " d"]
 
     @property
     def unknown(self) -> float:
         """trace(J_G J_Gᵀ) / pixels: the prior's variance around z*, that of Σ = I."""
-        return float(self.pixels.square().mean(1).sum())
+        return float(self.spread.trace())
 
 
 TINY = 1e-300
@@ -94,7 +95,7 @@ def measure_surroundings(
     moves = step * torch.eye(d, dtype=latent.dtype, device=latent.device)
     latents = torch.cat([latent[None], latent + moves, latent - moves])
     labels = label.expand(len(latents)).to(latent.device)
-    images = torch.cat([prior.decode(z, y) for z, y in zip(latents.split(d), labels.split(d), strict=True)])
+    images = oracle.chunks.map(len(latents), 1, lambda rows: prior.decode(latents[rows], labels[rows]))
     check_decoded(prior, images, len(latents))
     view = oracle.prepare(view)
     residuals = GradientResiduals(oracle, [view], "l2", Trial())
@@ -104,7 +105,8 @@ def measure_surroundings(
     gram, along, square, misfit, roughness, foretold = (
         torch.stack(part) for part in zip(*layers, strict=True)
     )
-    pixels = images.cpu().double().flatten(1)
+    here, forth, back = images.cpu().flatten(1).split([1, d, d])
+    moved = (forth - back).double() / (2 * step)
     return Surroundings(
         gram,
         along,
@@ -113,8 +115,8 @@ def measure_surroundings(
         roughness,
         foretold,
         _sizes(view),
-        (pixels[1 : d + 1] - pixels[d + 1 :]) / (2 * step),
-        float((pixels[0] - image.cpu().double().flatten()).square().mean()),
+        moved @ moved.T / moved.shape[1],
+        float((here[0].double() - image.cpu().double().flatten()).square().mean()),
         latent.cpu().double(),
     )
 

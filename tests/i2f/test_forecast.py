@@ -132,7 +132,7 @@ def test_products_by_differences_are_those_of_the_dense_jacobian():
     for k, name in enumerate(here):
         torch.testing.assert_close(found.gram[k], jacobian[name].T @ jacobian[name], rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(found.along[k], jacobian[name].T @ here[name], rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found.pixels, Linear().w)
+    torch.testing.assert_close(found.spread, Linear().w @ Linear().w.T / 16)
     assert found.foretold.min() > 1 - 1e-6
     assert found.roughness.max() < 1e-12 * found.square.max()
     assert found.ceiling == pytest.approx(float((Linear().decode(z[None])[0] - image).square().mean()))
@@ -255,6 +255,8 @@ def test_several_defenses_share_inversions_and_masks_are_each_images_own():
             "sign: expected, for a forecast with a prior, one that scales, masks or adds noise",
         ),
         ("noise:0.1+qsgd:4", Linear(), "qsgd"),
+        ("prune:0.5+noise:0.1", Linear(), "masks after noise"),
+        ("top-k:0.1+dp-sgd:1,1", Linear(), "masks after noise"),
         ("orthogonal", Linear(), "orthogonal"),
         ("outpost", Linear(), "outpost"),
         ("none", ggl.load_prior("pixels:1x4x4"), "leave the prior out"),
