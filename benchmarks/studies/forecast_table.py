@@ -26,8 +26,8 @@ NAMES = {
 }
 """Of predictions of a mean squared error."""
 
-WITHIN = 3.0
-"""dB."""
+WITHIN = 10 ** (3 / 20)
+"""3 dB, as a ratio of RMSE."""
 
 SEED, RESAMPLES = 0, 2000
 
@@ -99,7 +99,7 @@ def calibration(points: Points) -> tuple[Interval, Interval]:
         np.median(np.concatenate([by_image[i] for i in random.integers(0, n, n)])) for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    shares = [float((np.abs(20 * np.log10(part)) < WITHIN).mean()) for part in by_image]
+    shares = [float(((part > 1 / WITHIN) & (part < WITHIN)).mean()) for part in by_image]
     return Interval(float(np.median(ratio)), float(low), float(high), n), share_of_clusters(shares)
 
 
