@@ -372,13 +372,23 @@ def i2f(
         typer.Option(help="measure errors too: L-BFGS from the private image or from noise, or IG"),
     ] = None,
     attack_evaluations: Annotated[int, typer.Option(help="of that attack, for each gradient", min=1)] = 200,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="forecast what an attacker who owns it recovers too; a name of `ggl list priors`",
+            autocompletion=completion("priors"),
+        ),
+    ] = None,
+    ceiling_budget: Annotated[
+        int, typer.Option(help="with --prior: evaluations of each private image's own inversion", min=1)
+    ] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
     round: Annotated[int, typer.Option(help="rounds of training so far", min=0)] = 0,  # noqa: A002
     rounds: Annotated[int, typer.Option(help="rounds of training in all", min=1)] = 10_000,
 ) -> None:
     """Predict a perfect attacker's error under each defense, without an attack: I2F, by Jacobian products."""
-    check_names(victim=victim, defenses=defense or ())
+    check_names(victim=victim, prior=prior or "", defenses=defense or ())
     from ggl.commands.i2f import I2FPlan, run_i2f
 
     run_i2f(
@@ -403,6 +413,8 @@ def i2f(
             attack_evaluations=attack_evaluations,
             round=round,
             rounds=rounds,
+            prior=prior,
+            ceiling_budget=ceiling_budget,
         )
     )
 

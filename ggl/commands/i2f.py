@@ -14,14 +14,17 @@ from ggl.base.counting import Count
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
+from ggl.commands.audit_inputs import check_classes
 from ggl.commands.build_victim import VictimPlan, build_victim, check_labels
 from ggl.commands.console import LOG_WIDTH, count_bars, summary_table
 from ggl.commands.folders import check_folder
 from ggl.commands.square_images import load_square
 from ggl.commands.weight_options import identity_of, weights_argument
-from ggl.datasets.loading import Dataset
+from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.defenses import load_defense
+from ggl.generators import Prior, load_prior
+from ggl.i2f.forecast import CEILING_BUDGET
 from ggl.i2f.influence import influences
 from ggl.i2f.linearity import linearity_power, nonlinearity_note
 from ggl.i2f.measured import PixelAttack, measured_errors
@@ -39,6 +42,12 @@ LEGEND = """\
 predicted RMSE: of a perfect attacker, over pixels in [0, 1], to first order; 95 % intervals over images
 classes: their mean prediction over that of all images; far from 1 is unequal protection"""
 
+FORECAST_HEADINGS = ("defense", "PSNR", "at most", "RMSE", "of it the prior's", "the gradient's")
+FORECAST_LEGEND = """\
+PSNR, RMSE: of the image that an attacker with this prior is expected to find at best; means over images
+at most, of it the prior's: of the image that the prior shows best, whatever the gradient says
+the gradient's: what the shared gradient leaves open among the prior's images; an image's squares add up"""
+
 
 @dataclass(frozen=True)
 class I2FPlan:
@@ -49,6 +58,8 @@ class I2FPlan:
         measured: a CSV of an attack's errors with the columns defense, image, draw and rmse, images
             numbered as here; None for none.
         attack: on pixels, which measures errors too; None for none.
+        prior: of an attacker who owns one, for whom a forecast is made too; None for none.
+        ceiling_budget: evaluations of each private image's own inversion.
     """
 
     victim: str
@@ -71,6 +82,8 @@ class I2FPlan:
     rounds: int = 10_000
     fit: str | None = None
     image_size: int | None = None
+    prior: str | None = None
+    ceiling_budget: int = CEILING_BUDGET
 
     @property
     def drawn(self) -> Draws:
@@ -101,6 +114,11 @@ def run_i2f(plan: I2FPlan) -> dict[str, Any]:
     names = [load_defense(defense).name for defense in plan.defenses]
     if len(set(names)) < len(names) or not names:
         raise InputError(f"expected one defense or more, each once; found {', '.join(names) or 'none'}")
+    if plan.prior is not None and plan.attack is not None:
+        raise InputError(
+            f"--attack {plan.attack} searches pixels and has no prior: leave it or --prior out; errors of an "
+            "attack with the prior are set beside its forecast by --measured"
+        )
     measured = {} if plan.measured is None else read_measured(plan.measured)
     check_measured(measured, names, plan.images, plan.draws)
     result = _predict(plan, measured, console)
@@ -115,9 +133,10 @@ def run_i2f(plan: I2FPlan) -> dict[str, Any]:
 
 def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, Any]:
     device = find_device(plan.device)
-    data = load_square(plan.data, plan.split, plan.fit, plan.image_size)
+    prior = None if plan.prior is None else load_prior(plan.prior)
+    data = _images(plan, prior)
     notes: list[str] = []
-    victim, classes = _victim(plan, data, notes.append)
+    victim, classes = _victim(plan, data, prior, notes.append)
     for note in notes:
         console.print(note, markup=False)
     victim = victim.to(device)
@@ -133,6 +152,8 @@ def _predict(plan: I2FPlan, measured: Measured, console: Console) -> dict[str, A
             plan.drawn,
             damping=plan.damping,
             exact=plan.exact,
+            prior=None if prior is None else prior.to(device),
+            ceiling_budget=plan.ceiling_budget,
             progress=stage,
         )
     if plan.attack is not None:
@@ -167,12 +188,28 @@ def _attack(
     )
 
 
-def _victim(plan: I2FPlan, data: Dataset, say: Callable[[str], None]) -> tuple[nn.Module, int]:
+def _images(plan: I2FPlan, prior: Prior | None) -> Dataset:
+    """Return the images, of the prior's shape where there is one."""
+    if prior is None:
+        return load_square(plan.data, plan.split, plan.fit, plan.image_size)
+    if plan.image_size is not None:
+        raise InputError(
+            f"--image-size: with --prior images have its shape {prior.image_shape}; leave it out"
+        )
+    data = load_dataset(plan.data, image_shape=prior.image_shape, fit=plan.fit, split=plan.split)
+    check_classes(data, prior)
+    return data
+
+
+def _victim(
+    plan: I2FPlan, data: Dataset, prior: Prior | None, say: Callable[[str], None]
+) -> tuple[nn.Module, int]:
     channels, size, _ = data.images.shape[1:]
     weights = plan.victim_weights
     given = None if weights is None else weights_argument("--victim-weights", weights)
     shape = (channels, size, size)
-    asked = VictimPlan(plan.victim, shape, plan.num_classes, data.num_classes, given, plan.seed)
+    usual = (prior.num_classes if prior is not None else None) or data.num_classes
+    asked = VictimPlan(plan.victim, shape, plan.num_classes, usual, given, plan.seed)
     victim, classes = build_victim(asked, say)
     check_labels(plan.data, data.labels, classes)
     return victim, classes
@@ -191,6 +228,8 @@ def _settings(plan: I2FPlan, device: object, damping: float) -> dict[str, object
         "draws": plan.draws,
         "damping": damping,
         "exact": plan.exact,
+        "prior": plan.prior,
+        "ceiling_budget": None if plan.prior is None else plan.ceiling_budget,
         "attack": plan.attack,
         "attack_evaluations": None if plan.attack is None else plan.attack_evaluations,
         "seed": plan.seed,
@@ -204,6 +243,11 @@ def _print(result: Mapping[str, Any], plan: I2FPlan, console: Console) -> None:
     title = f"{plan.victim}, {plan.data}, {plan.images} images, damping {result['settings']['damping']:g}"
     console.print(summary_table(title, HEADINGS, [_row(entry) for entry in result["results"]]))
     console.print(LEGEND)
+    if plan.prior is not None:
+        title = f"an attacker with {plan.prior}: forecast, no attack was run"
+        rows = [_forecast_row(entry) for entry in result["results"]]
+        console.print(summary_table(title, FORECAST_HEADINGS, rows))
+        console.print(FORECAST_LEGEND)
     doubt = nonlinearity_note(result["settings"]["linearity_power"])
     if doubt is not None:
         console.print(f"beware: {doubt}")
@@ -225,6 +269,13 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
         *ends,
         f"{entry['converged']} of {entry['points']}",
     ]
+
+
+def _forecast_row(entry: Mapping[str, Any]) -> list[str]:
+    forecast = entry["forecast"]
+    psnr = (f"{_interval(forecast[key]['mean'], '.1f')} dB" for key in ("psnr", "ceiling_psnr"))
+    rmse = (f"{forecast[key]['mean']['mean']:.3g}" for key in ("rmse", "ceiling_rmse", "posterior_rmse"))
+    return [entry["defense"], *psnr, *rmse]
 
 
 def _interval(values: Mapping[str, float | None], form: str) -> str:

@@ -15,7 +15,11 @@ LEGEND_COLUMNS = 4
 MINOR_LABELS = (1, 0.4)
 """Decades below which ticks between powers of ten are labeled: some of them, and all."""
 
-LABELS = {"bound_rmse": "lower bound", "exact_rmse": "exact influence"}
+LABELS = {
+    "bound_rmse": "lower bound",
+    "exact_rmse": "exact influence",
+    "forecast_rmse": "forecast with the prior",
+}
 
 
 def render(result: Json) -> str:
@@ -52,7 +56,7 @@ def _ends(entry: Json) -> dict[str, Any]:
 
 
 def draw_spread(results: Sequence[Json]) -> object:
-    """Return every image's predicted error, a line a defense: the bound, and the exact one if known."""
+    """Return every image's predicted errors, a line a defense: all that are known."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -62,7 +66,7 @@ def draw_spread(results: Sequence[Json]) -> object:
         for k, key in enumerate(LABELS):
             points = [(row[key], y) for y, e in enumerate(results) for row in e["rows"] if row[key]]
             if points:
-                offset = 0.16 * (2 * k - 1)
+                offset = 0.2 * (k - 1)
                 axes.plot(
                     [x for x, _ in points],
                     [y + offset for _, y in points],

@@ -1,4 +1,4 @@
-"""The images" Jacobians on one victim, and what a defense"s perturbations come to by them."""
+"""The images' Jacobians on one victim, and what a defense's perturbations come to by them."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from ggl.base.errors import GradientError
 from ggl.base.random import stream
 from ggl.gradients.view import global_norm
 from ggl.i2f.eigenpairs import Eigenpairs, all_eigenpairs, fit_in_memory
+from ggl.i2f.forecast import Forecast
 from ggl.i2f.jacobian import Jacobian
 from ggl.i2f.krylov import Solution, Spectrum, largest_eigenvalues, solve_shifted, steps_needed
 from ggl.i2f.perturbations import Perturbation
@@ -62,6 +63,7 @@ class Influence:
         exact: (n, draws), ‖(J Jᵀ + ε I)⁻¹ J δ‖, equation 4; None where it was not asked for.
         residual: (n, draws), the solve's ‖J δ - (J Jᵀ + ε I) z‖ / ‖J δ‖; None as above.
         converged: (n, draws), whether λ_max, and the solve if any, met the tolerance.
+        forecast: for the owner of a prior, where one was named.
     """
 
     defense: str
@@ -76,6 +78,7 @@ class Influence:
     exact: Array | None
     residual: Array | None
     converged: NDArray[np.bool_]
+    forecast: Forecast | None = None
 
     @property
     def bound_rmse(self) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ggl.base.errors import InputError
 from ggl.base.versions import versions
+from ggl.i2f.forecast import Forecast, psnr_of
 from ggl.i2f.problem import Influence
 from ggl.measures.rank_correlation import rank_correlation
 from ggl.measures.statistics import bootstrap_mean
@@ -27,7 +28,7 @@ COLUMNS = ("defense", "image", "draw", "rmse")
 ALL = "all"
 """Stands among the rank correlations for that over all defenses together."""
 
-PREDICTIONS = ("bound_rmse", "exact_rmse")
+PREDICTIONS = ("bound_rmse", "exact_rmse", "forecast_rmse")
 """What errors are predicted by."""
 
 Array: TypeAlias = NDArray[np.float64]
@@ -117,8 +118,23 @@ def _entry(one: Influence, measured: Measured) -> dict[str, Any]:
         "bound_rmse": _spread(one.bound_rmse.mean(1)),
         "exact_rmse": None if one.exact_rmse is None else _spread(one.exact_rmse.mean(1)),
         "noise_to_gradient": bootstrap_mean(one.delta_norm.mean(1) / one.gradient_norm).to_dict(),
+        "forecast": None if one.forecast is None else _forecast(one.forecast),
         "classes": _classes(one),
         "rows": _rows(one, measured),
+    }
+
+
+def _forecast(one: Forecast) -> dict[str, Any]:
+    """Return what an attacker with a prior is expected to reach; draws are averaged as mean squares."""
+    mse, posterior = one.mse.mean(1), one.posterior.mean(1)
+    return {
+        "prior": one.prior,
+        "rmse": _spread(np.sqrt(mse)),
+        "psnr": _spread(psnr_of(mse)),
+        "ceiling_rmse": _spread(np.sqrt(one.ceiling)),
+        "ceiling_psnr": _spread(psnr_of(one.ceiling)),
+        "posterior_rmse": _spread(np.sqrt(posterior)),
+        "prior_rmse": _spread(np.sqrt(one.unknown)),
     }
 
 
@@ -162,6 +178,7 @@ def _rows(one: Influence, measured: Measured) -> list[dict[str, Any]]:
             "label": int(one.labels[i]),
             "bound_rmse": float(one.bound_rmse[i, draw]),
             "exact_rmse": None if exact is None else float(exact[i, draw]),
+            **_forecast_row(one.forecast, i, draw),
             "measured_rmse": measured.get((one.defense, i, draw)),
             "product_norm": float(one.product_norm[i, draw]),
             "lambda_max": float(one.lambda_max[i]),
@@ -172,6 +189,17 @@ def _rows(one: Influence, measured: Measured) -> list[dict[str, Any]]:
         }
         for i, draw in np.ndindex(one.bound.shape)
     ]
+
+
+def _forecast_row(one: Forecast | None, image: int, draw: int) -> dict[str, float | None]:
+    if one is None:
+        return dict.fromkeys(("forecast_rmse", "forecast_psnr", "ceiling_rmse", "posterior_rmse"))
+    return {
+        "forecast_rmse": float(one.rmse[image, draw]),
+        "forecast_psnr": float(one.psnr[image, draw]),
+        "ceiling_rmse": math.sqrt(one.ceiling[image]),
+        "posterior_rmse": math.sqrt(one.posterior[image, draw]),
+    }
 
 
 def correlations(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -230,3 +230,80 @@ def test_a_short_logarithmic_axis_is_labeled_in_plain_numbers(result):
     svg = str(draw_spread([{**entry, "rows": bounds}]))
     assert "mathdefault" not in svg
     assert ">0.012<" in svg
+
+
+@pytest.fixture(scope="module")
+def with_prior(tmp_path_factory):
+    path = tmp_path_factory.mktemp("i2f") / "prior"
+    lenet = I2FPlan(
+        victim="lenet",
+        data="fashion-mnist-heldout",
+        defenses=("none", "noise:0.5"),
+        out=path,
+        images=2,
+        exact=False,
+        device="cpu",
+        prior="fashion-dcgan32",
+        ceiling_budget=40,
+    )
+    run_i2f(lenet)
+    return path
+
+
+def test_with_a_prior_files_and_page_hold_the_forecast(with_prior):
+    result = json.loads((with_prior / "i2f.json").read_text())
+    none, noise = (entry["forecast"] for entry in result["results"])
+    assert result["settings"]["prior"] == none["prior"] == "fashion-dcgan32"
+    assert result["settings"]["ceiling_budget"] == 40
+    assert none["ceiling_rmse"] == noise["ceiling_rmse"]
+    assert none["ceiling_psnr"]["least"] > 12
+    assert none["posterior_rmse"]["most"] < noise["posterior_rmse"]["least"] < noise["prior_rmse"]["most"]
+    rows = list(csv.DictReader((with_prior / "i2f.csv").read_text().splitlines()))
+    assert len(rows) == 4
+    for row in rows:
+        total = float(row["ceiling_rmse"]) ** 2 + float(row["posterior_rmse"]) ** 2
+        assert float(row["forecast_rmse"]) ** 2 == pytest.approx(total)
+        assert float(row["forecast_psnr"]) == pytest.approx(-10 * np.log10(total))
+    page = Page((with_prior / "i2f.html").read_text())
+    assert any(section.get("id") == "forecast" for section in page.all("section"))
+    assert f"{none['psnr']['mean']['mean']:.1f} dB are forecast" in page.text
+    assert "What an attacker with a prior is expected to find" in page.text
+
+
+def test_measured_errors_are_set_beside_the_forecast(with_prior, tmp_path):
+    path = tmp_path / "measured.csv"
+    path.write_text(
+        "defense,image,draw,rmse\nnone,0,0,0.1\nnone,1,0,0.2\nnoise:0.5,0,0,0.3\nnoise:0.5,1,0,0.4\n"
+    )
+    plan = I2FPlan(
+        victim="lenet",
+        data="fashion-mnist-heldout",
+        defenses=("none", "noise:0.5"),
+        out=tmp_path / "out",
+        images=2,
+        exact=False,
+        device="cpu",
+        prior="fashion-dcgan32",
+        ceiling_budget=10,
+        measured=path,
+    )
+    found = run_i2f(plan)
+    assert set(found["correlation"]) == {"bound_rmse", "forecast_rmse"}
+    assert found["correlation"]["forecast_rmse"]["all"]["n"] == 2
+    assert "forecast with the prior" in (tmp_path / "out" / "i2f.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"prior": "fashion-dcgan32", "attack": "noise"}, "has no prior: leave it or --prior out"),
+        ({"prior": "fashion-dcgan32", "image_size": 32}, "--image-size: with --prior"),
+        ({"prior": "fashion-dcgan32"}, "32"),
+        ({"prior": "pixels:1x8x8", "defenses": ("none",)}, "leave the prior out"),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, changes, expected):
+    with pytest.raises(InputError, match=re.escape(expected)) as refused:
+        run_i2f(plan(tmp_path / "out", **changes))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
