@@ -1,6 +1,6 @@
 """Bars and tables on the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.table import Table
 from ggl.attacks.stages import Stage
 from ggl.base.counting import Count
 
-__all__ = ["INTERVALS", "LOG_WIDTH", "count_bars", "progress_bars", "summary_table"]
+__all__ = ["INTERVALS", "LOG_WIDTH", "count_bars", "interval_text", "progress_bars", "summary_table"]
 
 LOG_WIDTH = 132
 
@@ -68,3 +68,10 @@ def summary_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[s
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def interval_text(values: Mapping[str, float | None]) -> str:
+    """Return "mean [low, high]" of an interval as JSON has it, "undefined" where a number is not there."""
+    if None in (values["mean"], values["low"], values["high"]):
+        return "undefined"
+    return f"{values['mean']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
