@@ -78,7 +78,7 @@ def unlike(path: str, found: Json, expected: Interval, *, same_versions: bool = 
             yield f"{path}.{key}: expected {value}, found {found[key]}"
 
 
-def is_close(a: float | None, b: float | None, allowed: float = 0.0) -> bool:
+def is_close(a: float | int | None, b: float | int | None, allowed: float = 0.0) -> bool:
     """Say whether two figures are one but for rounding and what is allowed; None is itself alone."""
     if a is None or b is None:
         return a is b

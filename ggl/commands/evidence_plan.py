@@ -117,12 +117,12 @@ def plan_of(options: Mapping[str, object], out: Path) -> AuditPlan:
     missing = {field.name for field in fields(AuditPlan) if field.default is MISSING} - {*options, *PLACES}
     if missing:
         raise InputError(f"expected the option {min(missing)}, found none")
-    return AuditPlan(**{name: _tupled(value) for name, value in options.items()}, out=out)  # type: ignore[arg-type]
+    return AuditPlan(**{name: _typed(value, kinds[name]) for name, value in options.items()}, out=out)
 
 
 def command_of(plan: AuditPlan) -> str:
-    """Return the command line that asks for a plan, but for `--out`; quoted for a shell."""
-    words = ["ggl", "audit"]
+    """Return the command line that asks for a plan, quoted for a shell; its results go to "again"."""
+    words = ["ggl", "audit", "--out", "again"]
     for field in fields(plan):
         value = getattr(plan, field.name)
         if field.name in PLACES or (field.default is not MISSING and value == field.default):
@@ -191,8 +191,11 @@ def _json(value: object) -> object:
     return os.fspath(value) if isinstance(value, Path) else value
 
 
-def _tupled(value: object) -> object:
-    return tuple(_tupled(inner) for inner in value) if isinstance(value, list) else value
+def _typed(value: object, kind: Any = None) -> Any:
+    """Return a value out of JSON as a plan has it."""
+    if isinstance(value, list):
+        return tuple(_typed(inner) for inner in value)
+    return Path(value) if isinstance(value, str) and {Path, str} & {*get_args(kind)} == {Path} else value
 
 
 def _is_of(value: object, kind: Any) -> bool:

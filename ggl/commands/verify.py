@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ggl.audits.evidence import RESULT, RUN, content_of, differences, read_evidence
 from ggl.audits.recomputed import contradictions
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, cause
 from ggl.base.files import sha256
 from ggl.base.versions import versions
 from ggl.captures.recomputed import contradictions_of_matches
@@ -60,7 +60,11 @@ def verify(
     if inputs and not again:
         raise InputError("--input says where --rerun finds what it reads: give that too")
     members, digest = read_evidence(path), sha256(path)
-    found = [] if published in (None, digest) else [f"the file: its SHA-256 is {digest}, not the published"]
+    found = (
+        []
+        if published is None or published.lower() == digest
+        else [f"the file: its SHA-256 is {digest}, not the published"]
+    )
     found += differences(path, members)
     if not found:
         found += _disagreements(members)
@@ -90,7 +94,7 @@ def _disagreements(members: Mapping[str, bytes]) -> list[str]:
             *(f"{RESULT}: {line}" for line in check(result, same_versions=same)),
         ]
     except LAID_OUT as error:
-        return [f"{RUN} or {RESULT}: not laid out as ggl writes them ({type(error).__name__}: {error})"]
+        return [f"{RUN} or {RESULT}: not laid out as ggl writes them ({cause(error)})"]
 
 
 def _unlike_settings(run: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:

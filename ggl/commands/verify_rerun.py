@@ -96,8 +96,8 @@ def _found_inputs(
     for name in code_modules(plan):
         if name not in given:
             raise InputError(
-                f"the audit ran code of its own, the module {name!r}: nothing of that is run unasked; read it, "
-                f"then give --input {name}=FILE.py"
+                f"the audit ran code of its own, the module {name!r}, which is not run unasked: read it, and "
+                f"give --input {name}=FILE.py"
             )
         code[name] = path = given[name]
         if not path.is_file():
