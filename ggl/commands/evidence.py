@@ -28,7 +28,7 @@ from ggl.commands.code_files import code_files
 from ggl.commands.evidence_plan import InputFile, command_of, options_of, with_files
 from ggl.measures.lpips import load_lpips
 
-__all__ = ["EvidenceFile", "evidence_file", "evidence_of"]
+__all__ = ["EvidenceFile", "evidence_file", "evidence_of", "without_paths"]
 
 PICTURE = re.compile(r"<img\b[^>]*>")
 NO_PICTURE = '<span class="small">left out</span>'
@@ -36,6 +36,8 @@ NO_PICTURES = (
     '<body>\n<p class="note">A copy without its pictures, which show private images or come near them.</p>'
 )
 NO_TIMING = {"timing": None}
+SOURCES = ("data", "test_data")
+"""Of `ggl utility`'s settings, those that may be paths."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,7 @@ def evidence_of(
         for name, of in found.image_sets().items()
         for k in range(len(of))
     }
-    kept = {key: value for key, value in result.items() if key != "timing"}
-    kept["settings"] = _without_paths(kept["settings"], names)
+    kept = without_paths({key: value for key, value in result.items() if key != "timing"}, names)
     page = found.page({**kept, **NO_TIMING})
     if not pictures:
         page = PICTURE.sub(NO_PICTURE, page).replace("<body>", NO_PICTURES, 1)
@@ -165,12 +166,26 @@ def _tensors(tensors: Mapping[str, Tensor]) -> str:
     return fingerprint(shapes, [tensors[name] for name in sorted(tensors)])
 
 
-def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
-    """Return settings in which files stand by their names alone."""
+def without_paths(result: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a result in whose settings files stand by their names alone, those of its trainings too.
+
+    Args:
+        result: the content of `result.json`.
+        names: of the audit's inputs, by the texts that they were given by.
+    """
+    found = {**result, "settings": _renamed(result["settings"], names)}
+    if result.get("utility"):
+        settings = result["utility"]["settings"]
+        trained = {key: re.sub("[^:]*/", "", str(settings[key])) for key in SOURCES if settings.get(key)}
+        found["utility"] = {**result["utility"], "settings": {**settings, **trained}}
+    return found
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_paths(inner, names) for key, inner in value.items()}
+        return {key: _renamed(inner, names) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_paths(inner, names) for inner in value]
+        return [_renamed(inner, names) for inner in value]
     if isinstance(value, str):
         value = names.get(value, value)
         for text in sorted((text for text in names if os.sep in text), key=len, reverse=True):

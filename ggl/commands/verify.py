@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def _disagreements(members: Mapping[str, bytes]) -> list[str]:
     """Return where settings, command and figures contradict each other."""
     try:
         run, result = content_of(members, RUN), content_of(members, RESULT)
-        here = versions()
-        same = all(result["versions"][name] == here[name] for name in ("numpy", "python"))
+        here = {**versions(), "scipy": version("scipy")}
+        there = {**result["versions"], "scipy": run["machine"]["scipy"]}
+        same = all(there[name] == here[name] for name in ("numpy", "scipy"))
         check = contradictions_of_matches if "control_gap" in result else contradictions
         return [
             *(f"{RUN} and {RESULT}: {line}" for line in _unlike_settings(run, result)),

@@ -142,7 +142,7 @@ def test_a_gate_that_is_passed_says_so(ggl, tmp_path):
     options = ("--images", 6, *SHORT, "--ceiling-budget", 100, "--fail-on", "leaks", "--fail-on", "score:0.9")
     code, output, errors = ggl("audit", "--out", tmp_path / "out", *defenses, *options)
     assert (code, errors) == (0, "")
-    assert output.splitlines()[-1] == "gate: passed, 2 defenses: none of them meets leaks, score:0.9"
+    assert output.splitlines()[-1] == "gate: passed, no defense meets leaks, score:0.9"
 
 
 def test_bad_conditions_end_before_anything_runs(ggl, tmp_path):

@@ -16,7 +16,7 @@ from test_update_command import RATE, captured, files  # noqa: F401
 from ggl.audits.evidence import Evidence
 from ggl.commands.audit import run
 from ggl.commands.audit_plan import AuditPlan
-from ggl.commands.evidence import EvidenceFile
+from ggl.commands.evidence import EvidenceFile, without_paths
 from ggl.commands.evidence_plan import command_of, input_files, options_of, plan_of, with_files
 from ggl.commands.verify import verify
 
@@ -582,6 +582,22 @@ def test_a_folder_of_torchvisions_is_named_and_not_read(tmp_path):
     (file,) = input_files(plan)
     assert (file.name, file.sha256) == ("root", None)
     assert with_files(plan, {file.text: file.name}).data == "torchvision:FashionMNIST:root"
+
+
+def test_settings_name_files_and_no_folder_of_the_machine():
+    settings = {
+        "data": "/home/me/faces",
+        "prior": "dcgan:/home/me/G.pth,size=64",
+        "update": ["a.pt, SHA-256 0"],
+    }
+    trained = {"data": "torchvision:CIFAR10:/home/me/data", "test_data": "x/test.npz", "rounds": 3}
+    result = {"settings": settings, "utility": {"settings": trained}, "results": []}
+    names = {"/home/me/faces": "faces", "/home/me/G.pth": "G.pth", "64": "64"}
+    assert without_paths(result, names) == {
+        "settings": {"data": "faces", "prior": "dcgan:G.pth,size=64", "update": ["a.pt, SHA-256 0"]},
+        "utility": {"settings": {"data": "torchvision:CIFAR10:data", "test_data": "test.npz", "rounds": 3}},
+        "results": [],
+    }
 
 
 def test_a_command_asks_for_the_plan_that_it_was_made_of(tmp_path, monkeypatch):
