@@ -119,9 +119,9 @@ def differences(path: str | Path, members: Mapping[str, bytes]) -> list[str]:
         path: of the file.
         members: of it, as `read_evidence` gives them.
     """
-    found = [f"{name}: missing" for name in NEEDED if name not in members]
-    if MANIFEST in members:
-        found += [line for line in _against_manifest(members) if line not in found]
+    found = _against_manifest(members) if MANIFEST in members else []
+    named = {line.partition(":")[0] for line in found}
+    found += [f"{name}: missing" for name in NEEDED if name not in {*members, *named}]
     found += _against_values(members)
     if TIMING in members:
         found += _timing(members)

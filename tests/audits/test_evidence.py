@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import zipfile
+from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from ggl.audits.evidence import Evidence, differences, flatten, read_evidence
@@ -158,6 +160,27 @@ def test_a_changed_value_is_named_by_its_path_with_what_it_was(tmp_path, members
     assert line in lines
 
 
+def test_a_figure_changed_in_the_file_itself_is_named_as_any_other(file):
+    """Byte by byte, so that the archive's own checksum is wrong."""
+    content = file.read_bytes()
+    assert content.count(b'"mean": 0.41') == 1
+    file.write_bytes(content.replace(b'"mean": 0.41', b'"mean": 0.04'))
+    assert differences(file, read_evidence(file)) == [
+        "result.json: changed, its SHA-256 is not the manifest's",
+        "result.json: results[0].leak_score.mean is 0.04, values.csv has 0.41",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_byte_of_the_file_can_change_unseen(file, seed):
+    random = np.random.default_rng(seed)
+    content = bytearray(file.read_bytes())
+    content[random.integers(len(content))] ^= 1 << int(random.integers(8))
+    file.write_bytes(content)
+    with suppress(GGLError):  # where it is no archive any more
+        assert differences(file, read_evidence(file))
+
+
 def test_a_value_changed_in_the_table_is_named_too(tmp_path, members):
     members["values.csv"] = members["values.csv"].replace(b"0.41", b"0.04")
     assert found(tmp_path, members) == [
@@ -180,7 +203,7 @@ def test_renamed_added_and_missing_members(tmp_path, members):
     renamed = {
         "figures.json" if name == "result.json" else name: content for name, content in members.items()
     }
-    assert "result.json: renamed, it is figures.json now" in found(tmp_path, renamed)
+    assert found(tmp_path, renamed) == ["result.json: renamed, it is figures.json now"]
     assert found(tmp_path, {**members, "more.txt": b"1"}) == [
         "more.txt: added, the manifest does not name it"
     ]
