@@ -13,7 +13,7 @@ INTERVALS = ("leak_score", "identification", "psnr")
 """Of a cell, the figures that are compared within their intervals."""
 
 
-def unequal(first: Json, second: Json) -> Iterator[str]:
+def unequal(first: object, second: object) -> Iterator[str]:
     """Yield a line for every value that two results do not share, by its path."""
     a, b = dict(flatten(first)), dict(flatten(second))
     nothing = "not there"

@@ -22,6 +22,7 @@ __all__ = [
     "digest_of",
     "input_files",
     "options_of",
+    "plain_name",
     "plan_of",
     "with_files",
 ]
@@ -165,12 +166,22 @@ def _mapped(plan: AuditPlan, change: Callable[[str, str], str]) -> AuditPlan:
 
 
 def _unused(path: Path, names: set[str]) -> str:
-    """Return a file's name, with a number where another input has it."""
-    name, k = path.resolve().name, 1
+    """Return a file's name, with a number before it where another input has it."""
+    plain = path.resolve().name if path.name in ("", "..") else path.name
+    name, k = plain, 1
     while name in names:
         k += 1
-        name = f"{path.stem}-{k}{path.suffix}"
+        name = f"({k}) {plain}"
     return name
+
+
+def plain_name(name: str) -> str:
+    """Return a file's own name of that by which it stands in evidence.
+
+    >>> plain_name("(2) before.pt")
+    'before.pt'
+    """
+    return re.sub(r"^\(\d+\) ", "", name)
 
 
 def digest_of(path: Path) -> str:

@@ -58,15 +58,12 @@ def verify(
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False, soft_wrap=True)
     if published is not None and not re.fullmatch("[0-9a-f]{64}", published.lower()):
         raise InputError(f"--sha256: expected 64 hexadecimal digits, found {published!r}")
-    if inputs and not again:
-        raise InputError("--input says where --rerun finds what it reads: give that too")
+    if (inputs or device) and not again:
+        raise InputError("--input and --device say how --rerun is done: give that too")
     members, digest = read_evidence(path), sha256(path)
-    found = (
-        []
-        if published is None or published.lower() == digest
-        else [f"the file: its SHA-256 is {digest}, not the published"]
-    )
-    found += differences(path, members)
+    found = differences(path, members)
+    if published is not None and published.lower() != digest:
+        found.insert(0, f"the file: its SHA-256 is {digest}, not the published")
     if not found:
         found += _disagreements(members)
     if not found:
@@ -88,7 +85,7 @@ def _disagreements(members: Mapping[str, bytes]) -> list[str]:
     try:
         run, result = content_of(members, RUN), content_of(members, RESULT)
         here = {**versions(), "scipy": version("scipy")}
-        there = {**result["versions"], "scipy": run["machine"]["scipy"]}
+        there = {**result["versions"], **run["machine"]}
         same = all(there[name] == here[name] for name in ("numpy", "scipy"))
         check = contradictions_of_matches if "control_gap" in result else contradictions
         return [
@@ -102,6 +99,9 @@ def _disagreements(members: Mapping[str, bytes]) -> list[str]:
 def _unlike_settings(run: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
     """Yield where the command, its options and the settings of the result differ."""
     options, settings = run["options"], result["settings"]
+    for name in ("files", "code", "loaded", "machine", "pictures"):
+        if not isinstance(run[name], dict):
+            raise TypeError(f"{name} is no object")
     plan = plan_of(options, Path())
     if command_of(plan) != run["command"]:
         yield "the command is not that of the options"

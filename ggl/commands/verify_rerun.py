@@ -20,7 +20,14 @@ from ggl.commands.audit import audited
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.code_files import code_files, code_modules
 from ggl.commands.evidence import evidence_of
-from ggl.commands.evidence_plan import check_names_alone, digest_of, input_files, plan_of, with_files
+from ggl.commands.evidence_plan import (
+    InputFile,
+    check_names_alone,
+    digest_of,
+    plain_name,
+    plan_of,
+    with_files,
+)
 
 __all__ = ["rerun"]
 
@@ -55,16 +62,28 @@ def rerun(run: Json, result: Json, inputs: Sequence[str], device: str | None, co
     files, code, lines = _found_inputs(run, plan, _given(run, inputs))
     if lines:
         return lines
-    plan = with_files(replace(plan, device=device or plan.device), {n: str(p) for n, p in files.items()})
-    threads = run["machine"]["threads"]
+    threads = run["machine"].get("threads")
     if type(threads) is not int or not 0 < threads <= MOST_THREADS:
         raise InputError(f"expected a number of threads, found {threads!r}")
     with tempfile.TemporaryDirectory() as folder, _with_threads(threads), _importable(code):
-        plan = replace(plan, out=Path(folder) / "run")
-        read = input_files(plan)
+        places = {name: _linked(name, path, Path(folder)) for name, path in files.items()}
+        plan = replace(with_files(plan, places), device=device or plan.device, out=Path(folder) / "run")
+        read = [InputFile(name, place, run["files"][name]) for name, place in places.items()]
         found, loaded = audited(plan, console)
         again = evidence_of(plan, read, loaded, found, found.save(plan.out), False)
     return _compared(run, result, again.run, again.result, console)
+
+
+def _linked(name: str, path: Path, folder: Path) -> str:
+    """Return where a file is found by the name that it had, which settings and notes repeat.
+
+    A list of images stays where it is, since its paths are relative to its folder.
+    """
+    if path.suffix.lower() == ".csv":
+        return str(path.absolute())
+    place = Path(tempfile.mkdtemp(dir=folder)) / plain_name(name)
+    place.symlink_to(path.resolve())
+    return str(place)
 
 
 def _given(run: Json, inputs: Sequence[str]) -> dict[str, Path]:
@@ -146,8 +165,8 @@ def _compared(run: Json, result: Json, run_here: Json, result_here: Json, consol
         for of in (result, result_here)
     ]
     loaded = [f"loaded {line}" for line in unequal(run["loaded"], run_here["loaded"])]
-    if not others and run["machine"]["device"] == "cpu":
-        pictures = unequal(run["pictures"]["sha256"], run_here["pictures"]["sha256"])
+    if not others and run["machine"].get("device") == "cpu":
+        pictures = unequal(run["pictures"].get("sha256"), run_here["pictures"]["sha256"])
         lines = [*unequal(result, result_here), *loaded, *pictures]
         console.print(f"run again on the like: {len([*flatten(result)])} values compared, to the last digit")
     else:

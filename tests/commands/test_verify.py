@@ -12,6 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 from test_update_command import RATE, captured, files  # noqa: F401
+from torch.nn import functional as F
+from torchvision.utils import save_image
 
 from ggl.audits.evidence import Evidence
 from ggl.commands.audit import run
@@ -19,6 +21,7 @@ from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.evidence import EvidenceFile, without_paths
 from ggl.commands.evidence_plan import command_of, input_files, options_of, plan_of, with_files
 from ggl.commands.verify import verify
+from ggl.victims import load_victim
 
 SHORT = {
     "victim": "mlp",
@@ -405,9 +408,14 @@ def test_a_captured_update_with_its_truth_from_the_command_line(ggl, captured, t
     code, output, errors = ggl("verify", file, "--rerun")
     assert (code, errors) == (0, "")
     assert "to the last digit" in output
+    mine = [shutil.copy(captured / name, tmp_path / f"my-{name}") for name in names]
+    given = [part for name, path in zip(names, mine, strict=True) for part in ("--input", f"{name}={path}")]
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = ggl("verify", file, "--rerun", *given)
+    assert (code, errors) == (0, ""), output
     other = tmp_path / "other.npz"
     np.savez(other, images=np.zeros((2, 32, 32), np.uint8), labels=np.arange(2))
-    code, output, _ = ggl("verify", file, "--rerun", "--input", f"truth.npz={other}")
+    code, output, _ = ggl("verify", file, "--rerun", *given, "--input", f"truth.npz={other}")
     assert code == 3
     assert re.search("differs: truth.npz: SHA-256 [0-9a-f]{64} in the evidence, [0-9a-f]{64} here", output)
     assert "values compared" not in output
@@ -429,6 +437,40 @@ def test_withheld_scores_fail_the_gate_and_are_kept(ggl, captured, tmp_path):  #
     code, output, _ = ggl("verify", signed_anew(file, tmp_path / "other.zip", given))
     assert code == 3
     assert "results[0]: expected no scores where they are withheld" in output
+
+
+def test_rounds_whose_files_have_one_name_and_a_list_of_images(ggl, data, tmp_path, monkeypatch):
+    """Every input stands by a name of its own, and images that a list names are compared as loaded."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = data.images[3:4], data.labels[3:4]
+    for r in range(2):
+        Path(str(r)).mkdir()
+        victim = load_victim("lenet", in_channels=1, num_classes=10, image_size=32, seed=r)
+        torch.save(victim.state_dict(), f"{r}/before.pt")
+        F.cross_entropy(victim(images), labels).backward()
+        torch.optim.SGD(victim.parameters(), lr=RATE).step()
+        torch.save(victim.state_dict(), f"{r}/after.pt")
+    np.savez("truth.npz", images=images[:, 0].numpy(), labels=labels.numpy())
+    Path("list").mkdir()
+    for k, image in enumerate(data.images[:24]):
+        save_image(image, f"list/{k}.png")
+    rows = [f"{k}.png,{label}" for k, label in enumerate(data.labels[:24].tolist())]
+    Path("list/images.csv").write_text("\n".join(["path,label", *rows]))
+    updates = [part for r in range(2) for part in ("--update", f"{r}/before.pt", f"{r}/after.pt")]
+    options = ["--truth", "truth.npz", "--data", "list/images.csv", "--fit", "resize", "--lr", RATE]
+    short = ["--strategy", "random", "--budget", 16, "--ceiling-budget", 8, "--device", "cpu"]
+    code, _, errors = ggl("audit", "--out", "out", *updates, *options, *short, "--evidence", "e.zip")
+    assert (code, errors) == (0, "")
+    names = list(json.loads(read("e.zip")["run.json"])["files"])
+    assert names == ["before.pt", "after.pt", "(2) before.pt", "(2) after.pt", "images.csv", "truth.npz"]
+    paths = ["0/before.pt", "0/after.pt", "1/before.pt", "1/after.pt", "list/images.csv", "truth.npz"]
+    given = [part for name, path in zip(names, paths, strict=True) for part in ("--input", f"{name}={path}")]
+    code, output, errors = ggl("verify", "e.zip", "--rerun", *given)
+    assert (code, errors) == (0, ""), output
+    save_image(data.images[30], "list/0.png")
+    code, output, _ = ggl("verify", "e.zip", "--rerun", *given)
+    assert code == 3
+    assert "differs: loaded data: " in output
 
 
 @pytest.mark.slow("thirteen attacks")
@@ -518,7 +560,7 @@ def test_evidence_that_names_files_by_paths_or_code_by_a_trick_is_not_run(ggl, e
 def test_inputs_need_a_rerun(ggl, evidence):
     code, _, errors = ggl("verify", evidence, "--input", "a=b")
     assert code == 2
-    assert "--input says where --rerun finds what it reads: give that too" in errors
+    assert "--input and --device say how --rerun is done: give that too" in errors
     code, _, errors = ggl("verify", evidence, "--rerun", "--input", "a")
     assert code == 2
     assert "--input a: expected NAME=PATH" in errors
@@ -563,7 +605,7 @@ def test_a_plan_without_paths_and_back(tmp_path):
     options = json.loads(json.dumps(options_of(portable)))
     assert str(tmp_path) not in json.dumps(options)
     assert options["update"] == ["before.pt", "after.pt"]
-    assert options["further_updates"] == [["before-2.pt,key=net", "after-2.pt"]]
+    assert options["further_updates"] == [["(2) before.pt,key=net", "(2) after.pt"]]
     assert options["prior"] == "own:Net,weights=G.pth,range=tanh"
     assert options["victim_weights"] == "server.pt,key=model"
     assert (options["data"], options["truth"], options["utility"]) == ("faces", "truth.npz", "utility.json")
