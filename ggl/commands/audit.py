@@ -84,15 +84,15 @@ def run(
         evidence: where the evidence goes.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    if gate is not None and plan.captured and plan.truth is None:
+        raise InputError("--fail-on judges leak scores, and without --truth nothing is scored: give --truth")
+    if evidence is not None:
+        evidence.check()
     if overwrite and not resume:
         check_folder(plan.out)
         shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
     else:
         check_place(plan.out, resume, checkpoints=CHECKPOINTS, result=RESULT)
-    if gate is not None and plan.captured and plan.truth is None:
-        raise InputError("--fail-on judges leak scores, and without --truth nothing is scored: give --truth")
-    if evidence is not None:
-        evidence.check()
     check_page()
     new = not plan.out.exists()
     try:

@@ -439,6 +439,7 @@ def test_withheld_scores_fail_the_gate_and_are_kept(ggl, captured, tmp_path):  #
     assert "results[0]: expected no scores where they are withheld" in output
 
 
+@pytest.mark.slow("three audits of two rounds")
 def test_rounds_whose_files_have_one_name_and_a_list_of_images(ggl, data, tmp_path, monkeypatch):
     """Every input stands by a name of its own, and images that a list names are compared as loaded."""
     monkeypatch.chdir(tmp_path)
