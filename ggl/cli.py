@@ -14,9 +14,13 @@ from rich.console import Console
 from ggl.base.errors import DEBUG, GGLError, cause
 from ggl.base.registry import BROUGHT
 from ggl.benchmarks.cli import bench_app, report, reproduce
+from ggl.commands.gate import FAILED, read_gate
 from ggl.commands.names import check_names, completion, describe
 from ggl.commands.options import (
     Device,
+    Evidence,
+    EvidenceWithImages,
+    FailOn,
     FitToSize,
     ImageSize,
     LossName,
@@ -85,17 +89,25 @@ def demo(
     budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
+    fail_on: FailOn = None,
+    evidence: Evidence = None,
+    evidence_with_images: EvidenceWithImages = False,
     resume: Resume = False,
 ) -> None:
     """Attack held-out Fashion-MNIST images, defended and not, and report what leaks. Needs no network."""
+    gate = read_gate(fail_on or ())
     from ggl.commands.audit import DEMO, run
     from ggl.commands.audit_plan import AuditPlan
+    from ggl.commands.evidence import evidence_file
 
-    run(
+    passed = run(
         AuditPlan(**DEMO, out=out, images=images, budget=budget, seed=seed, device=device),
         resume,
         overwrite=True,
+        gate=gate,
+        evidence=evidence_file(evidence, evidence_with_images),
     )
+    raise typer.Exit(0 if passed else FAILED)
 
 
 @app.command(cls=PairedUpdates)
@@ -229,13 +241,18 @@ def audit(
             help="climb from the plainest attacker to the strongest, and say at which rung a leak shows",
         ),
     ] = False,
+    fail_on: FailOn = None,
+    evidence: Evidence = None,
+    evidence_with_images: EvidenceWithImages = False,
     resume: Resume = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
     check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or (), loss=loss)
+    gate = read_gate(fail_on or ())
     from ggl.base.options import read_integers
     from ggl.commands.audit import run
     from ggl.commands.audit_plan import AuditPlan
+    from ggl.commands.evidence import evidence_file
 
     files = update or []
     pairs = list(zip(files[::2], files[1::2], strict=True))
@@ -284,7 +301,8 @@ def audit(
         batch_statistics=batch_statistics,
         ladder=ladder,
     )
-    run(plan, resume)
+    passed = run(plan, resume, gate=gate, evidence=evidence_file(evidence, evidence_with_images))
+    raise typer.Exit(0 if passed else FAILED)
 
 
 @app.command()
@@ -631,6 +649,26 @@ def where(name: EntryName) -> None:
     from ggl.commands import weights
 
     weights.where(name)
+
+
+@app.command("verify")
+def verify_evidence(
+    file: Annotated[Path, typer.Argument(help="of `ggl audit --evidence`")],
+    sha256: Annotated[str | None, typer.Option(help="that was published of it")] = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="run the audit again in a temporary folder, and compare")
+    ] = False,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="NAME=PATH of what it reads, where not here by its name; repeatable"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="to run it on; default the evidence's")] = None,
+) -> None:
+    """Check an audit's evidence: exit code 0 where it holds, 3 where it differs, and in what."""
+    from ggl.commands.verify import verify as check
+
+    holds = check(file, published=sha256, again=rerun, inputs=inputs or (), device=device)
+    raise typer.Exit(0 if holds else FAILED)
 
 
 app.command()(report)

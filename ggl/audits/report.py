@@ -43,6 +43,10 @@ class Report(Findings):
             )
         return replace(self, groups=[str(group) for group in groups])
 
+    def page(self, result: Mapping[str, object]) -> str:
+        """Return `report.html` of `to_dict()`, whose `timing` may be None."""
+        return render(self, result)
+
     def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
         """Write the images, `report.html` and, last, `result.json` into a folder; return the last.
 
@@ -52,7 +56,7 @@ class Report(Findings):
         from torchvision.utils import save_image  # seconds to import
 
         folder, result = Path(folder), self.to_dict()
-        page = render(self, result) if html else None
+        page = self.page(result) if html else None
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for stale in (folder / "images").glob("*.png"):
             if OWN_PICTURE.fullmatch(stale.name):

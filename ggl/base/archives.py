@@ -1,5 +1,6 @@
-"""Files out of a zip or tar archive: read by their exact names, never unpacked."""
+"""Files out of a zip or tar archive: read by their names, never unpacked."""
 
+import io
 import lzma
 import tarfile
 import zipfile
@@ -7,9 +8,12 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from ggl.base.errors import WeightsError
+from ggl.base.errors import GGLError, InputError, WeightsError
 
-__all__ = ["read_members"]
+__all__ = ["read_members", "read_stored"]
+
+LARGEST = 2**30
+"""Bytes of an archive that is read whole."""
 
 DAMAGED = (
     OSError,
@@ -78,3 +82,44 @@ def _check_names(path: Path, names: Mapping[str, object]) -> None:
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in name:
             raise WeightsError(f"{path.name}: refused, it names the file {name!r} outside itself")
+
+
+def read_stored(path: str | Path) -> dict[str, bytes]:
+    """Return every member of a zip whose members are not compressed, by name.
+
+    A member is as large as it says, so that no archive grows beyond its file. Its checksum is not looked at:
+    a changed member is read as it is, for whoever knows its hash to say so.
+
+    Raises:
+        InputError: the file cannot be read, is no such zip, is cut short or larger than `LARGEST`, names a
+            file twice, or its members are larger than itself.
+        WeightsError: it names a file outside itself.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InputError(f"{path.name}: expected at most {LARGEST:,} bytes, found {size:,}")
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            _check_names(path, {member.filename: member for member in members})
+            if len({member.filename for member in members}) < len(members):
+                raise InputError(f"{path.name}: expected every member once, found one again")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise InputError(f"{path.name}: expected members that are not compressed, found one that is")
+            if sum(max(member.file_size, member.compress_size) for member in members) > size:
+                raise InputError(f"{path.name}: expected members within {size:,} bytes, found larger ones")
+            return {member.filename: _stored(content, member) for member in members}
+    except DAMAGED as error:
+        if isinstance(error, GGLError):
+            raise
+        raise InputError(f"{path}: expected a zip archive, but it cannot be read ({error})") from error
+
+
+def _stored(content: bytes, member: zipfile.ZipInfo) -> bytes:
+    """Return a member's bytes, which follow its header, name and extra field (APPNOTE.TXT, 4.3.7)."""
+    header = content[member.header_offset : member.header_offset + 30]
+    name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    start = member.header_offset + 30 + name + extra
+    return content[start : start + member.file_size]

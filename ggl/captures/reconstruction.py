@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ggl.attacks.course import SearchResult
 from ggl.base.files import write_atomically
@@ -105,11 +106,11 @@ class Reconstruction:
             check_page()
         folder, result = Path(folder), self.to_dict()
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        for title, result_of in zip(self.titles(), self.results, strict=True):
-            for i, image in enumerate(result_of.images):
-                save_image(image, folder / "images" / f"{title.replace(' ', '')}-{i:03d}.png")
+        for name, images in self.image_sets().items():
+            for i, image in enumerate(images):
+                save_image(image, folder / "images" / f"{name}-{i:03d}.png")
         if html:
-            write_atomically(folder / "report.html", self._page(result).encode())
+            write_atomically(folder / "report.html", self.page(result).encode())
         write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
         return result
 
@@ -118,8 +119,15 @@ class Reconstruction:
         numbers = range(1, 1 + len(self.results) // 2)
         return ["captured", *(f"control {k}" for k in numbers), *(f"noise {k}" for k in numbers)]
 
-    def _page(self, result: Mapping[str, object]) -> str:
-        """Return the page; the same bytes for the same content."""
+    def image_sets(self) -> dict[str, Tensor]:
+        """Return every reconstruction by the name that its files begin with."""
+        return {
+            title.replace(" ", ""): found.images
+            for title, found in zip(self.titles(), self.results, strict=True)
+        }
+
+    def page(self, result: Mapping[str, object]) -> str:
+        """Return `report.html` of `to_dict()`, whose `timing` may be None; the same bytes for the same."""
         pictures = [[data_uri(image) for image in found.images] for found in self.results]
         labels = [found.labels.tolist() for found in self.results]
         pixelated = self.results[0].images.shape[-1] < DISPLAY_SIDE

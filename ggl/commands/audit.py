@@ -14,13 +14,17 @@ from ggl.audits.audit import audit
 from ggl.audits.report import Report
 from ggl.audits.truth import TruthCheck, check_truth
 from ggl.base.devices import find_device
+from ggl.base.errors import InputError
 from ggl.base.random import global_stream, stream_seed
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
 from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import LOG_WIDTH, interval_text, progress_bars, summary_table
+from ggl.commands.evidence import EvidenceFile, evidence_of
+from ggl.commands.evidence_plan import input_files
 from ggl.commands.folders import check_folder, check_place
+from ggl.commands.gate import Gate
 from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
 from ggl.commands.ladder_table import print_ladder
 from ggl.costs.utility_file import read_utility
@@ -29,6 +33,7 @@ from ggl.pages.templates import check_page
 
 __all__ = [
     "DEMO",
+    "audited",
     "run",
 ]
 
@@ -65,26 +70,38 @@ WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
 
 
-def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
-    """Run the audit, save it in the plan's folder, and print its table.
+def run(
+    plan: AuditPlan,
+    resume: bool,
+    *,
+    overwrite: bool = False,
+    gate: Gate | None = None,
+    evidence: EvidenceFile | None = None,
+) -> bool:
+    """Run the audit, save it in the plan's folder, print its table, and say whether the gate is passed.
 
     Args:
         plan: what to audit.
         resume: continue what a killed run left in the folder.
         overwrite: replace an earlier run's results instead of refusing.
+        gate: what no defense may show.
+        evidence: where the evidence goes.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
+    if gate is not None and plan.captured and plan.truth is None:
+        raise InputError("--fail-on judges leak scores, and without --truth nothing is scored: give --truth")
+    if evidence is not None:
+        evidence.check()
     if overwrite and not resume:
         check_folder(plan.out)
         shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
     else:
         check_place(plan.out, resume, checkpoints=CHECKPOINTS, result=RESULT)
     check_page()
-    utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
     new = not plan.out.exists()
     try:
-        with global_stream(stream_seed(plan.seed, "command")):
-            report = _audit(plan, console)
+        files = [] if evidence is None else input_files(plan)
+        found, inputs = audited(plan, console)
     except Exception:
         if new and not (plan.out / CHECKPOINTS).is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)
@@ -93,17 +110,27 @@ def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
         if (plan.out / CHECKPOINTS).is_dir():
             console.print("interrupted; the same command with --resume goes on")
         raise
-    if isinstance(report, Reconstruction):
-        result = report.save(plan.out)
-    else:
-        result = replace(report, utility=utility).save(plan.out)
-    shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
+    result = found.save(plan.out)
     _print(result, plan, console)
+    if evidence is not None:
+        evidence.write(evidence_of(plan, files, inputs, found, result, evidence.pictures), console)
+    shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
+    return gate is None or gate.is_passed(result, console)
 
 
-def _audit(plan: AuditPlan, console: Console) -> Report | Reconstruction:
-    device = find_device(plan.device)
-    inputs = load_inputs(plan, console.print)
+def audited(plan: AuditPlan, console: Console) -> tuple[Report | Reconstruction, Inputs]:
+    """Run the audit, its progress shown; return what it found and what was loaded for it."""
+    utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
+    with global_stream(stream_seed(plan.seed, "command")):
+        device = find_device(plan.device)
+        inputs = load_inputs(plan, console.print)
+        found = _audit(plan, inputs, device, console)
+    return found if isinstance(found, Reconstruction) else replace(found, utility=utility), inputs
+
+
+def _audit(
+    plan: AuditPlan, inputs: Inputs, device: torch.device, console: Console
+) -> Report | Reconstruction:
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
     for unsaid in inputs.local.cannot_tell if inputs.local else ():

@@ -10,6 +10,9 @@ from ggl.commands.names import completion
 
 __all__ = [
     "Device",
+    "Evidence",
+    "EvidenceWithImages",
+    "FailOn",
     "FitToSize",
     "ImageSize",
     "LossName",
@@ -39,6 +42,19 @@ Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was killed in --out")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="leaks, identifies or score:X, with commas or repeated: exit code 3 where a defense meets it or "
+        "nothing can be said"
+    ),
+]
+Evidence = Annotated[
+    Path | None, typer.Option(help="write FILE.zip for others to check, `ggl verify`; without pictures")
+]
+EvidenceWithImages = Annotated[
+    bool, typer.Option("--evidence-with-images", help="put private images and reconstructions into it")
+]
 Victim = Annotated[
     str,
     typer.Option(
