@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ggl.attacks.course import SearchResult, courses
 from ggl.audits.truth import TruthCheck
+from ggl.audits.verdicts import FEWEST_IMAGES, Verdict, corrections, find_verdict, withheld_correction
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
+from ggl.measures.many_looks import Look
 from ggl.measures.metrics import METRICS
 from ggl.measures.statistics import Interval, bootstrap_mean, finite_or_none, share, share_of_clusters
 
@@ -31,22 +33,21 @@ __all__ = [
     "worst_case",
 ]
 
-Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided", "withheld"]
-"""Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
-decoys more often than by chance. Undecided: the leak score has no interval, or too few images. Withheld: the
-images do not make the captured update."""
-
-
 STRENGTH = {"leaks": 2, "identifies": 1}
 """Of what an attack shows; a higher leak score decides between equals."""
 
 
-HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
+HEADLINES = (
+    "defense",
+    "attacker",
+    "strategy",
+    "verdict",
+    "leak_score",
+    "identification",
+    "psnr",
+    "corrected",
+)
 """What a defense's worst case says of its cell."""
-
-
-FEWEST_IMAGES = 6
-"""Or batches. Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class AuditCell:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
         controls = {name: control.by_client(metric) for name, control in self.controls.items()}
         return leak_score(scores.by_client(metric), ceiling.by_client(metric), controls)
+
+    def look(self, ceiling: Scores) -> Look:
+        """Return what the corrections for many cells need of this one."""
+        leak = self.leak(self.attack, ceiling, HEADLINE)
+        return Look(leak, self.attack, range(self.attack.clients))
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return evaluations and the mean best loss of the attacks on the private images.
@@ -158,7 +164,11 @@ class Findings:
         labels = self.labels.tolist()
         doubtful = self.truth is not None and self.truth.verdict == "doubtful"
         withheld = doubtful and not self.forced
-        results = [cell.to_dict(self.ceiling, labels) for cell in self.cells]
+        looks = [(cell.defense, cell.look(self.ceiling)) for cell in self.cells]
+        results = [
+            {**cell.to_dict(self.ceiling, labels), "corrected": corrected}
+            for cell, corrected in zip(self.cells, corrections(looks), strict=True)
+        ]
         results = [_without_scores(cell) for cell in results] if withheld else results
         worst = worst_case(results)
         audited = [str(entry["defense"]) for entry in worst]
@@ -197,6 +207,7 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **cell,
         "verdict": "withheld",
+        "corrected": withheld_correction(cell["corrected"]),
         "leaks": None,
         "identifies": None,
         "leak_score": emptied(cell["leak_score"]),
@@ -212,36 +223,30 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the headline of every defense, in the order audited: its strongest cell.
 
     That is, of the cells that leak, if any, then of those that identify, then of the others, the one with
-    the highest leak score.
+    the highest leak score; what is corrected for the number of cells comes before what a cell shows alone.
 
     Args:
-        results: cells as of `AuditCell.to_dict`; those of one defense have one name.
+        results: cells as of `AuditCell.to_dict`, "corrected" or not; those of one defense have one name.
     """
     strongest: dict[str, Mapping[str, Any]] = {}
     for cell in results:
         known = strongest.setdefault(cell["defense"], cell)
         if _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
-    return [{key: cell[key] for key in HEADLINES} for cell in strongest.values()]
+    return [{key: cell[key] for key in HEADLINES if key in cell} for cell in strongest.values()]
 
 
-def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
-    return strength(cell["verdict"], cell["leak_score"]["mean"])
+def _strength(cell: Mapping[str, Any]) -> tuple[int, int, float]:
+    corrected = cell.get("corrected", cell)["verdict"]
+    return strength(corrected, cell["verdict"], cell["leak_score"]["mean"])
 
 
-def strength(verdict: str, mean: float | None) -> tuple[int, float]:
-    """Return what orders attacks on one defense: those that leak, those that identify, the score."""
-    return STRENGTH.get(verdict, 0), -math.inf if mean is None else mean
+def strength(corrected: str, alone: str, mean: float | None) -> tuple[int, int, float]:
+    """Return what orders attacks on one defense: those that leak, those that identify, the score.
 
-
-def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
-    """Return what the figures allow to be said, the strongest statement first."""
-    if leak.leaks:
-        return "leaks"
-    if identifies(scores):
-        return "identifies"
-    few = scores.clients < FEWEST_IMAGES
-    return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
+    By the verdict that is corrected for the number of attacks, then by each attack's own.
+    """
+    return STRENGTH.get(corrected, 0), STRENGTH.get(alone, 0), -math.inf if mean is None else mean
 
 
 def cell_rate(cell: AuditCell) -> float:

@@ -42,7 +42,8 @@ CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
-identified: how often the private image ranks first among its decoys; 95 % intervals"""
+identified: how often the private image ranks first among its decoys; 95 % intervals
+verdicts are corrected for the number of cells of each defense"""
 STANDS_OUT = """\
 it matches better than every control, by more than the attack gains on noise: the update says more of its
 images than their labels"""
@@ -57,8 +58,8 @@ FORCED = (
     "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
 )
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
-WORST = "worst case over attackers and strategies"
-WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
+WORST = "worst case over attackers and strategies, corrected for their number"
+WORST_HEADINGS = ("defense", "leak score", "verdict", "uncorrected", "of", "attacker", "strategy")
 
 
 def run(plan: AuditPlan, resume: bool, *, overwrite: bool = False) -> None:
@@ -231,7 +232,11 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     console.print(summary_table(title, HEADINGS, [_row(cell) for cell in result["results"]]))
     if len(result["worst_case"]) < len(result["results"]):
         rows = [
-            (cell["defense"], _interval(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
+            (
+                *(cell["defense"], _interval(cell["corrected"]), cell["corrected"]["verdict"]),
+                f"{_interval(cell['leak_score'])} {cell['verdict']}",
+                *(str(cell["corrected"]["looks"]), cell["attacker"], cell["strategy"]),
+            )
             for cell in result["worst_case"]
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
@@ -253,7 +258,7 @@ def _row(cell: Any) -> list[str]:
         _interval(cell["identification"]),
         f"{cell['psnr']['mean']:.1f}",
         f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
-        cell["verdict"],
+        cell["corrected"]["verdict"],
     ]
 
 
