@@ -42,8 +42,8 @@ CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
-identified: how often the private image ranks first among its decoys; 95 % intervals
-verdicts are corrected for the number of cells of each defense"""
+identified: how often the private image ranks first among its decoys; 95 % intervals"""
+CORRECTED = "verdicts, and the worst case's leak scores, are corrected for the number of a defense's cells"
 STANDS_OUT = """\
 it matches better than every control, by more than the attack gains on noise: the update says more of its
 images than their labels"""
@@ -58,7 +58,7 @@ FORCED = (
     "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
 )
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
-WORST = "worst case over attackers and strategies, corrected for their number"
+WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "uncorrected", "of", "attacker", "strategy")
 
 
@@ -240,6 +240,7 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
             for cell in result["worst_case"]
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
+        console.print(CORRECTED)
     console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
     console.print(LEGEND)
     truth = result["truth"]
@@ -262,7 +263,7 @@ def _row(cell: Any) -> list[str]:
     ]
 
 
-def _interval(values: dict[str, float | None]) -> str:
+def _interval(values: Any) -> str:
     if None in (values["mean"], values["low"], values["high"]):
         return "undefined"
     return f"{values['mean']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
