@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from ggl.audits.findings import FEWEST_IMAGES
+from ggl.audits.verdicts import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
 from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import Record, figure_name

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TypeAlias
 
 from ggl.audits.attackers import ANALYTIC
-from ggl.audits.findings import FEWEST_IMAGES
+from ggl.audits.verdicts import FEWEST_IMAGES
 from ggl.benchmarks.checks.flag import Flag, Severity
 from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.measures.leakage import HEADLINE, SIGNIFICANCE, identifies

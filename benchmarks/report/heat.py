@@ -59,10 +59,16 @@ def _line(rows: Sequence[Row], strategies: Sequence[str], several: bool) -> dict
     costs = [cost for row in rows if (cost := cost_of(row)) is not None]
     return {
         "defense": rows[0].defense,
-        "worst": _cell(strongest(rows), several),
+        "worst": _worst(strongest(rows), several),
         "cells": [_cell(row, several) for row in found.values()],
         "cost": costs[0] if costs else None,
     }
+
+
+def _worst(row: Row | None, several: bool) -> dict[str, object]:
+    """Return a defense's strongest cell with the interval that is corrected for the choice."""
+    cell = _cell(row, several)
+    return {**cell, "score": row.corrected} if row is not None and row.correction is not None else cell
 
 
 def _cell(row: Row | None, several: bool) -> dict[str, object]:
@@ -83,8 +89,8 @@ def _cell(row: Row | None, several: bool) -> dict[str, object]:
     return {
         **known,
         "state": "measured",
-        "verdict": row.group.verdict,
-        "sign": SIGNS[row.group.verdict],
+        "verdict": row.verdict,
+        "sign": SIGNS[row.verdict],
         "score": row.leak,
         "shade": shade(row.leak["mean"]),
         "n": row.group.n,

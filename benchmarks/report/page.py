@@ -128,9 +128,11 @@ def _line(row: Row, strategies: Sequence[str], wall: Wall) -> dict[str, object]:
     return {
         "row": row,
         "strategy": strategies.index(row.strategy),
-        "sign": SIGNS[row.group.verdict],
+        "sign": SIGNS[row.verdict],
         "control": "" if leak is None else leak.control.replace("_", " "),
         "p_value": 1.0 if leak is None else leak.p_value,
+        "corrected_p": 1.0 if row.correction is None else row.correction.leak.p_value,
+        "looks": 1 if row.correction is None else row.correction.looks,
         "reasons": list(dict.fromkeys(record.reason for record in row.group.records if record.reason)),
         "evaluations": _each(row, "evaluations"),
         "backward_passes": _each(row, "backward_passes"),
@@ -184,9 +186,9 @@ def _point(k: int, row: Row) -> Any:
         "key": row.key,
         "defense": row.defense,
         "strategy": row.strategy,
-        "sign": SIGNS[row.group.verdict],
-        "verdict": row.group.verdict,
-        "leak_score": row.leak,
+        "sign": SIGNS[row.verdict],
+        "verdict": row.verdict,
+        "leak_score": row.leak if row.correction is None else row.corrected,
         **(cost or {}),
     }
 

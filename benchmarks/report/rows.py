@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from ggl.audits.findings import strength
+from ggl.audits.verdicts import Verdict, corrected_verdict, strength
 from ggl.benchmarks.sweeps.aggregate import CellGroup, groups_of
 from ggl.benchmarks.sweeps.cells import AXES, CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs.utility_file import costs_of
+from ggl.measures.many_looks import Correction, Look, correct
 from ggl.measures.statistics import Interval
 
 __all__ = [
@@ -55,13 +56,28 @@ class Row:
 
     Attributes:
         key: its anchor.
+        correction: of its leak score and identification, for the number of its defense's groups, whatever
+            their strategy and setting; None where the group has no leak score.
         cost: its defense's entry of `ggl.costs.utility_file.costs_of`; None where no training of it is known.
     """
 
     key: str
     setting: Setting
     group: CellGroup
+    correction: Correction | None
     cost: Json | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what may be said of the group, whichever of its defense's groups it is."""
+        if self.correction is None:
+            return self.group.verdict
+        return corrected_verdict(self.correction, self.group.scores("attack"))
+
+    @property
+    def corrected(self) -> Bounds:
+        """Return the leak score with the interval that is corrected for the number of groups."""
+        return bounds_of(None if self.correction is None else self.correction.leak.interval)
 
     @property
     def defense(self) -> str:
@@ -111,15 +127,34 @@ def rows_of(records: Sequence[Record], utility: Json | None) -> list[Row]:
     groups = sorted(groups_of(records), key=lambda group: group.cell.defense != "none")
     settings = {setting.cell: setting for setting in settings_of(groups)}
     costs = _costs(groups, utility)
+    found = corrections_of(groups)
     return [
         Row(
             f"g{k:03d}",
             settings[_outer(group.cell)],
             group,
+            found.get(group.cell),
             costs.get((group.cell.victim, group.cell.defense)),
         )
         for k, group in enumerate(groups)
     ]
+
+
+def corrections_of(groups: Sequence[CellGroup]) -> dict[SweepCell, Correction]:
+    """Return the groups' corrections: every defense's groups are looked at together.
+
+    An image of one data set is one client, whatever prior, victim or strategy it meets.
+    """
+    found: dict[SweepCell, Correction] = {}
+    for defense in dict.fromkeys(group.cell.defense for group in groups):
+        scored = [group for group in groups if group.cell.defense == defense and group.leak is not None]
+        looks = [
+            Look(group.leak, group.scores("attack"), [(group.cell.data, image) for image in group.by_image])
+            for group in scored
+            if group.leak is not None
+        ]
+        found |= zip((group.cell for group in scored), correct(looks), strict=True)
+    return found
 
 
 def settings_of(groups: Iterable[CellGroup]) -> list[Setting]:
@@ -142,8 +177,8 @@ def bounds_of(interval: Interval | None) -> Bounds:
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def _strength(row: Row) -> tuple[bool, int, float]:
-    return row.group.n > 0, *strength(row.group.verdict, row.leak["mean"])
+def _strength(row: Row) -> tuple[bool, int, int, float]:
+    return row.group.n > 0, *strength(row.verdict, row.group.verdict, row.leak["mean"])
 
 
 def _outer(cell: SweepCell) -> SweepCell:

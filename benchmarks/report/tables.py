@@ -43,6 +43,7 @@ def leak_table(rows: Sequence[Row]) -> str:
     figures = ("leak", "psnr", "ssim", "lpips", "identification", "accuracy", "accuracy_kept")
     head = [
         *(*GROUP_AXES, "verdict", "n", "seeds", *STATUSES, "control", "p"),
+        *("corrected_verdict", "looks", "corrected_p", "corrected_low", "corrected_high"),
         *(f"{name}_{bound}" for name in figures for bound in BOUNDS),
         *("evaluations", "seconds", "evaluations_per_second", "peak_memory"),
     ]
@@ -84,9 +85,18 @@ def _leak_line(row: Row) -> list[Value]:
         *(*axes_of(group.cell), group.verdict if group.n else "", group.n, group.seeds),
         *(group.count(status) for status in STATUSES),
         *(("", None) if leak is None else (leak.control, leak.p_value)),
+        *_corrected(row),
         *(value for bounds in found for value in _bounds(bounds)),
         *(*totals, row.rate, max((m for m in memory if m is not None), default=None)),
     ]
+
+
+def _corrected(row: Row) -> list[Value]:
+    """Return what is corrected for the number of the defense's groups."""
+    found, bounds = row.correction, row.corrected
+    if found is None:
+        return ["", None, None, None, None]
+    return [row.verdict, found.looks, found.leak.p_value, bounds["low"], bounds["high"]]
 
 
 def _bounds(bounds: Bounds | None) -> list[float | None]:

@@ -78,7 +78,7 @@ def _defenses(rows: Sequence[Row]) -> list[str]:
 
 
 def _kind(row: Row) -> str:
-    return row.group.verdict if row.group.n else "unmeasured"
+    return row.verdict if row.group.n else "unmeasured"
 
 
 def _verdict(name: str, worst: Sequence[Row]) -> dict[str, object]:

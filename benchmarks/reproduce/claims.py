@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ggl.audits.findings import FEWEST_IMAGES
+from ggl.audits.verdicts import FEWEST_IMAGES
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.aggregate import CellGroup

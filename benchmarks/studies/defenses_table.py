@@ -3,8 +3,9 @@
     python benchmarks/studies/defenses_table.py
 
 Reads `benchmarks/results/defenses.json` and `defenses-utility.csv` and writes `defenses.md` beside them.
-Leak scores and paired differences have 95 % bootstrap intervals over images, accuracies Student's over
-seeds. What was not run stays empty.
+Paired differences have 95 % intervals of `ggl.measures.statistics`, accuracies Student's over seeds; leak
+scores have those that they were measured with, BCa bootstraps, since the controls' errors were not kept. What
+was not run stays empty.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.cells import CLOSED_FORM
-from ggl.audits.findings import worst_case
+from ggl.audits.verdicts import worst_case
 from ggl.base.files import write_atomically
 from ggl.benchmarks.studies.defenses import (
     BUDGET,
@@ -42,7 +43,8 @@ then `python benchmarks/studies/defenses_table.py`; the settings
 are in the first of the two. LeNet unless it says MLP, embedded prior, {IMAGES} images, one image a gradient,
 cosine distance, {BUDGET} evaluations a search. A cell is the leak score (0: what the class alone gives away,
 1: all that the prior can say) with its 95 % interval, how many of {IMAGES} private images rank first of a
-hundred, and a letter: **L** leaks, **I** identifies, - no leak shown.
+hundred, and a letter: **L** leaks, **I** identifies, - no leak shown. Leak scores have BCa bootstrap
+intervals, and verdicts are each cell's own, as when they were measured: `docs/statistics.md`.
 
 Accuracy: the same LeNet after {FEDERATION.rounds} rounds of {FEDERATION.clients} clients with
 {FEDERATION.batch_size} images each on Fashion-MNIST (IID), {len(SEEDS)} seeds unless it says otherwise;

@@ -3,7 +3,7 @@
     python benchmarks/studies/strategies_table.py
 
 Reads `benchmarks/results/strategies.csv`, a row a search and budget, and writes `strategies.md` beside it.
-Intervals are 95 % bootstraps over images, each image's seeds averaged first; differences are paired by
+Intervals are of 95 % over images, each image's seeds averaged first; differences are paired by
 image and seed. What was not run stays empty.
 """
 

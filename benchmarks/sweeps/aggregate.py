@@ -8,8 +8,8 @@ from statistics import fmean
 
 import numpy as np
 
-from ggl.audits.findings import Verdict, find_verdict
 from ggl.audits.people import recognizable_people
+from ggl.audits.verdicts import Verdict, find_verdict
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.records import SOURCES, Record, figure_name
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, leak_score

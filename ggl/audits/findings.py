@@ -1,9 +1,8 @@
 """What an audit found: cells, figures, verdicts."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,41 +14,15 @@ from ggl.audits.allowances import CellAllowance
 from ggl.audits.ladder_findings import Ladder
 from ggl.audits.people import people_of, worst_people
 from ggl.audits.truth import TruthCheck
+from ggl.audits.verdicts import corrections, find_verdict, withheld_correction, worst_case
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
+from ggl.measures.many_looks import Look
 from ggl.measures.metrics import METRICS
 from ggl.measures.statistics import Interval, bootstrap_mean, finite_or_none, share, share_of_clusters
 
-__all__ = [
-    "FEWEST_IMAGES",
-    "HEADLINES",
-    "STRENGTH",
-    "AuditCell",
-    "Findings",
-    "Verdict",
-    "cell_rate",
-    "find_verdict",
-    "strength",
-    "worst_case",
-]
-
-Verdict: TypeAlias = Literal["leaks", "identifies", "no leak shown", "undecided", "withheld"]
-"""Leaks: the leak score's test. Identifies: that test fails, but private images are picked out from their
-decoys more often than by chance. Undecided: the leak score has no interval, or too few images. Withheld: the
-images do not make the captured update."""
-
-
-STRENGTH = {"leaks": 2, "identifies": 1}
-"""Of what an attack shows; a higher leak score decides between equals."""
-
-
-HEADLINES = ("defense", "attacker", "strategy", "verdict", "leak_score", "identification", "psnr")
-"""What a defense's worst case says of its cell, beside the rung of a ladder's."""
-
-
-FEWEST_IMAGES = 6
-"""Or batches. Below it the paired test's least p-value, 2 / 2ⁿ, is above 0.05: no leak could be shown."""
+__all__ = ["AuditCell", "Findings", "cell_rate"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +62,12 @@ class AuditCell:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
         controls = {name: control.by_client(metric) for name, control in self.controls.items()}
         return leak_score(scores.by_client(metric), scores.per_client(ceiling.values[metric]), controls)
+
+    def look(self, ceiling: Scores) -> Look:
+        """Return what the corrections for many cells need of this one."""
+        leak, attack = self.leak(self.attack, ceiling, HEADLINE), self.attack
+        alone = attack.batch < ceiling.batch  # image by image: no client's gradient, and as if independent
+        return Look(leak, attack, [("image" if alone else "client", k) for k in range(attack.clients)])
 
     def curve(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return evaluations and the mean best loss of the attacks on the private images.
@@ -174,7 +153,11 @@ class Findings:
         labels = self.labels.tolist()
         doubtful = self.truth is not None and self.truth.verdict == "doubtful"
         withheld = doubtful and not self.forced
-        results = [cell.to_dict(self.ceiling, labels, self.groups) for cell in self.cells]
+        looks = [(cell.defense, cell.look(self.ceiling)) for cell in self.cells]
+        results = [
+            {**cell.to_dict(self.ceiling, labels, self.groups), "corrected": corrected}
+            for cell, corrected in zip(self.cells, corrections(looks), strict=True)
+        ]
         results = [_without_scores(cell) for cell in results] if withheld else results
         worst = [
             {**entry, "people": worst_people([c for c in results if c["defense"] == entry["defense"]])}
@@ -217,6 +200,7 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **cell,
         "verdict": "withheld",
+        "corrected": withheld_correction(cell["corrected"]),
         "leaks": None,
         "identifies": None,
         "people": None,
@@ -227,42 +211,6 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
             for name, control in cell["controls"].items()
         },
     }
-
-
-def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the headline of every defense, in the order audited: its strongest cell.
-
-    That is, of the cells that leak, if any, then of those that identify, then of the others, the one with
-    the highest leak score.
-
-    Args:
-        results: cells as of `AuditCell.to_dict`; those of one defense have one name.
-    """
-    strongest: dict[str, Mapping[str, Any]] = {}
-    for cell in results:
-        known = strongest.setdefault(cell["defense"], cell)
-        if _strength(cell) > _strength(known):
-            strongest[cell["defense"]] = cell
-    return [{key: cell[key] for key in (*HEADLINES, "rung") if key in cell} for cell in strongest.values()]
-
-
-def _strength(cell: Mapping[str, Any]) -> tuple[int, float]:
-    return strength(cell["verdict"], cell["leak_score"]["mean"])
-
-
-def strength(verdict: str, mean: float | None) -> tuple[int, float]:
-    """Return what orders attacks on one defense: those that leak, those that identify, the score."""
-    return STRENGTH.get(verdict, 0), -math.inf if mean is None else mean
-
-
-def find_verdict(leak: LeakScore, scores: Scores) -> Verdict:
-    """Return what the figures allow to be said, the strongest statement first."""
-    if leak.leaks:
-        return "leaks"
-    if identifies(scores):
-        return "identifies"
-    few = scores.clients < FEWEST_IMAGES
-    return "undecided" if few or np.isnan(leak.interval.low) else "no leak shown"
 
 
 def cell_rate(cell: AuditCell) -> float:

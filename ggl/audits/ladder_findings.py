@@ -1,26 +1,20 @@
 """What a ladder found: its rungs under every defense, and at which of them the first leak shows."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from ggl.audits.rungs import CLASS_ALONE, Rung
 
-__all__ = ["UNCORRECTED", "Ladder", "Looks", "Place", "single_looks"]
+__all__ = ["CORRECTION", "Ladder", "Place"]
 
 Json: TypeAlias = Mapping[str, Any]
 
-Looks: TypeAlias = Callable[[Sequence[Json]], Sequence[str]]
-"""From the cells of one defense's rungs, as of `AuditCell.to_dict`, to the verdict on each."""
-
-UNCORRECTED = (
-    "every rung's verdict is a single look at 5 %, not corrected for their number; where all rungs from one "
-    "on leak, that holds at 5 % for all of them together: it is a test in a fixed order, from the strongest "
-    "rung downwards, that went on for as long as rungs leaked"
+CORRECTION = (
+    "verdicts are corrected for the number of rungs that were tried under a defense, so that a first leak "
+    "may be looked for; intervals are of single rungs"
 )
-"""The fixed sequence of Maurer, Hothorn and Lehmacher (1995). Upwards the ladder is none: there the first
-rung that leaks is looked for past others that do not."""
 
 FIGURES = (
     "attacker",
@@ -32,11 +26,6 @@ FIGURES = (
     "passes_per_evaluation",
 )
 """What a rung says of its cell, beside the verdict."""
-
-
-def single_looks(cells: Sequence[Json]) -> list[str]:
-    """Return every cell's own verdict."""
-    return [cell["verdict"] for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -64,19 +53,10 @@ class Ladder:
     rungs: Sequence[Rung]
     places: Sequence[Place]
 
-    def to_dict(self, results: Sequence[Json], looks: Looks = single_looks) -> dict[str, object]:
-        """Return what `result.json` says of the ladder.
-
-        Args:
-            results: every cell, as of `AuditCell.to_dict`, with its rung.
-            looks: gives the verdicts that count.
-        """
+    def to_dict(self, results: Sequence[Json]) -> dict[str, object]:
+        """Return what `result.json` says of the ladder, of every cell with its rung and its correction."""
         defenses = list(dict.fromkeys(place.defense for place in self.places))
-        verdicts: dict[int, str] = {}
-        for defense in defenses:
-            own = [k for k, cell in enumerate(results) if cell["defense"] == defense]
-            verdicts |= dict(zip(own, looks([results[k] for k in own]), strict=True))
-        under = [_found(place, results, verdicts) for place in self.places]
+        under = [_found(place, results) for place in self.places]
         return {
             "rungs": [
                 {
@@ -88,7 +68,7 @@ class Ladder:
             ],
             "first_leak": [self._first(d, [u for u in under if u["defense"] == d]) for d in defenses],
             "notes": self.notes(),
-            "correction": UNCORRECTED,
+            "correction": CORRECTION,
         }
 
     def notes(self) -> list[str]:
@@ -167,12 +147,13 @@ def _unbroken(found: Sequence[Json]) -> int | None:
     return min((f["rung"] for f in leaking), default=None)
 
 
-def _found(place: Place, results: Sequence[Json], verdicts: Mapping[int, str]) -> dict[str, Any]:
+def _found(place: Place, results: Sequence[Json]) -> dict[str, Any]:
     """Return what stands on a rung under one defense."""
     stands = (k for k, c in enumerate(results) if (c["defense"], c["rung"]) == (place.defense, place.rung))
     k = next(stands, None)
     figures = dict.fromkeys(FIGURES) if k is None else {key: results[k][key] for key in FIGURES}
-    return {**asdict(place), "cell": k, "verdict": None if k is None else verdicts[k], **figures}
+    verdict = None if k is None else results[k]["corrected"]["verdict"]
+    return {**asdict(place), "cell": k, "verdict": verdict, **figures}
 
 
 def _nothing_said(tried: Sequence[Json]) -> str:

@@ -43,10 +43,14 @@ def render(report: Findings, result: Mapping[str, object]) -> str:
 
 def _content(report: Findings, result: Json) -> dict[str, object]:
     """Return what the template shows."""
-    axis = _Axis([cell["leak_score"] for cell in result["results"]])
+    scores = [cell[key] for cell in result["results"] for key in ("leak_score", "corrected")]
+    axis = _Axis(scores)
     cells = [_cell(report, k, found, axis) for k, found in enumerate(result["results"])]
     worst = _worst(result, cells)
-    groups = {s: [cell for cell in worst if cell["verdict"] == verdict] for verdict, s in SENTENCES.items()}
+    groups = {
+        s: [cell for cell in worst if cell["corrected"]["verdict"] == verdict]
+        for verdict, s in SENTENCES.items()
+    }
     return {
         **result,
         "groups": {sentence: group for sentence, group in groups.items() if group},
@@ -127,9 +131,17 @@ def _trade_off(result: Json, worst: Sequence[Json]) -> dict[str, object] | None:
         return None
     trained = [cell for cell in worst if cell["cost"] is not None]
     points = [cell for cell in trained if cell["leak_score"]["mean"] is not None]
-    axis = _Axis([cell["leak_score"] for cell in points])
+    axis = _Axis([cell["corrected"] for cell in points])
     undefended = _percent(utility["undefended_accuracy"])
-    marks = [{**cell, "label": cell["key"][4:], "accuracy": cell["cost"]["accuracy"]} for cell in points]
+    marks = [
+        {
+            "label": cell["key"][4:],
+            "verdict": cell["corrected"]["verdict"],
+            "leak_score": cell["corrected"],
+            "accuracy": cell["cost"]["accuracy"],
+        }
+        for cell in points
+    ]
     return {
         "figure": draw_trade_off(marks, undefended, (axis.least, axis.most)),
         "points": points,
@@ -148,6 +160,7 @@ def _cell(report: Findings, k: int, found: Json, axis: "_Axis") -> dict[str, obj
         **found,
         "key": f"cell{k:02d}",
         "marks": axis.marks(found["leak_score"]),
+        "corrected_marks": axis.marks(found["corrected"]),
         "columns": columns,
         "pictures": _pictures(report, report.cells[k], columns),
     }

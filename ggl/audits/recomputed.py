@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ggl.audits.findings import find_verdict, worst_case
+from ggl.audits.verdicts import find_verdict, worst_case
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies
 from ggl.measures.metrics import METRICS
 from ggl.measures.statistics import Interval, bootstrap_mean

@@ -20,13 +20,12 @@ from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
 from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
-from ggl.commands.console import LOG_WIDTH, interval_text, progress_bars, summary_table
+from ggl.commands.audit_summary import print_summary
+from ggl.commands.console import LOG_WIDTH, progress_bars
 from ggl.commands.evidence import EvidenceFile, evidence_of
 from ggl.commands.evidence_plan import input_files
 from ggl.commands.folders import check_folder, check_place
 from ggl.commands.gate import Gate
-from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
-from ggl.commands.ladder_table import print_ladder
 from ggl.costs.utility_file import read_utility
 from ggl.measures.lpips import LPIPS_HINT, load_lpips
 from ggl.pages.templates import check_page
@@ -48,26 +47,6 @@ DEMO: dict[str, Any] = {
 
 CHECKPOINTS = ".ggl-checkpoints"
 RESULT = "result.json"
-LEGEND = """\
-leak score: 0 is what the class alone gives away, 1 all that the prior can say
-identified: how often the private image ranks first among its decoys; 95 % intervals
-recognizable: at 95 %, with chance and the number of attacks on a defense taken off"""
-STANDS_OUT = """\
-it matches better than every control, by more than the attack gains on noise: the update says more of its
-images than their labels"""
-NOTHING_FOUND = """\
-it does not match better than every control by more than the attack gains on noise: nothing was found in the
-update beyond its labels"""
-DOUBTFUL = """\
-every control matches its own update better: check the victim's weights and mode, the defense, the batch
-size, the labels and the local steps"""
-WITHHELD = "leak scores are withheld: correct the settings, or give --force to have them all the same"
-FORCED = (
-    "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
-)
-HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
-WORST = "worst case over attackers and strategies"
-WORST_HEADINGS = ("defense", "leak score", "verdict", "attacker", "strategy")
 
 
 def run(
@@ -111,7 +90,7 @@ def run(
             console.print("interrupted; the same command with --resume goes on")
         raise
     result = found.save(plan.out)
-    _print(result, plan, console)
+    print_summary(result, plan, console)
     if evidence is not None:
         evidence.write(evidence_of(plan, files, inputs, found, result, evidence.pictures), console)
     shutil.rmtree(plan.out / CHECKPOINTS, ignore_errors=True)
@@ -238,73 +217,3 @@ def _asked(plan: AuditPlan, inputs: Inputs) -> dict[str, object]:
         "weights_read": list(inputs.notes),
         "estimated_learning_rate": None if rate is None else rate.to_dict(),
     }
-
-
-def _print(result: Any, plan: AuditPlan, console: Console) -> None:
-    if "control_gap" in result:
-        _print_match(result, console)
-    else:
-        _print_cells(result, plan, console)
-    console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
-
-
-def _print_match(result: Any, console: Console) -> None:
-    """Say what may be said without the private images: no score."""
-    gap, updates = result["control_gap"], result["updates"]
-    gaps = {
-        kind: [u["gap"] for u in updates if u["update"].startswith(kind)] for kind in ("control", "noise")
-    }
-    console.print(f"labels: {', '.join(map(str, result['labels']))}")
-    console.print(
-        f"match to the captured update: {result['match']:.4f}, better than the controls' by "
-        f"{gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]"
-    )
-    for kind, found in gaps.items():
-        console.print(f"the same gap of {kind} updates: {min(found):.4f} to {max(found):.4f}")
-    console.print(STANDS_OUT if result["stands_out"] else NOTHING_FOUND)
-    if result["settings_doubtful"]:
-        console.print(DOUBTFUL)
-
-
-def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
-    images = result["settings"]["images"]
-    title = f"{plan.victim}, {plan.prior}, {images} images, {plan.budget} evaluations"
-    cells = result["results"]
-    proved = bool(bound_lines(cells))
-    headings = (*HEADINGS[:5], AT_MOST, *HEADINGS[5:]) if proved else HEADINGS
-    if result["ladder"] is not None:
-        print_ladder(result, title, console)
-    else:
-        console.print(summary_table(title, headings, [_row(cell, proved) for cell in cells]))
-    if result["ladder"] is None and len(result["worst_case"]) < len(result["results"]):
-        rows = [
-            (cell["defense"], interval_text(cell["leak_score"]), *(cell[key] for key in WORST_HEADINGS[2:]))
-            for cell in result["worst_case"]
-        ]
-        console.print(summary_table(WORST, WORST_HEADINGS, rows))
-    for cell in result["worst_case"]:
-        if (people := cell["people"]) is not None:
-            console.print(f"{cell['defense']}: {people['said']} ({people['rests_on']})", markup=False)
-    console.print(f"ceiling of the prior: {result['ceiling']['psnr']['mean']:.1f} dB PSNR")
-    console.print(LEGEND)
-    for line in bound_lines(cells):
-        console.print(line, markup=False)
-    truth = result["truth"]
-    if truth is not None and truth["verdict"] == "doubtful":
-        for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
-            console.print(line, markup=False)
-
-
-def _row(cell: Any, proved: bool) -> list[str]:
-    leak = cell["leak_score"]
-    row = [
-        cell["defense"],
-        cell["attacker"],
-        cell["strategy"],
-        interval_text(leak),
-        interval_text(cell["identification"]),
-        f"{cell['psnr']['mean']:.1f}",
-        f"{cell['controls'][leak['control']]['psnr']['mean']:.1f} ({leak['control']})",
-        cell["verdict"],
-    ]
-    return [*row[:5], bound_text(cell), *row[5:]] if proved else row

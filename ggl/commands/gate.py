@@ -102,8 +102,8 @@ def _bound(text: str) -> float:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    """Return what is said of a defense: the verdict of its worst case."""
-    return str(row["verdict"])
+    """Return what may be said of a cell, corrected for the number of those beside it."""
+    return str(row["corrected"]["verdict"])
 
 
 def _failure(condition: str, row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
@@ -129,7 +129,7 @@ def _unjudged(cell: Mapping[str, Any]) -> str | None:
 
     A few images that are identified have a verdict, and still could show no leak.
     """
-    from ggl.audits.findings import FEWEST_IMAGES  # which imports torch
+    from ggl.audits.verdicts import FEWEST_IMAGES  # which imports torch
 
     verdict, leak = _verdict(cell), cell["leak_score"]
     if verdict in UNJUDGED:

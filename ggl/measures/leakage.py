@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import Tensor
 from ggl.measures.metrics import mse, psnr, psnr_signed, ssim, ssim_error
 from ggl.measures.statistics import (
     Interval,
-    bootstrap_mean,
     bootstrap_ratio,
     paired_test,
     share,
@@ -28,6 +27,7 @@ __all__ = [
     "Measure",
     "Scores",
     "identification",
+    "identification_test",
     "identifies",
     "leak_score",
     "measures",
@@ -82,19 +82,36 @@ class Scores:
         means: NDArray[np.float64] = values.reshape(-1, self.batch).mean(axis=1, dtype=np.float64)
         return means
 
+    def chances(self) -> NDArray[np.float64]:
+        """Return the share of each client's images that would rank first by chance, (clients,)."""
+        return self.per_client(1 / (self.decoys + 1))
+
 
 @dataclass(frozen=True)
 class LeakScore:
-    """Leak score by one error metric, against the control that was strongest on average."""
+    """Leak score by one error metric, against the control that was strongest on average.
+
+    Attributes:
+        gains: by how much each client's attack is nearer than that control, (clients,).
+        room: by how much its ceiling is.
+    """
 
     interval: Interval
     control: str
     p_value: float
+    gains: NDArray[np.float64] = field(repr=False, compare=False)
+    room: NDArray[np.float64] = field(repr=False, compare=False)
 
     @property
     def leaks(self) -> bool:
         """Whether more came out than the class alone gives away: interval above 0, and p < 0.05."""
         return self.interval.low > 0 and self.p_value < SIGNIFICANCE
+
+    def widened(self, factor: float, p_value: float) -> "LeakScore":
+        """Return the score with another test's p-value and an interval of a larger critical value."""
+        undefined = np.isnan(self.interval.mean)
+        interval = self.interval if undefined else bootstrap_ratio(self.gains, self.room, factor)
+        return replace(self, interval=interval, p_value=p_value)
 
     def to_dict(self) -> dict[str, object]:
         """Return the interval with the control's name and the paired test's p-value."""
@@ -155,36 +172,40 @@ def leak_score(
     """Return (control - attack) / (control - ceiling), a ratio of sums over clients, of errors (n,) each.
 
     The control is the one of least mean error. 0 is what the class alone gives away, 1 all that the
-    prior can say; the interval is a 95 % bootstrap over clients, the p-value a paired permutation test
-    of attack against control. Where the ceiling is no better than that control, the prior cannot say
-    more than the class alone: the score is undefined (NaN).
+    prior can say; the interval is `bootstrap_ratio`'s, the p-value a paired permutation test of attack
+    against control. Where the ceiling is no better than that control, the prior cannot say more than the
+    class alone: the score is undefined (NaN).
     """
     name = min(controls, key=lambda control: float(np.mean(controls[control])))
-    control = controls[name]
-    if np.sum(control - ceiling) <= 0:
-        undefined = Interval(math.nan, math.nan, math.nan, len(attack))
-        return LeakScore(undefined, name, paired_test(attack, control))
-    interval = bootstrap_ratio(control - attack, control - ceiling)
-    return LeakScore(interval, name, paired_test(attack, control))
+    gains, room = controls[name] - attack, controls[name] - ceiling
+    interval = Interval(math.nan, math.nan, math.nan, len(attack))
+    if np.sum(room) > 0:
+        interval = bootstrap_ratio(gains, room)
+    return LeakScore(interval, name, paired_test(attack, controls[name]), gains, room)
 
 
 def identifies(scores: Scores) -> bool:
-    """Say whether private images rank first more often than chance, 1 / (decoys + 1), would have it.
+    """Say whether private images rank first more often than chance would have it: p < 0.05 of the test."""
+    return identification_test(scores) < SIGNIFICANCE
 
-    At least two do, and p < 0.05: of a one-sided binomial test where every image is a client's own, else of
-    a permutation test over clients of the share that ranks first against chance.
+
+def identification_test(scores: Scores) -> float:
+    """Return the p-value of "private images rank first no more often than 1 / (decoys + 1)", in (0, 1].
+
+    Of a one-sided binomial test where every image is a client's own, else of a permutation test over clients
+    of the share that ranks first against chance. Fewer than two images that do give 1.
     """
     first = scores.ranks == 1
-    chance = 1 / (scores.decoys + 1)
     if first.sum() < 2:
-        return False
+        return 1.0
+    chance = scores.chances()
     if scores.batch == 1:
         found = scipy.stats.binomtest(  # type: ignore[attr-defined]
             int(first.sum()), len(first), float(chance.mean()), alternative="greater"
         )
-        return bool(found.pvalue < SIGNIFICANCE)
-    shares, chances = scores.per_client(first), scores.per_client(chance)
-    return bool(shares.mean() > chances.mean() and paired_test(shares, chances) < SIGNIFICANCE)
+        return float(found.pvalue)
+    shares = scores.per_client(first)
+    return paired_test(shares, chance) if shares.mean() > chance.mean() else 1.0
 
 
 def identification(scores: Scores) -> dict[str, Interval]:
@@ -196,12 +217,12 @@ def identification(scores: Scores) -> dict[str, Interval]:
     return {
         "identification": _share_within(scores, 1),
         "identification_top10": _share_within(scores, 10),
-        "identification_percentile": bootstrap_mean(percentile),
+        "identification_percentile": share_of_clusters(percentile),
     }
 
 
 def _share_within(scores: Scores, rank: int) -> Interval:
-    """Return the share of images of at most a rank, with Wilson's interval over clients."""
+    """Return the share of images of at most a rank, with its interval over clients."""
     found = scores.ranks <= rank
     if scores.batch == 1:
         return share(int(found.sum()), len(found))

@@ -151,13 +151,13 @@ def scores(ranks, batch):
 
 
 def test_images_of_one_batch_are_no_independent_sample():
-    """Two batches of eight, all found: as images beyond chance, as batches not."""
+    """Two batches of eight, all found: as images beyond chance, as batches not. Two batches tell no share."""
     assert identifies(scores([1] * 16, batch=1))
     assert not identifies(scores([1] * 16, batch=8))
     assert identifies(scores([1] * 16, batch=2))
     found = identification(scores([1, 1, 50, 50], batch=2))["identification"]
     assert (found.mean, found.n) == (0.5, 2)
-    assert (found.low, found.high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_sixteen_images_behind_one_gradient(data, prior, victim):

@@ -411,12 +411,13 @@ def test_a_defense_under_which_no_rung_could_be_tried_is_said_beside_the_others(
     assert said == ["under none the first leak shows at rung 4, prior", "under mine no rung could be tried"]
 
 
-def test_other_looks_decide_where_they_are_given():
+def test_the_corrected_verdicts_decide():
     ladder, results = constructed({4: "leaks", 6: "leaks", 10: "leaks"})
-    found = ladder.to_dict(results, looks=lambda cells: ["no leak shown", *["leaks"] * (len(cells) - 1)])
+    results[0]["corrected"] = {"verdict": "no leak shown"}
+    found = ladder.to_dict(results)
     assert found["first_leak"][0]["rung"] == 6
     assert found["rungs"][3]["under"][0]["verdict"] == "no leak shown"
-    assert "5 % for all of them together" in found["correction"]
+    assert "corrected for the number of rungs" in found["correction"]
 
 
 # Refusals

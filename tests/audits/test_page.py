@@ -222,13 +222,15 @@ def test_the_worst_case_comes_first_and_names_who_is_behind_each_figure():
     assert none.startswith("00 none naive cma-es ▲ leaks n = 6 0.88 [")
     assert prune.startswith("02 prune:0.9 adaptive adam ▲ leaks n = 6 0.50 [")
     assert "Accuracy" not in head
-    assert "chosen after the fact" in found.text("worst-case")
+    assert "picked after the fact" in found.text("worst-case")
+    assert "of 2; alone [" in prune
+    assert "alone [" not in none
     assert "utility" not in found.texts
     assert points(found) == []
 
 
 def test_one_cell_a_defense_leaves_nothing_to_choose():
-    assert "chosen after the fact" not in Page(html(cell("none", 0.02))).text("worst-case")
+    assert "picked after the fact" not in Page(html(cell("none", 0.02))).text("worst-case")
 
 
 def test_costs_stand_beside_the_worst_case_and_every_trained_defense_is_a_point():

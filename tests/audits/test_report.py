@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_page import N, cell, entry, report, utility
 
-from ggl.audits.findings import HEADLINES, worst_case
+from ggl.audits.verdicts import HEADLINES, worst_case
 from ggl.base.errors import InputError
 
 
@@ -50,7 +50,7 @@ def test_a_leak_comes_before_identification_and_that_before_a_higher_score():
     ]
     for stronger, weaker in itertools.combinations(ordered, 2):
         for pair in ([stronger, weaker], [weaker, stronger]):
-            assert worst_case(pair) == [{key: stronger[key] for key in HEADLINES}]
+            assert worst_case(pair) == [{key: stronger[key] for key in HEADLINES if key in stronger}]
 
 
 def test_of_equals_the_first_is_named_and_defenses_keep_their_order():
@@ -66,6 +66,53 @@ def test_of_equals_the_first_is_named_and_defenses_keep_their_order():
         ("a", "naive", "cma-es"),
     ]
     assert worst_case([]) == []
+
+
+def test_what_is_corrected_comes_before_what_a_cell_shows_alone():
+    """The higher score of two attacks may be the luckier one."""
+    lucky = {**found("a", "leaks", 0.5), "corrected": {"verdict": "no leak shown"}}
+    sure = {**found("a", "leaks", 0.3), "corrected": {"verdict": "leaks"}}
+    assert worst_case([lucky, sure]) == [{key: sure[key] for key in HEADLINES}]
+    alone = {**found("a", "no leak shown", 0.6), "corrected": {"verdict": "no leak shown"}}
+    assert worst_case([alone, lucky]) == [{key: lucky[key] for key in HEADLINES}]
+
+
+def test_cells_are_corrected_for_those_of_their_defense_and_for_all():
+    """Errors of every cell are one shape, so that the cells' signs flip alike and p stays 2 / 2^6."""
+    cells = [cell("none", 0.02), cell("clip:1", 0.03), cell("clip:1", 0.05, attacker="naive")]
+    result = report(*cells).to_dict()
+    looks = [(c["corrected"]["looks"], c["corrected"]["table"]["looks"]) for c in result["results"]]
+    assert looks == [(1, 3), (2, 3), (2, 3)]
+    for known in result["results"]:
+        corrected = known["corrected"]
+        assert (
+            corrected["p_value"] == corrected["table"]["p_value"] == known["leak_score"]["p_value"] == 1 / 32
+        )
+        assert corrected["mean"] == known["leak_score"]["mean"]
+        assert corrected["low"] <= known["leak_score"]["low"]
+        assert corrected["verdict"] == known["verdict"] == "leaks"
+    first = result["results"][0]
+    assert {key: first["corrected"][key] for key in first["leak_score"]} == first["leak_score"]
+    assert result["worst_case"][1]["corrected"] == result["results"][1]["corrected"]
+
+
+def test_a_lucky_cell_of_many_is_no_leak_and_says_what_it_was_alone():
+    """One cell in which six images gain a little, and eleven in which the same images scatter."""
+    random = np.random.default_rng(0)
+    cells = [cell("noise:1", 0.06, attacker="adaptive")]
+    for k in range(11):
+        other = cell("noise:1", 0.09, attacker=f"other{k}")
+        mse = other.controls["class mean"].values["mse"] * (1 + 0.1 * random.choice([-1, 1], N))
+        scattered = dataclasses.replace(other.attack, values={**other.attack.values, "mse": mse})
+        cells.append(dataclasses.replace(other, attack=scattered))
+    result = report(*cells).to_dict()
+    (worst,) = result["worst_case"]
+    assert worst["attacker"] == "adaptive"
+    assert worst["verdict"] == "leaks"
+    assert worst["corrected"]["looks"] == 12
+    assert worst["corrected"]["p_value"] >= worst["leak_score"]["p_value"]
+    low, alone = worst["corrected"]["low"], worst["leak_score"]["low"]
+    assert low is None or low < alone
 
 
 def test_the_result_holds_the_worst_case_of_real_cells():

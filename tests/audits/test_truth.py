@@ -254,6 +254,9 @@ def test_an_audit_withholds_scores_unless_it_is_forced(audited, tmp_path):
         assert (cell["leaks"] is None) is withheld
         assert (cell["people"] is None) is withheld
         assert (result["worst_case"][0]["people"] is None) is withheld
+        for corrected in (cell["corrected"], cell["corrected"]["table"]):
+            assert (corrected["verdict"] == "withheld") is withheld
+            assert (corrected["p_value"] is None) is withheld
         assert cell["images"][0]["match_of_private"] == pytest.approx(0, abs=1e-5)
     saved = wrong.save(tmp_path)
     assert saved["results"][0]["leak_score"] | {"n": 1} == {

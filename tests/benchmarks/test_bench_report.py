@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import jinja2
+import numpy as np
 import pytest
 from made_records import CELL, failed, made_records, skipped, with_figures
 from PIL import Image
@@ -235,6 +236,39 @@ def test_a_leak_score_is_the_ratio_of_sums_over_images(tmp_path):
     assert len(found["images"]) == len(records)
     assert {line["cell"] for line in found["images"]} == {r.cell.id for r in records}
     assert set(found) == {"leak", "images", "convergence", "flags"}
+
+
+def test_verdicts_are_corrected_for_the_groups_of_a_defense():
+    """Each defense's groups are one family; a group's own verdict and interval stay beside."""
+    records = made_records(strategies=("cma-es", "random", "adam"))
+    found = rows_of(records, None)
+    for row in found:
+        assert row.correction.looks == 3
+        assert row.correction.leak.p_value >= row.group.leak.p_value
+        assert row.corrected["low"] < row.leak["low"]
+        assert row.corrected["mean"] == row.leak["mean"]
+        assert row.verdict == "leaks"
+    lines = leak_rows(records)
+    for row, line in zip(found, lines, strict=True):
+        assert (line["verdict"], line["corrected_verdict"], line["looks"]) == ("leaks", "leaks", "3")
+        assert float(line["corrected_low"]) == pytest.approx(row.corrected["low"], rel=1e-5)
+        assert float(line["corrected_p"]) == pytest.approx(row.correction.leak.p_value, rel=1e-5)
+
+
+def test_a_group_that_leaks_alone_and_not_among_many_says_both():
+    """Seven of eight images gain, unevenly; in twenty other groups errors scatter about the control's."""
+    gains = (0.6, 0.8, 0.9, 0.85, 0.95, 0.7, 1.05, 0.9)
+    scattered = np.random.default_rng(0).normal(1, 0.2, (20, 8)).tolist()
+
+    def attack(cell):
+        share = gains if cell.strategy == "lucky" else scattered[len(cell.strategy) - 1]
+        return 0.05 * share[cell.image]
+
+    records = made_records(("none",), ("lucky", *("x" * k for k in range(1, 21))), attack=attack)
+    lucky = next(row for row in rows_of(records, None) if row.strategy == "lucky")
+    assert lucky.group.verdict == "leaks"
+    assert lucky.verdict == "no leak shown"
+    assert "uncorrected: leaks" in html(records)
 
 
 def test_a_curve_is_the_mean_over_images_as_far_as_all_go(tmp_path):

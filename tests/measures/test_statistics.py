@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -12,6 +13,7 @@ from ggl.measures.statistics import (
     Interval,
     bootstrap_mean,
     bootstrap_ratio,
+    max_test,
     paired_test,
     share,
     share_of_clusters,
@@ -31,18 +33,36 @@ def same(a, b):
     return str(a) == str(b)
 
 
-def test_bootstrap_mean_covers_the_mean_as_often_as_it_says():
-    """For normal samples of n = 30 the bootstrap interval is about mean ± 1.96 s sqrt((n - 1) / n) / sqrt(n).
-
-    So it covers with P(|t_29| < 1.96 sqrt(29 / 30)) = 0.936. Over 300 samples that share has a standard
-    deviation of 0.0141; four of them, and 0.01 for the asymmetry of BCa, are allowed.
-    """
-    n, trials = 30, 300
-    expected = 1 - 2 * stats.t.sf(1.96 * math.sqrt((n - 1) / n), n - 1)
-    allowed = 4 * math.sqrt(expected * (1 - expected) / trials) + 0.01
-    intervals = [bootstrap_mean(row) for row in normal((trials, n))]
+@pytest.mark.parametrize("n", [6, 10])
+def test_bootstrap_mean_covers_the_mean_as_often_as_it_says(n):
+    """Of 600 normal samples 95 % and up to 2 more, since c is at least Student's, within 4 deviations."""
+    intervals = [bootstrap_mean(row) for row in normal((600, n))]
     covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
-    assert abs(covered - expected) < allowed
+    assert 0.95 - 4 * math.sqrt(0.95 * 0.05 / 600) < covered < 0.97 + 4 * math.sqrt(0.97 * 0.03 / 600)
+
+
+def test_the_critical_value_is_the_symmetric_bootstrap_ts():
+    """By a loop over resamples of another stream; 9,999 place the quantile within about 2 %."""
+    values = np.exp(0.5 * normal(12))
+    random, sizes = np.random.default_rng(5), []
+    for _ in range(9_999):
+        drawn = values[random.integers(12, size=12)]
+        sizes.append(abs(drawn.mean() - values.mean()) / (drawn.std(ddof=1) / math.sqrt(12)))
+    student = stats.t.ppf(0.975, 11)
+    expected = np.quantile(sizes, 0.95)
+    assert student < expected < 1.5 * student
+    interval = bootstrap_mean(values)
+    found = (interval.high - interval.mean) / (values.std(ddof=1) / math.sqrt(12))
+    assert found == pytest.approx(expected, rel=0.04)
+    assert interval.high - interval.mean == pytest.approx(interval.mean - interval.low)
+
+
+def test_the_critical_value_is_at_most_half_above_students():
+    """Of five equal values and another a third of the resamples have no spread: c would be infinite."""
+    values = [0.0, 0.0, 0.0, 0.0, 0.0, 6.0]
+    reach = 1.5 * stats.t.ppf(0.975, 5) * np.std(values, ddof=1) / math.sqrt(6)
+    interval = bootstrap_mean(values)
+    assert (interval.low, interval.high) == (pytest.approx(1 - reach), pytest.approx(1 + reach))
 
 
 def test_bootstrap_mean_agrees_with_the_normal_interval_for_many_images():
@@ -55,13 +75,7 @@ def test_bootstrap_mean_agrees_with_the_normal_interval_for_many_images():
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_bca_leans_to_the_long_tail():
-    values = np.exp(1.5 * normal(30))
-    interval = bootstrap_mean(values)
-    assert interval.high - interval.mean > 1.3 * (interval.mean - interval.low)
-
-
-def test_bootstrap_ratio_resamples_the_images_jointly():
+def test_bootstrap_ratio_pairs_the_images():
     """The delta method: the standard error of sum(x) / sum(y) is sd(x - r y) / (mean(y) sqrt(n))."""
     y = 3 + normal(300)
     x = 0.5 * y + 0.1 * normal(300, seed=1)
@@ -96,13 +110,34 @@ def test_intervals_scale_with_the_values(power, values):
 
 
 @quick
-@given(samples)
-def test_bounds_are_means_that_the_values_can_have(values):
-    interval = bootstrap_mean(values)
-    if len(values) > 1:
-        slack = 1e-9 * max(map(abs, values))
-        assert min(values) - slack <= interval.low <= interval.high + slack
-        assert interval.high <= max(values) + slack
+@given(paired)
+def test_bounds_lie_about_the_ratio(pairs):
+    interval = bootstrap_ratio(*zip(*pairs, strict=True))
+    if not math.isnan(interval.low):
+        slack = 1e-9 * max(abs(interval.low), abs(interval.high))
+        assert interval.low - slack <= interval.mean <= interval.high + slack
+
+
+def test_the_ratios_interval_is_fiellers():
+    """Fieller 1954 by hand: the roots of (mean(x) - r mean(y))^2 = c^2 var(x - r y) / n.
+
+    c is that of the residuals x - r y, but for the order in which the resamples meet them.
+    """
+    y = 3 + normal(15)
+    x = 0.4 * y + 0.5 * normal(15, seed=1)
+    interval = bootstrap_ratio(x, y)
+    residuals = x - interval.mean * y
+    c = bootstrap_mean(residuals).high / (residuals.std(ddof=1) / math.sqrt(15))
+    rests = [x - bound * y for bound in (interval.low, interval.high)]
+    sizes = [abs(rest.mean()) / (rest.std(ddof=1) / math.sqrt(15)) for rest in rests]
+    assert sizes[0] == pytest.approx(sizes[1])
+    assert sizes[0] == pytest.approx(c, rel=0.03)
+
+
+def test_a_wider_ratio_has_the_larger_critical_value():
+    values = normal(12)
+    narrow, wide = bootstrap_ratio(values, np.ones(12)), bootstrap_ratio(values, np.ones(12), widened=1.5)
+    assert wide.high - wide.mean == pytest.approx(1.5 * (narrow.high - narrow.mean))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.0])
@@ -118,8 +153,10 @@ def test_a_constant_ratio_has_no_width():
 
 @pytest.mark.parametrize("size", [1e-300, 1e300])
 def test_extreme_sizes_keep_their_interval(size):
-    interval = bootstrap_mean([0.0, 0.0, 0.0, size])
-    assert 0 <= interval.low < interval.mean == size / 4 < interval.high <= size
+    interval, unit = (bootstrap_mean([0.0, 0.0, 0.0, x]) for x in (size, 1.0))
+    assert interval.mean == size / 4
+    assert interval.low / size == pytest.approx(unit.low)
+    assert interval.high / size == pytest.approx(unit.high)
 
 
 def test_images_without_weight_do_not_make_a_ratio_constant():
@@ -163,16 +200,17 @@ def test_pairs_of_different_lengths_are_refused():
             figure([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_share_is_wilsons_interval():
-    """Newcombe 1998 (Statistics in Medicine 17, table I): 81 of 263 gives 0.2553 to 0.3662."""
+def test_share_is_the_mid_p_interval():
+    """Newcombe 1998 (Statistics in Medicine 17, table I, method 8): 81 of 263 gives 0.2544 to 0.3658."""
     interval = share(81, 263)
     assert interval.mean == pytest.approx(81 / 263)
-    assert (round(interval.low, 4), round(interval.high, 4), interval.n) == (0.2553, 0.3662, 263)
+    assert (round(interval.low, 4), round(interval.high, 4), interval.n) == (0.2544, 0.3658, 263)
 
 
 def test_share_at_its_ends():
+    """Of none of 20, (1 - p)^20 / 2 = 0.025."""
     assert share(0, 20).low == 0
-    assert round(share(0, 20).high, 4) == 0.1611
+    assert share(0, 20).high == pytest.approx(1 - 0.05 ** (1 / 20))
     assert share(20, 20).high == 1
 
 
@@ -215,13 +253,48 @@ def test_interval_as_json_has_no_nan():
     assert json.loads(json.dumps(bootstrap_mean([0.5]).to_dict(), allow_nan=False))["low"] is None
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 4), (3, 7), (12, 12)])
-def test_clusters_that_agree_within_are_wilsons_draws(successes, n):
-    shares = [1.0] * successes + [0.0] * (n - successes)
-    expected = share(successes, n)
-    found = share_of_clusters(shares)
-    assert (found.mean, found.n) == (expected.mean, expected.n)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+def test_clusters_have_students_interval_of_a_half_at_either_end_added():
+    """By hand: of 0.2, 0.6 and 0.7 the mean is (1.5 + 0.5) / 4 and the squares' sum 0.14 + 0.25."""
+    reach = stats.t.ppf(0.975, 3) * math.sqrt(0.39 / 3 / 4)
+    found = share_of_clusters([0.2, 0.6, 0.7])
+    assert (found.mean, found.n) == (pytest.approx(0.5), 3)
+    assert found.low == pytest.approx(max(0.0, 0.5 - reach))
+    assert found.high == pytest.approx(min(1.0, 0.5 + reach))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_clusters_that_are_all_alike_do_not_say_that_there_is_no_other(value):
+    found = share_of_clusters([value] * 10)
+    assert found.mean == value
+    assert 0 <= found.low <= value <= found.high <= 1
+    assert found.high - found.low > 0.15
+
+
+def test_the_max_test_of_one_cell_is_the_paired_test():
+    for n in (8, 20):
+        a, b = normal(n), normal(n, seed=1) - 0.4
+        assert max_test((a - b)[None])[0] == paired_test(a, b)
+
+
+def test_the_max_test_agrees_with_counting_every_flip_of_all_cells_at_once():
+    rows = np.stack([normal(7) + 0.8, normal(7, seed=1), normal(7, seed=2) - 0.3])
+    rows[2, 5:] = 0  # two images that this cell does not have
+    found = max_test(rows)
+    for row, p_value in zip(rows, found, strict=True):
+        count = 0
+        for signs in itertools.product([-1, 1], repeat=7):
+            greatest = max(abs(np.dot(signs, other)) / np.linalg.norm(other) for other in rows)
+            count += greatest >= abs(row.sum()) / np.linalg.norm(row) * (1 - 1e-9)
+        assert p_value == pytest.approx(count / 2**7)
+    assert (found >= [max_test(row[None])[0] for row in rows]).all()
+
+
+def test_cells_that_are_one_cost_nothing_and_order_does_not_matter():
+    row = normal(9) + 0.6
+    assert max_test(np.stack([row, row, row]))[0] == max_test(row[None])[0]
+    rows = normal((3, 20))
+    assert (max_test(rows) == max_test(rows[:, ::-1])).all()
+    assert (max_test(np.zeros((2, 5))) == 1).all()
 
 
 def test_no_cluster_has_no_share():
