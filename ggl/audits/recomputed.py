@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ggl.audits.verdicts import find_verdict, worst_case
+from ggl.audits.verdicts import Verdict, corrected_verdict, find_verdict, worst_case
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies
+from ggl.measures.many_looks import Correction
 from ggl.measures.metrics import METRICS
 from ggl.measures.statistics import Interval, bootstrap_mean
 
@@ -36,7 +37,8 @@ def contradictions(result: Json, *, same_versions: bool = True) -> Iterator[str]
     """
     for k, cell in enumerate(result["results"]):
         path = f"results[{k}]"
-        scores = _scores(cell, result["settings"]["batch_size"])
+        alone = result["ladder"] is not None and cell["psnr"]["n"] == len(cell["images"])
+        scores = _scores(cell, 1 if alone else result["settings"]["batch_size"])
         means = {name: bootstrap_mean(scores.by_client(name)) for name in scores.values}
         found = {**identification(scores), **means}
         for name, interval in found.items():
@@ -49,13 +51,15 @@ def contradictions(result: Json, *, same_versions: bool = True) -> Iterator[str]
         if cell["leak_score"] != cell["leak_scores"][HEADLINE]:
             yield f"{path}.leak_score: expected that of {HEADLINE}, found another"
         headline = _leak_score(cell["leak_score"])
-        for key, expected in (
-            ("leaks", headline.leaks),
-            ("identifies", identifies(scores)),
-            ("verdict", find_verdict(headline, scores)),
-        ):
-            if cell[key] != expected:
-                yield f"{path}.{key}: expected {expected!r} of its figures, found {cell[key]!r}"
+        verdict = find_verdict(headline, scores)
+        yield from _said(path, cell, headline.leaks, identifies(scores), verdict)
+        for where in (f"{path}.corrected", f"{path}.corrected.table"):
+            corrected = cell["corrected"]["table"] if where.endswith("table") else cell["corrected"]
+            looked = Correction(
+                corrected["looks"], _leak_score(corrected), corrected["identification_p_value"]
+            )
+            verdict = corrected_verdict(looked, scores)
+            yield from _said(where, corrected, looked.leaks, looked.identifies, verdict)
     worst = worst_case(result["results"])
     if len(worst) != len(result["worst_case"]):
         yield f"worst_case: expected {len(worst)} defenses, found {len(result['worst_case'])}"
@@ -66,6 +70,12 @@ def contradictions(result: Json, *, same_versions: bool = True) -> Iterator[str]
     images, counts = result["settings"]["images"], {len(cell["images"]) for cell in result["results"]}
     if counts != {images}:
         yield f"settings.images: expected as many as cells have, {sorted(counts)}, found {images}"
+
+
+def _said(path: str, said: Json, leaks: bool, identified: bool, verdict: Verdict) -> Iterator[str]:
+    for key, expected in (("leaks", leaks), ("identifies", identified), ("verdict", verdict)):
+        if said[key] != expected:
+            yield f"{path}.{key}: expected {expected!r} of its figures, found {said[key]!r}"
 
 
 def unlike(path: str, found: Json, expected: Interval, *, same_versions: bool = True) -> Iterator[str]:
@@ -95,7 +105,9 @@ def _scores(cell: Json, batch: int) -> Scores:
 
 def _leak_score(leak: Json) -> LeakScore:
     mean, low, high = (math.nan if leak[key] is None else leak[key] for key in ("mean", "low", "high"))
-    return LeakScore(Interval(mean, low, high, leak["n"]), leak["control"], leak["p_value"])
+    unknown = np.empty(0)
+    interval = Interval(mean, low, high, leak["n"])
+    return LeakScore(interval, leak["control"], leak["p_value"], gains=unknown, room=unknown)
 
 
 def _leak(path: str, leak: Json, metric: str, cell: Json, ceiling: Json) -> Iterator[str]:

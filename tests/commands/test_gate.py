@@ -14,6 +14,7 @@ def row(verdict="no leak shown", mean=0.1, low=-0.2, high=0.4, n=10, defense="si
         "attacker": attacker,
         "strategy": "adam",
         "verdict": verdict,
+        "corrected": {"verdict": verdict},
         "leak_score": {"mean": mean, "low": low, "high": high, "n": n},
     }
 
