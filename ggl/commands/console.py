@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -70,7 +71,7 @@ def summary_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[s
     return table
 
 
-def interval_text(values: Mapping[str, float | None]) -> str:
+def interval_text(values: Mapping[str, Any]) -> str:
     """Return a mean with its interval, as of `ggl.measures.statistics.Interval.to_dict`."""
     mean, low, high = (values[key] for key in ("mean", "low", "high"))
     if mean is None or low is None or high is None:

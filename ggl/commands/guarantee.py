@@ -57,6 +57,6 @@ def _sensitivity(cell: Any) -> str:
     if found["mechanism"] is None:
         return f"  {cell['defense']}: {found['kind']}, since {found['reason']}"
     return (
-        f"  {cell['defense']}: sensitivity {found['sensitivity']:.4g}, "
+        f"  {cell['defense']}: {bound_text(cell)}, sensitivity {found['sensitivity']:.4g}, "
         f"{found['mechanism']} noise of {found['noise']:.4g}"
     )

@@ -145,7 +145,7 @@ def own_scores(attack: PerImage, control: PerImage, ceiling: PerImage) -> PerIma
 
 
 def share_above(scores: PerImage, threshold: float, batch: int = 1) -> Interval:
-    """Return the share of images whose own leak score is above a threshold, with Wilson's interval.
+    """Return the share of images whose own leak score is above a threshold, with the interval of `share`.
 
     Images without a score count as not above in the share and its lower bound, and as above in the upper one.
     """

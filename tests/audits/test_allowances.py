@@ -103,11 +103,11 @@ def test_a_nominal_guarantee_bounds_nothing(ranks):
 def test_the_page_has_no_column_where_nothing_is_proved():
     plain = report(cell("none", 0.02))
     assert plain.to_dict()["results"][0]["guarantee"] is None
-    assert "At most" not in render(plain, plain.to_dict())
+    assert ">At most <" not in render(plain, plain.to_dict())
     unproved = cell("none", 0.02)
     known = CellAllowance(no_allowance(load_defense("none"), "no noise"), np.zeros(N))
     both = report(dataclasses.replace(unproved, guarantee=known))
-    assert "At most" not in render(both, both.to_dict())
+    assert ">At most <" not in render(both, both.to_dict())
 
 
 def test_one_hit_of_ten_exceeds_nothing():

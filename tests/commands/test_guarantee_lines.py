@@ -15,7 +15,7 @@ def cell(defense, kind, most=None, mechanism="gaussian", exceeded=()):
 def test_a_bound_stands_with_its_sensitivity_and_once_a_defense():
     cells = [cell("fed-cdp:4,6", "formal", 0.0154), cell("fed-cdp:4,6", "formal", 0.0154), cell("none", None)]
     assert [bound_text(c) for c in cells] == ["0.015", "0.015", "no proof"]
-    assert bound_lines(cells)[1:] == ["  fed-cdp:4,6: sensitivity 4, gaussian noise of 24"]
+    assert bound_lines(cells)[1:] == ["  fed-cdp:4,6: 0.015, sensitivity 4, gaussian noise of 24"]
 
 
 def test_a_nominal_guarantee_stands_with_its_reason_and_no_figure():

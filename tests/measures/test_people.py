@@ -187,17 +187,14 @@ def test_without_room_between_control_and_ceiling_there_is_no_score():
 
 
 def test_images_without_a_score_widen_the_interval_to_both_sides():
-    """Wilson by hand, z = 1.96: of 1 of 4, and the upper bound of 2 of 4."""
+    """Mid-p: the lower bound of 1 of 4, and the upper one of 2 of 4."""
     found = share_above(np.array([0.9, 0.1, 0.5, np.nan]), 0.5)
-    z = scipy.stats.norm.ppf(0.975)
 
-    def wilson(k, n, sign):
-        p = k / n
-        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        return (p + z**2 / (2 * n) + sign * half) / (1 + z**2 / n)
+    def more(k, p):
+        return scipy.stats.binom.sf(k, 4, p) + scipy.stats.binom.pmf(k, 4, p) / 2
 
     assert (found.mean, found.n) == (0.25, 4)
-    assert (found.low, found.high) == (pytest.approx(wilson(1, 4, -1)), pytest.approx(wilson(2, 4, 1)))
+    assert (more(1, found.low), more(2, found.high)) == (pytest.approx(0.025), pytest.approx(0.975))
 
 
 def test_shares_of_batches_have_the_intervals_of_clients():

@@ -206,7 +206,7 @@ def test_the_page_has_a_row_a_cell_and_marks_the_worst_image():
     page = Page(html(found(4, attacker="naive"), found(0)))
     head, first, second, *_ = rows(page, "people")
     assert head.startswith("Cell Defense Attacker strategy Recognizable at least, at 95 %")
-    assert first.startswith("00 none naive cma-es 3 of 20 4 picked out, chance 0.2 1.00 [0.84, 1.00] sibling")
+    assert first.startswith("00 none naive cma-es 3 of 20 4 picked out, chance 0.2 1.00 [0.86, 1.00] sibling")
     assert re.search(r"([0-3]), class \1 0\.8[78], 17\.[34] dB, rank 1 not tested", first)
     assert second.startswith("01 none adaptive cma-es 0 of 20 0 picked out")
     assert "corrected for 2 attacks" in page.text("people")
