@@ -567,7 +567,13 @@ def check_prior(
 
 @app.command("prior-report")
 def prior_report(
-    prior: PriorName,
+    priors: Annotated[
+        list[str],
+        typer.Argument(
+            help="as for check-prior; several are compared on the same images",
+            autocompletion=completion("priors"),
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="folder for prior.json, prior.html and the pictures")],
     data: Annotated[
         list[str] | None,
@@ -590,13 +596,15 @@ def prior_report(
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
-    """Show how good a prior is: samples, interpolations, and how well it inverts given images."""
-    check_names(prior=prior, strategies=[strategy])
+    """Show how good priors are: samples, interpolations, and how well they invert given images."""
+    for prior in priors:
+        check_names(prior=prior)
+    check_names(strategies=[strategy])
     from ggl.commands.prior_report import PriorPlan, run_prior_report
 
     run_prior_report(
         PriorPlan(
-            prior=prior,
+            priors=tuple(priors),
             data=tuple(data or ()),
             out=out,
             split=split,

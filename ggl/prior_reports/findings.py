@@ -22,6 +22,7 @@ class PriorReport:
         interpolation: (paths, steps, c, h, w) between pairs of latents on the sphere.
         path_classes: the paths' classes, None for an unconditional prior.
         sets: the inversions by the name that the caller gave the data set.
+        rates: images a second that the prior draws, as of `decoding_rates`.
     """
 
     settings: Mapping[str, object]
@@ -30,6 +31,7 @@ class PriorReport:
     interpolation: Float[Tensor, "paths steps c h w"]
     path_classes: Sequence[int] | None
     sets: Mapping[str, Inversion]
+    rates: Mapping[str, float]
     seconds: float
 
     def to_dict(self) -> dict[str, object]:
@@ -40,10 +42,15 @@ class PriorReport:
             "samples": {"classes": _listed(self.sample_classes), "columns": self.samples.shape[1]},
             "interpolation": {"classes": _listed(self.path_classes), "steps": self.interpolation.shape[1]},
             "sets": {name: inversion.to_dict() for name, inversion in self.sets.items()},
-            "timing": {
-                "seconds": round(self.seconds, 2),
-                "sets": {name: round(inversion.seconds, 2) for name, inversion in self.sets.items()},
-            },
+            "timing": self.timing(),
+        }
+
+    def timing(self) -> dict[str, object]:
+        """Return what things took, in seconds, and images a second."""
+        return {
+            "seconds": round(self.seconds, 2),
+            "sets": {name: round(inversion.seconds, 2) for name, inversion in self.sets.items()},
+            "images_per_second": {name: float(f"{rate:.3g}") for name, rate in self.rates.items()},
         }
 
 

@@ -22,7 +22,7 @@ from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_ur
 from ggl.prior_reports.findings import PriorReport
 from ggl.prior_reports.inversion import Inversion
 
-__all__ = ["RESULT", "pictures", "render", "save"]
+__all__ = ["RESULT", "draw_points", "finish", "pictures", "render", "save"]
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -157,16 +157,18 @@ def draw_controls(sets: Json) -> object:
             here = [
                 (y, s["figures"][kind]["psnr"]) for y, s in enumerate(sets.values()) if kind in s["figures"]
             ]
-            _draw_points(axes, k, kind, here, 0.16 * (k - (len(kinds) - 1) / 2))
+            draw_points(axes, k, kind, here, 0.16 * (k - (len(kinds) - 1) / 2), filled=kind == "inversion")
         axes.set_yticks(range(len(sets)), list(sets))
         axes.set_ylim(len(sets) - 0.5, -0.5)
         axes.set_xlabel("PSNR, dB; mean over images with its 95 % interval")
-        _finish(figure, axes, columns=len(kinds))
+        finish(figure, axes, columns=len(kinds))
         return to_svg(figure, "controls")
 
 
-def _draw_points(axes: Any, k: int, kind: str, points: Sequence[tuple[int, Json]], offset: float) -> None:
-    """Draw one kind's points, filled for the inversion, with their intervals where these are known."""
+def draw_points(
+    axes: Any, k: int, kind: str, points: Sequence[tuple[int, Json]], offset: float, *, filled: bool
+) -> None:
+    """Draw one kind's points, filled or hollow, with their intervals where these are known."""
     color = COLORS[k % len(COLORS)]
     for y, interval in points:
         if interval["low"] is not None:
@@ -176,7 +178,7 @@ def _draw_points(axes: Any, k: int, kind: str, points: Sequence[tuple[int, Json]
         [y + offset for y, _ in points],
         color=color,
         marker=MARKERS[k % len(MARKERS)],
-        markerfacecolor=color if kind == "inversion" else "none",
+        markerfacecolor=color if filled else "none",
         linestyle="none",
         label=kind,
     )
@@ -200,11 +202,12 @@ def draw_curves(sets: Json) -> object:
             )
         axes.set_xlabel("objective evaluations per image")
         axes.set_ylabel("mean PSNR of the best so far, dB")
-        _finish(figure, axes, columns=3)
+        finish(figure, axes, columns=3)
         return to_svg(figure, "curves")
 
 
-def _finish(figure: Any, axes: Any, *, columns: int) -> None:
+def finish(figure: Any, axes: Any, *, columns: int) -> None:
+    """Give a figure its grid and its legend."""
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)

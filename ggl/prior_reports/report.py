@@ -22,6 +22,7 @@ from ggl.generators.plausibility import doubts_of
 from ggl.optimizers import load_strategy
 from ggl.prior_reports.findings import PriorReport
 from ggl.prior_reports.inversion import DRAWS, Inverter
+from ggl.prior_reports.rate import decoding_rates
 
 __all__ = ["CLASS_RULES", "prior_report", "slerp"]
 
@@ -91,6 +92,7 @@ def prior_report(
         interpolation=_interpolation(inverter, path_classes, seed),
         path_classes=path_classes,
         sets={name: inverter.inversion(name, sets[name], chosen[name], rules[name]) for name in sets},
+        rates=decoding_rates(inverter.prior, place),
         seconds=time.monotonic() - started,
     )
 

@@ -397,7 +397,7 @@ def test_bad_input_is_one_line_before_any_search(case, prior, tmp_path):
 
 
 def plan(out, *data, **options):
-    return PriorPlan("fashion-dcgan32", data, out, images=2, budget=32, device="cpu", **options)
+    return PriorPlan(("fashion-dcgan32",), data, out, images=2, budget=32, device="cpu", **options)
 
 
 def test_a_run_names_its_sets_prints_a_table_and_is_not_overwritten(tmp_path, capsys):
@@ -457,7 +457,12 @@ def test_class_folders_with_names_need_the_nearest_classes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prior": "nope"}, "no prior is named 'nope'"),
+        ({"priors": ("nope",)}, "no prior is named 'nope'"),
+        ({"priors": ("fashion-dcgan32",) * 2}, "expected every prior once, found one twice"),
+        (
+            {"priors": ("fashion-dcgan32", "cifar10-gan32")},
+            "expected priors of as many channels, found 1 of fashion-dcgan32 and 3 of cifar10-gan32",
+        ),
         ({"data": ("a=fashion-mnist-heldout", "a=x.npz")}, r"two data sets are named 'a': .*NAME=x\.npz"),
         ({"data": ("a=missing.npz",)}, r"missing\.npz: expected an npz file"),
         ({"images": 2000}, "expected 1 to 1000 images to invert, as it has; found 2000"),
