@@ -481,25 +481,30 @@ def train_victim(
     )
 
 
+Layers = Annotated[
+    int | None,
+    typer.Option(help="parameter tensors of the victim; needed where a defense clips each", min=1),
+]
+
+
 @app.command()
 def epsilon(
     defense: Annotated[str, typer.Argument(help='such as "dp-sgd:1,1.1", fed-cdp:4,6, dynamic-dp:linear')],
     rounds: Annotated[int, typer.Option(help="steps of training in all", min=1)],
     sample_rate: Annotated[float, typer.Option(help="probability that an example takes part in a step")],
     delta: Annotated[float, typer.Option(help="of (epsilon, delta)")],
-    layers: Annotated[
-        int, typer.Option(help="parameter tensors of the victim; matters where each is clipped", min=1)
-    ] = 1,
+    layers: Layers = None,
     accountant: Annotated[Accountant, typer.Option(help="of Opacus")] = Accountant.rdp,
 ) -> None:
     """Compute the differential privacy that a whole training under a defense spends."""
     check_names(defenses=[defense])
+    from ggl.commands.guarantee import known_layers
     from ggl.costs.accounting import spending
     from ggl.defenses import load_defense
 
     spent = spending(
         load_defense(defense),
-        layers=layers,
+        layers=known_layers(defense, layers),
         rounds=rounds,
         sample_rate=sample_rate,
         delta=delta,
@@ -515,9 +520,7 @@ def epsilon(
 def guarantee(
     defense: Annotated[str, typer.Argument(help='such as "dp-sgd:1,1.1", fed-cdp:4,6, "clip:1+noise:0.5"')],
     candidates: Annotated[int, typer.Option(help="equally likely images, the private one among them")] = 100,
-    layers: Annotated[
-        int, typer.Option(help="parameter tensors of the victim; matters where each is clipped")
-    ] = 1,
+    layers: Layers = None,
     coordinates: Annotated[
         int | None, typer.Option(help="parameters of the victim in all; for Laplacian noise")
     ] = None,
@@ -531,12 +534,12 @@ def guarantee(
 ) -> None:
     """Compute the most that any attacker can do against a defense with a proof."""
     check_names(defenses=[defense])
-    from ggl.commands.guarantee import described
+    from ggl.commands.guarantee import described, known_layers
     from ggl.costs.guarantees import guarantee as find_guarantee
 
     found = find_guarantee(
         defense,
-        layers=layers,
+        layers=known_layers(defense, layers),
         coordinates=coordinates,
         releases=releases,
         round=round,

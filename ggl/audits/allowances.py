@@ -134,8 +134,8 @@ def excess(shares: Sequence[float] | NDArray[np.float64], most: float) -> float:
     """Return the probability of a mean of `shares` (n,), in [0, 1], or more, where it is `most` on average.
 
     Of a binomial draw, I_most(k, n - k + 1) with k their sum; shares and unlike rates scatter less
-    (Hoeffding, 1956). Wilson's interval is too short near 0: it has one hit of ten above 0.0154, and chance,
-    of one in a hundred, makes that in one audit of ten.
+    (Hoeffding, 1956). A bound is a proof, and chance must hardly ever seem to break it: intervals that cover
+    in 95 % of audits on average are not enough.
     """
     k, n = math.fsum(shares), len(shares)
     return float(betainc(k, n - k + 1, most)) if k > 0 else 1.0

@@ -14,7 +14,7 @@ from ggl.audits.allowances import CellAllowance
 from ggl.audits.ladder_findings import Ladder
 from ggl.audits.people import people_of, worst_people
 from ggl.audits.truth import TruthCheck
-from ggl.audits.verdicts import corrections, find_verdict, withheld_correction, worst_case
+from ggl.audits.verdicts import corrections, find_verdict, judged, withheld_correction, worst_case
 from ggl.base.versions import versions
 from ggl.costs.utility_file import costs_of
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies, leak_score
@@ -155,12 +155,23 @@ class Findings:
         withheld = doubtful and not self.forced
         looks = [(cell.defense, cell.look(self.ceiling)) for cell in self.cells]
         results = [
-            {**cell.to_dict(self.ceiling, labels, self.groups), "corrected": corrected}
+            {
+                **cell.to_dict(self.ceiling, labels, self.groups),
+                **(
+                    {}
+                    if cell.rung is None or self.ladder is None
+                    else {"kind": self.ladder.kind_of(cell.rung)}
+                ),
+                "corrected": corrected,
+            }
             for cell, corrected in zip(self.cells, corrections(looks), strict=True)
         ]
         results = [_without_scores(cell) for cell in results] if withheld else results
         worst = [
-            {**entry, "people": worst_people([c for c in results if c["defense"] == entry["defense"]])}
+            {
+                **entry,
+                "people": worst_people([c for c in judged(results) if c["defense"] == entry["defense"]]),
+            }
             for entry in worst_case(results)
         ]
         audited = [str(entry["defense"]) for entry in worst]

@@ -13,13 +13,14 @@ Json: TypeAlias = Mapping[str, Any]
 
 CORRECTION = (
     "verdicts are corrected for the number of rungs that were tried under a defense, so that a first leak "
-    "may be looked for; intervals are of single rungs"
+    "may be looked for, and so are the intervals"
 )
 
 FIGURES = (
     "attacker",
     "strategy",
     "leak_score",
+    "corrected",
     "identification",
     "psnr",
     "evaluations",
@@ -70,6 +71,10 @@ class Ladder:
             "notes": self.notes(),
             "correction": CORRECTION,
         }
+
+    def kind_of(self, rung: int | None) -> dict[str, str]:
+        """Return, for a cell, what its rung is: "realistic" or "diagnostic"."""
+        return {} if rung is None else {"kind": self.rungs[rung - 1].kind}
 
     def notes(self) -> list[str]:
         """Return which rungs search for labels, do what an earlier one does, or cannot be tried, and why."""
@@ -162,9 +167,10 @@ def _nothing_said(tried: Sequence[Json]) -> str:
         return "no rung could be tried"
     if verdicts == {"withheld"}:
         return "every verdict is withheld"
-    if "no leak shown" in verdicts:
-        return "no rung shows a leak"
-    return "there is no verdict on a leak: fewer than six gradients, or no interval"
+    unjudged = [found["rung"] for found in tried if found["verdict"] == "undecided"]
+    if len(unjudged) == len(tried):
+        return "there is no verdict on a leak: fewer than six gradients, or no interval"
+    return "no rung shows a leak" + (f"; {_listed(unjudged)} came to no verdict" if unjudged else "")
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ AXIS_REACH = (-1.0, 1.5)
 
 SENTENCES = {
     "leaks": "the shared gradients leak under",
-    "identifies": "they identify private images, though the leak score's interval reaches 0, under",
+    "identifies": "they identify private images, though the leak score shows no leak, under",
     "no leak shown": "no leak was shown under",
     "undecided": "there is no verdict on",
     "withheld": "every verdict is withheld, since the private images do not make the captured update, on",

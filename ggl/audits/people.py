@@ -148,9 +148,9 @@ def _words(found: Mapping[str, Any]) -> dict[str, str]:
     among = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     one = {"people": "person", "images": "image"}[found["unit"]]
     first, picked = found["rank_first"], found["picked_out"]
+    alone = f", {'and' if first == picked else f'{picked} of them'} to no control" if first else ""
     rests_on = (
-        f"{first} rank{'s' * (first == 1)} first among {among} images of the class, "
-        f"{'and' if first == picked else f'{picked} of them'} to no control; "
+        f"{first or 'none'} rank{'s' * (first < 2)} first among {among} images of the class{alone}; "
         f"chance gives {found['by_chance']:.2g}"
     )
     if found["at_least"] == 0:

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ggl.audits.verdicts import Verdict, corrected_verdict, find_verdict, worst_case
+from ggl.audits.people import worst_people
+from ggl.audits.verdicts import Verdict, corrected_verdict, find_verdict, judged, worst_case
 from ggl.measures.leakage import HEADLINE, LeakScore, Scores, identification, identifies
 from ggl.measures.many_looks import Correction
 from ggl.measures.metrics import METRICS
@@ -67,6 +68,9 @@ def contradictions(result: Json, *, same_versions: bool = True) -> Iterator[str]
         for key, value in strongest.items():
             if row[key] != value:
                 yield f"worst_case[{k}].{key}: expected that of {strongest['defense']}'s strongest cell"
+        own = [cell for cell in judged(result["results"]) if cell["defense"] == strongest["defense"]]
+        if row["people"] != worst_people(own):
+            yield f"worst_case[{k}].people: expected what {strongest['defense']}'s cells say, found another"
     images, counts = result["settings"]["images"], {len(cell["images"]) for cell in result["results"]}
     if counts != {images}:
         yield f"settings.images: expected as many as cells have, {sorted(counts)}, found {images}"

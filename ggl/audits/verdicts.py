@@ -16,6 +16,7 @@ __all__ = [
     "corrected_verdict",
     "corrections",
     "find_verdict",
+    "judged",
     "strength",
     "withheld_correction",
     "worst_case",
@@ -95,7 +96,7 @@ def worst_case(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         results: cells as of `AuditCell.to_dict`, "corrected" or not; those of one defense have one name.
     """
     strongest: dict[str, Mapping[str, Any]] = {}
-    for cell in results:
+    for cell in judged(results):
         known = strongest.setdefault(cell["defense"], cell)
         if _strength(cell) > _strength(known):
             strongest[cell["defense"]] = cell
@@ -113,6 +114,11 @@ def strength(corrected: str, alone: str, mean: float | None) -> tuple[int, int, 
     By the verdict that is corrected for the number of attacks, then by each attack's own.
     """
     return STRENGTH.get(corrected, 0), STRENGTH.get(alone, 0), -math.inf if mean is None else mean
+
+
+def judged(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the cells that count against a defense: all but the diagnostic rungs of a ladder."""
+    return [cell for cell in results if cell.get("kind") != "diagnostic"]
 
 
 def withheld_correction(corrected: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,11 +46,12 @@ class Gate:
         Args:
             result: the content of an audit's `result.json`.
         """
+        rows = {row["defense"]: row for row in result["worst_case"]}
         return [
             line
             for condition in self.conditions
-            for row in result["worst_case"]
-            if (line := _failure(condition, row, result["results"])) is not None
+            for defense in _defenses(result)
+            if (line := _failure(condition, defense, rows.get(defense), result["results"])) is not None
         ]
 
     def is_passed(self, result: Mapping[str, Any], console: Console) -> bool:
@@ -106,9 +107,21 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return str(row["corrected"]["verdict"])
 
 
-def _failure(condition: str, row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return why a defense fails a condition, None where it does not."""
-    own = [cell for cell in cells if cell["defense"] == row["defense"]]
+def _defenses(result: Mapping[str, Any]) -> list[str]:
+    """Return every defense that was audited, those on which no attack could be tried too."""
+    climbed = [first["defense"] for first in result["ladder"]["first_leak"]] if result["ladder"] else []
+    return list(dict.fromkeys([*climbed, *(row["defense"] for row in result["worst_case"])]))
+
+
+def _failure(
+    condition: str, defense: str, row: Mapping[str, Any] | None, cells: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Return why a defense fails a condition, None where it does not; `row` is its worst case."""
+    if row is None:
+        return f"{defense!r} is not decided for {condition}: no realistic attack on it could be tried"
+    from ggl.audits.verdicts import judged  # which imports torch
+
+    own = [cell for cell in judged(cells) if cell["defense"] == defense]
     name, _, value = condition.partition(":")
     if name == SCORE:
         means = {k: cell["leak_score"]["mean"] for k, cell in enumerate(own)}
@@ -131,7 +144,7 @@ def _unjudged(cell: Mapping[str, Any]) -> str | None:
     """
     from ggl.audits.verdicts import FEWEST_IMAGES  # which imports torch
 
-    verdict, leak = _verdict(cell), cell["leak_score"]
+    verdict, leak = _verdict(cell), cell["corrected"]
     if verdict in UNJUDGED:
         return verdict
     few = leak["low"] is None or leak["n"] < FEWEST_IMAGES
@@ -142,7 +155,7 @@ def _described(cell: Mapping[str, Any]) -> str:
     """Return a cell's verdict and leak score in words."""
     from ggl.commands.console import interval_text  # which imports torch
 
-    leak, who = cell["leak_score"], f"{cell['attacker']}, {cell['strategy']}"
+    leak, who = cell["corrected"], f"{cell['attacker']}, {cell['strategy']}"
     single = leak["low"] is None and leak["mean"] is not None
     score = f"{leak['mean']:.2f}, without an interval" if single else interval_text(leak)
     return f"{_verdict(cell)}, leak score {score} ({who})"

@@ -1,12 +1,16 @@
 """What a guarantee allows any attacker, in words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ggl.base.errors import InputError
 from ggl.costs.guarantees import Allowance
+from ggl.defenses import load_defense
+from ggl.defenses.base import Composed
+from ggl.defenses.privacy import PrivateDefense
 
-__all__ = ["AT_MOST", "bound_lines", "bound_text", "described"]
+__all__ = ["AT_MOST", "bound_lines", "bound_text", "described", "known_layers"]
 
 AT_MOST = "at most"
 LEGEND = """\
@@ -14,6 +18,31 @@ at most: what a guarantee allows any attacker of "identified", by its sensitivit
 EXCEEDED = """\
 doubtful: more is found than the guarantee allows; either the accounting is wrong, or the private images
 and their decoys were not equally likely (docs/guarantees.md)"""
+
+
+def known_layers(name: str, layers: int | None) -> int:
+    """Return how many parameter tensors a proof counts: 1 where a defense treats none by itself.
+
+    Raises:
+        InputError: it does, and their number was not given.
+    """
+    defense = load_defense(name)
+    parts = defense.parts if isinstance(defense, Composed) else (defense,)
+    apart = any(
+        part.norm_after(math.inf, 2) != part.norm_after(math.inf, 1)
+        or (
+            isinstance(part, PrivateDefense)
+            and part.guarantee == "formal"
+            and part.sensitivity_factor(2) != part.sensitivity_factor(1)
+        )
+        for part in parts
+    )
+    if layers is None and apart:
+        raise InputError(
+            f"{defense.name} clips every parameter tensor of the victim by itself, so that the sensitivity "
+            "grows with their number: give it, --layers 10"
+        )
+    return 1 if layers is None else layers
 
 
 def described(found: Allowance, candidates: int) -> str:

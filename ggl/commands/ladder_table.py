@@ -35,6 +35,6 @@ def _under(rung: Any, defenses: list[str]) -> Iterator[str]:
         elif (under := found.get(defense)) is None:
             yield "not its attack"
         elif under["cell"] is not None:
-            yield f"{under['verdict']}, {under['psnr']['mean']:.1f} dB\n{interval_text(under['leak_score'])}"
+            yield f"{under['verdict']}, {under['psnr']['mean']:.1f} dB\n{interval_text(under['corrected'])}"
         else:
             yield "cannot be tried" if under["reason"] is not None else f"as rung {under['same_as']}"

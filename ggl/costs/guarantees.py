@@ -127,6 +127,8 @@ def guarantee(
     """
     known = load_defense(defense)
     _check(layers, batch_size, releases, round, rounds, sample_rate)
+    if coordinates is not None and coordinates < layers:
+        raise InputError(f"expected at least as many coordinates as layers, {layers}, found {coordinates}")
     of_rounds = [Release(layers, batch_size, t / rounds) for t in range(round, round + releases)]
     found = [known.mechanism(release) for release in of_rounds]
     proved = [mechanism for mechanism in found if mechanism is not None]

@@ -17,6 +17,9 @@ __all__ = ["Correction", "Look", "correct", "widening"]
 
 Values: TypeAlias = NDArray[np.float64]
 
+FEW = 10
+"""Clients below which the dependence of cells is not estimated."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -69,7 +72,8 @@ def correct(looks: Sequence[Look]) -> list[Correction]:
     alone = np.array([look.leak.p_value for look in looks])
     together = max_test(_matrix(looks, [look.leak.gains for look in looks])) if len(looks) > 1 else alone
     scored = [look for look in looks if not np.isnan(look.leak.interval.mean)]
-    widened = widening(_matrix(scored, [_residuals(look.leak) for look in scored]))
+    clients = min((len(look.leak.gains) for look in scored), default=0)
+    widened = widening(_matrix(scored, [_residuals(look.leak) for look in scored]), clients)
     return [
         Correction(len(looks), look.leak.widened(widened, float(p_value)), float(identification_p))
         for look, p_value, identification_p in zip(
@@ -78,24 +82,31 @@ def correct(looks: Sequence[Look]) -> list[Correction]:
     ]
 
 
-def widening(residuals: Float64[np.ndarray, "k n"]) -> float:
+def widening(residuals: Float64[np.ndarray, "k n"], clients: int) -> float:
     """Return by how much k cells' critical values exceed one's, so that all their intervals cover at once.
 
     The ratio of the 95 % quantile of the largest of k dependent |t| (Hothorn, Bretz and Westfall 2008) to
-    Student's, the t being as dependent as the cells' residuals over the n clients.
+    Student's, the t being as dependent as the cells' residuals over the n clients. Below `FEW` clients
+    correlations of residuals overstate that dependence, and it is Bonferroni's ratio.
+
+    Args:
+        residuals: of every cell and client, 0 where a cell has none of a client.
+        clients: of the cell that has fewest, which the t's degrees of freedom follow.
     """
     norms: Values = np.sqrt((residuals**2).sum(1, keepdims=True))
     rows = (residuals / np.where(norms > 0, norms, 1))[norms[:, 0] > 0]
     k, n = rows.shape
-    if k < 2 or n < 2:
+    if k < 2 or clients < 2:
         return 1.0
     rows = rows[:, np.lexsort(rows)]
     random = numpy_stream(0, "many looks")
-    spread = np.sqrt(random.chisquare(n - 1, RESAMPLES) / (n - 1))
-    greatest = np.abs(random.standard_normal((RESAMPLES, n)) @ rows.T).max(1) / spread
     student, most = scipy.stats.t.ppf(  # type: ignore[attr-defined]
-        [(1 + CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / (2 * k)], n - 1
+        [(1 + CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / (2 * k)], clients - 1
     )
+    if clients < FEW:
+        return float(most / student)
+    spread = np.sqrt(random.chisquare(clients - 1, RESAMPLES) / (clients - 1))
+    greatest = np.abs(random.standard_normal((RESAMPLES, n)) @ rows.T).max(1) / spread
     return float(np.clip(np.quantile(greatest, CONFIDENCE), student, most) / student)
 
 

@@ -268,7 +268,7 @@ def settings_of(rung):
 
 def figures(cell):
     """Return what a cell has whatever stands beside it."""
-    return {key: value for key, value in cell.items() if key not in ("rung", "corrected")}
+    return {key: value for key, value in cell.items() if key not in ("rung", "kind", "corrected")}
 
 
 def test_the_closed_form_is_told_no_label_that_it_is_to_infer(audited):
@@ -383,7 +383,7 @@ def constructed(verdicts, *, defense="none", reason=None):
             "the first leak shows at rung 8, true labels, which is diagnostic: no realistic rung shows one",
             8,
         ),
-        ({4: "no leak shown", 6: "undecided"}, "no rung shows a leak", None),
+        ({4: "no leak shown", 6: "undecided"}, "no rung shows a leak; rung 6 came to no verdict", None),
         (
             {4: "no leak shown", 6: "identifies", 8: "identifies"},
             "no rung shows a leak; private images are identified at rung 6, derivatives",

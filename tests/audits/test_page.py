@@ -280,7 +280,7 @@ def test_an_attack_that_identifies_is_not_called_no_leak():
     found = dataclasses.replace(found, attack=dataclasses.replace(found.attack, ranks=np.ones(N, dtype=int)))
     page = Page(html(found))
     assert (
-        "identify private images, though the leak score's interval reaches 0, under prune:0.99 (−0.06)."
+        "identify private images, though the leak score shows no leak, under prune:0.99 (−0.06)."
         in page.text("summary")
     )
     assert "identifies n = 6" in page.text("results")

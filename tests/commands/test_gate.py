@@ -14,13 +14,15 @@ def row(verdict="no leak shown", mean=0.1, low=-0.2, high=0.4, n=10, defense="si
         "attacker": attacker,
         "strategy": "adam",
         "verdict": verdict,
-        "corrected": {"verdict": verdict},
+        "corrected": {"verdict": verdict, "mean": mean, "low": low, "high": high, "n": n},
         "leak_score": {"mean": mean, "low": low, "high": high, "n": n},
     }
 
 
 def failures(conditions, *cells, worst=None):
-    return read_gate([conditions]).failures({"worst_case": worst or cells[:1], "results": cells})
+    return read_gate([conditions]).failures(
+        {"worst_case": worst or cells[:1], "results": cells, "ladder": None}
+    )
 
 
 LEAKS = row("leaks", 0.8, 0.6, 0.9)
@@ -162,3 +164,13 @@ def test_a_gate_needs_scores(ggl, tmp_path):
     code, _, errors = ggl("audit", "--out", tmp_path / "out", *update, "--fail-on", "leaks")
     assert code == 2
     assert "without --truth nothing is scored: give --truth" in errors
+
+
+def test_a_defense_that_no_realistic_rung_could_attack_is_not_passed():
+    told = SAFE | {"kind": "diagnostic", "corrected": LEAKS["corrected"]}
+    ladder = {"first_leak": [{"defense": "sign"}, {"defense": "noise:3e37"}]}
+    result = {"worst_case": [SAFE], "results": [SAFE | {"kind": "realistic"}, told], "ladder": ladder}
+    assert read_gate(["leaks", "score:0.5"]).failures(result) == [
+        f"'noise:3e37' is not decided for {condition}: no realistic attack on it could be tried"
+        for condition in ("leaks", "score:0.5")
+    ]

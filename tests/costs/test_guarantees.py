@@ -301,3 +301,17 @@ def test_a_whole_training_by_its_command(ggl):
     _, printed, _ = ggl("guarantee", "dp-sgd:1,1", *options)
     assert float(printed.split()[2]) == pytest.approx(0.030, abs=5e-4)
     assert printed.rstrip().endswith("subsampled")
+
+
+@pytest.mark.parametrize(
+    "command", [("guarantee",), ("epsilon", "--rounds", 9, "--sample-rate", 0.1, "--delta", 1e-5)]
+)
+def test_a_clip_of_every_layer_asks_how_many_there_are(ggl, command):
+    code, _, errors = ggl(command[0], "fed-cdp:4,6", *command[1:])
+    assert code == 2
+    assert "give it, --layers 10" in errors
+
+
+def test_coordinates_are_at_least_as_many_as_layers():
+    with pytest.raises(InputError, match="at least as many coordinates as layers, 3, found 0"):
+        guarantee("clip:1+laplace:1", layers=3, coordinates=0)

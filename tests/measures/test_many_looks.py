@@ -44,14 +44,17 @@ def test_independent_cells_are_widened_nearly_as_bonferroni_does():
     """Of 12 independent |t| of 19 degrees the 95 % quantile is a little below Bonferroni's bound."""
     rows = np.random.default_rng(0).standard_normal((12, 20))
     student, bonferroni = stats.t.ppf([0.975, 1 - 0.025 / 12], 19)
-    assert 0.9 * bonferroni / student < widening(rows) <= bonferroni / student
-    assert widening(rows[:1]) == widening(np.zeros((3, 20))) == 1
-    assert widening(rows) == widening(rows[:, ::-1])
+    assert 0.9 * bonferroni / student < widening(rows, 20) <= bonferroni / student
+    assert widening(rows[:1], 20) == widening(np.zeros((3, 20)), 20) == 1
+    assert widening(rows, 20) == widening(rows[:, ::-1], 20)
+    few = stats.t.ppf([0.975, 1 - 0.025 / 12], 5)
+    assert widening(rows[:, :6], 6) == pytest.approx(few[1] / few[0])
 
 
 def test_the_interval_of_a_cell_has_the_larger_critical_value():
     looks = [look(0.4), look(0.3, seed=1), look(0.0, seed=2)]
-    factor = widening(np.stack([x.leak.gains - x.leak.interval.mean * x.leak.room for x in looks]))
+    residuals = np.stack([x.leak.gains - x.leak.interval.mean * x.leak.room for x in looks])
+    factor = widening(residuals, residuals.shape[1])
     assert factor > 1.1
     for found, alone in zip(correct(looks), looks, strict=True):
         assert found.leak.interval == bootstrap_ratio(alone.leak.gains, alone.leak.room, factor)
