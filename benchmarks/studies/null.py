@@ -13,8 +13,9 @@ and decoys. What an attack "finds" is drawn without a look at the private image:
 
 Twelve cells of one audit are either independent given the image, or alike: latents that share 0.8 of their
 variance, means that share five of their seven images. Of every kind and n of 6, 10, 20, 500 audits of
-twelve cells; the single cell is the first of them. Scores, tests, verdicts and corrections are the product's
-own. Power: the real attacks of `clients.py`, alone and as one of twelve, the others being `means`, alike.
+twelve cells (1,000 were planned, and cut for time after a first row), 250 for power; the single cell is the
+first of them. Scores, tests, verdicts and corrections are the product's own. Power: the real attacks of
+`clients.py`, alone and as one of twelve, the others being `means`, alike.
 Rates have `ggl.measures.statistics.share`'s intervals.
 """
 

@@ -89,9 +89,9 @@ class CellAllowance:
 
 def cell_allowance(audit: AuditSetting, defense: Defense, shared: Gradients) -> CellAllowance:
     """Return what the proof of a defense allows, of one of the gradients that its clients shared."""
-    return CellAllowance(
-        _allowance(audit, defense, shared), np.array([tolerance(decoys) for decoys in audit.decoys.images])
-    )
+    found = _allowance(audit, defense, shared)
+    decoys = audit.decoys.images if found.kind == "formal" else []
+    return CellAllowance(found, np.array([tolerance(images) for images in decoys]))
 
 
 def mean_most(allowance: Allowance, scores: Scores, rank: int) -> float | None:

@@ -40,7 +40,7 @@ class AuditCell:
         distance: what the losses are, where it is not the audit's own.
         guarantee: what the defense's proof allows any attacker.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
-        rung: its number on a ladder.
+        rung: its number on a ladder, and `kind` what it is there, "realistic" or "diagnostic".
     """
 
     defense: str
@@ -57,6 +57,7 @@ class AuditCell:
     distance: str | None = None
     guarantee: CellAllowance | None = None
     rung: int | None = None
+    kind: str | None = None
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
@@ -95,7 +96,7 @@ class AuditCell:
         leaks = {name: self.leak(self.attack, ceiling, name) for name in errors}
         evaluations, losses = self.curve()
         return {
-            **({} if self.rung is None else {"rung": self.rung}),
+            **({} if self.rung is None else {"rung": self.rung, "kind": self.kind}),
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
@@ -155,15 +156,7 @@ class Findings:
         withheld = doubtful and not self.forced
         looks = [(cell.defense, cell.look(self.ceiling)) for cell in self.cells]
         results = [
-            {
-                **cell.to_dict(self.ceiling, labels, self.groups),
-                **(
-                    {}
-                    if cell.rung is None or self.ladder is None
-                    else {"kind": self.ladder.kind_of(cell.rung)}
-                ),
-                "corrected": corrected,
-            }
+            {**cell.to_dict(self.ceiling, labels, self.groups), "corrected": corrected}
             for cell, corrected in zip(self.cells, corrections(looks), strict=True)
         ]
         results = [_without_scores(cell) for cell in results] if withheld else results

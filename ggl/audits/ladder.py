@@ -104,4 +104,4 @@ def _cells(attempt: Attempt, met: Met, passive: Mapping[str, Scores]) -> list[Au
         met, passive = meet(setting, met.defense), passive_controls(setting)
     strategies = [] if attempt.attacker == ANALYTIC else [rung.strategy]
     found = cells_of(setting, met, strategies, [attempt.attacker], passive)
-    return [replace(cell, rung=attempt.place.rung) for cell in found]
+    return [replace(cell, rung=attempt.place.rung, kind=rung.kind) for cell in found]

@@ -72,10 +72,6 @@ class Ladder:
             "correction": CORRECTION,
         }
 
-    def kind_of(self, rung: int | None) -> dict[str, str]:
-        """Return, for a cell, what its rung is: "realistic" or "diagnostic"."""
-        return {} if rung is None else {"kind": self.rungs[rung - 1].kind}
-
     def notes(self) -> list[str]:
         """Return which rungs search for labels, do what an earlier one does, or cannot be tried, and why."""
         merged: dict[tuple[str, int], list[int]] = {}

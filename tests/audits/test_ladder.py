@@ -305,7 +305,12 @@ def test_batches_statistics_and_single_images_have_the_figures_of_plain_audits(a
     assert figures(by_name["batch statistics"]) == figures(observed.to_dict()["results"][0])
     plain = convolutional()
     report = audited(plain, count=4, batch_size=2, ladder=True)
-    apart = next(cell for cell in report.to_dict()["results"] if cell["rung"] == 11)
+    result = report.to_dict()
+    apart = next(cell for cell in result["results"] if cell["rung"] == 11)
+    kinds = {rung["rung"]: rung["kind"] for rung in result["ladder"]["rungs"]}
+    assert [cell["kind"] for cell in result["results"]] == [kinds[cell["rung"]] for cell in result["results"]]
+    assert apart["kind"] == "diagnostic"
+    assert {kinds[row["rung"]] for row in result["worst_case"]} == {"realistic"}
     single = audited(plain, count=4, strategies=["adam"], attackers=["informed"]).to_dict()["results"][0]
     assert apart["leak_score"]["n"] == 4
     assert apart["images"] == single["images"]

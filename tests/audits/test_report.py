@@ -115,6 +115,16 @@ def test_a_lucky_cell_of_many_is_no_leak_and_says_what_it_was_alone():
     assert low is None or low < alone
 
 
+def test_a_diagnostic_rung_is_no_worst_case():
+    def rung(kind, verdict, mean):
+        return {"defense": "sign", "kind": kind, "verdict": verdict, "leak_score": {"mean": mean}}
+
+    cells = [rung("realistic", "no leak shown", 0.1), rung("diagnostic", "leaks", 0.9)]
+    (worst,) = worst_case(cells)
+    assert worst["leak_score"] == {"mean": 0.1}
+    assert worst_case(cells[1:]) == []
+
+
 def test_the_result_holds_the_worst_case_of_real_cells():
     """By hand: a leak score is (0.09 - mse) / (0.09 - 0.01), the class mean being the strongest control."""
     cells = [
