@@ -218,6 +218,10 @@ REWRITTEN = {
         lambda _, r: r["worst_case"][0].update(attacker="adaptive"),
         r"worst_case\[0\]\.attacker: expected that of sign's strongest cell",
     ),
+    "what is said of people": (
+        lambda _, r: r["worst_case"][0]["people"].update(said="at least 6 of 6 people are recognizable"),
+        r"worst_case\[0\]\.people: expected what sign's cells say, found another",
+    ),
     "a defense of the worst case left out": (
         lambda _, r: r["worst_case"].clear(),
         r"worst_case: expected 1 defenses, found 0",
