@@ -12,7 +12,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["IMAGE_SIZE", "STYLE_DIM", "MappingNetwork", "SynthesisNetwork", "inverse_haar"]
+__all__ = [
+    "IMAGE_SIZE",
+    "START",
+    "STYLE_DIM",
+    "WIDTHS",
+    "Block",
+    "FirstMap",
+    "MappingNetwork",
+    "Pointwise",
+    "Separable",
+    "SynthesisNetwork",
+    "inverse_haar",
+]
 
 STYLE_DIM = 512
 WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64)
@@ -45,10 +57,7 @@ class SynthesisNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.start = nn.Parameter(torch.empty(1, WIDTHS[0], START, START))
-        self.start_style = nn.Linear(STYLE_DIM, WIDTHS[0])
-        self.start_layer = nn.Conv2d(WIDTHS[0], WIDTHS[0], 3, padding=1)
-        self.start_noise = nn.Parameter(torch.empty(1, 1, START, START))
+        self.first = FirstMap()
         self.blocks = nn.ModuleList(
             Block(below, above, 2 * START * 2**i) for i, (below, above) in enumerate(pairwise(WIDTHS))
         )
@@ -56,13 +65,40 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 1024 1024"]:
         """Return images, mostly in [-1, 1]."""
-        x = self.start * self.start_style(style)[:, :, None, None]
-        x = self.start_layer(x.contiguous(memory_format=torch.channels_last))
-        x = F.leaky_relu_(x.add_(self.start_noise), SLOPE)
-        for block in self.blocks:
+        return self.finish(self.begin(style, 1), style, 1)
+
+    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n c side side"]:
+        """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of widths."""
+        x: Tensor = self.first(style)
+        for block in self.blocks[: stage - 1]:
+            x = block(x, style)
+        return x
+
+    def finish(
+        self, x: Float[Tensor, "n c side side"], style: Float[Tensor, "n 512"], stage: int
+    ) -> Float[Tensor, "n 3 1024 1024"]:
+        """Return the images of a stage's maps."""
+        for block in self.blocks[stage - 1 :]:
             x = block(x, style)
         bands: Tensor = self.bands(x, style)
         return inverse_haar(bands / 2)
+
+
+class FirstMap(nn.Module):
+    """The map of 4 px: a constant, its channels scaled by the style, through a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.empty(1, WIDTHS[0], START, START))
+        self.style = nn.Linear(STYLE_DIM, WIDTHS[0])
+        self.layer = nn.Conv2d(WIDTHS[0], WIDTHS[0], 3, padding=1)
+        self.noise = nn.Parameter(torch.empty(1, 1, START, START))
+
+    def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512 4 4"]:
+        """Return the map."""
+        x = self.constant * self.style(style)[:, :, None, None]
+        x = self.layer(x.contiguous(memory_format=torch.channels_last))
+        return F.leaky_relu_(x.add_(self.noise), SLOPE)
 
 
 class Block(nn.Module):
@@ -96,8 +132,10 @@ class Separable(nn.Module):
         self, x: Float[Tensor, "n below height width"], style: Float[Tensor, "n 512"]
     ) -> Float[Tensor, "n above height width"]:
         """Return the next map. The style scales channels, which commutes with the depthwise part."""
-        x = self.pointwise(self.depthwise(x), style)
-        return F.leaky_relu_(x.add_(self.noise), SLOPE)
+        pixels = self.pointwise.pixels(self.depthwise(x), style)
+        shift = self.noise[0, 0, :, :, None] + self.pointwise.bias
+        pixels = F.leaky_relu_(pixels.add_(shift.flatten(0, 1)), SLOPE)
+        return _as_maps(pixels, x)
 
 
 class Pointwise(nn.Module):
@@ -112,11 +150,23 @@ class Pointwise(nn.Module):
     def forward(
         self, x: Float[Tensor, "n below height width"], style: Float[Tensor, "n 512"]
     ) -> Float[Tensor, "n above height width"]:
-        """Return the convolved map: the weights are scaled, which saves a pass over the map."""
+        """Return the convolved map."""
+        return _as_maps(self.pixels(x, style).add_(self.bias), x)
+
+    def pixels(
+        self, x: Float[Tensor, "n below height width"], style: Float[Tensor, "n 512"]
+    ) -> Float[Tensor, "n pixels above"]:
+        """Return the map before the bias, pixel by pixel: weights are scaled, which saves a pass over maps.
+
+        No view of a map: what is done to it in place needs no copy where gradients are asked for.
+        """
         weights = self.weight.T * self.style(style)[:, :, None]
-        pixels = torch.baddbmm(self.bias, x.permute(0, 2, 3, 1).flatten(1, 2), weights)
-        maps: Tensor = pixels.unflatten(1, x.shape[2:])
-        return maps.permute(0, 3, 1, 2)
+        return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), weights)
+
+
+def _as_maps(pixels: Float[Tensor, "n pixels c"], like: Tensor) -> Float[Tensor, "n c height width"]:
+    maps: Tensor = pixels.unflatten(1, like.shape[2:])
+    return maps.permute(0, 3, 1, 2)
 
 
 def inverse_haar(x: Float[Tensor, "n bands height width"]) -> Float[Tensor, "n channels 2*height 2*width"]:
@@ -127,8 +177,8 @@ def inverse_haar(x: Float[Tensor, "n bands height width"]) -> Float[Tensor, "n c
     """
     bands = x.permute(0, 2, 3, 1)
     channels = x.shape[1] // 4
-    low, details = bands[..., :channels], bands[..., channels:].unflatten(-1, (channels, 3))
-    vertical, horizontal, diagonal = details.unbind(-1)
+    low, details = bands.split([channels, 3 * channels], -1)
+    vertical, horizontal, diagonal = details.unflatten(-1, (channels, 3)).unbind(-1)
     above, below = low + vertical, low - vertical
     same, other = horizontal + diagonal, horizontal - diagonal
     rows = [torch.stack(row, 3) for row in ([above + same, above - same], [below + other, below - other])]

@@ -52,10 +52,10 @@ def load_mapping(folder: Path) -> MappingNetwork:
 
 def load_synthesis(folder: Path) -> SynthesisNetwork:
     """Return the synthesis network of the files in `folder`, float32, frozen; errors as `load_mapping`."""
-    names = {"start": "Expand_9", "start_noise": "Add_41"}
-    names |= _linear("start_style", 11) | _convolution("start_layer", 22, bias=42)
+    names = {"first.constant": "Expand_9", "first.noise": "Add_41"}
+    names |= _linear("first.style", 11) | _convolution("first.layer", 22, bias=42)
     names |= _linear("bands.style", 765) | _convolution("bands", 776, bias=777)
-    scales = {"start_style": "Mul_20", "bands.style": "Mul_774"}
+    scales = {"first.style": "Mul_20", "bands.style": "Mul_774"}
     for block in range(7):
         first = BLOCK_STEP * block
         names |= _linear(f"blocks.{block}.up_style", 53 + first)
