@@ -37,6 +37,18 @@ weight_catalog.add(
             ),
         ),
     ),
+    *(
+        WeightFiles(
+            name=f"mobilestylegan-exit{size}",
+            about=f"what an early exit of mobilestylegan-ffhq at {size} px has of its own",
+            licence="Apache-2.0, as the published network that it is a part of",
+            source=BUNDLED,
+            files=(KeptFile(f"mobilestylegan-exit{size}.safetensors", "", sha256, length),),
+        )
+        for size, sha256, length in (
+            (64, "02a7bb3322bb0eea532970c54ac17a9a4383c7dddaebac3079fbbdf4c40340eb", 1190512),
+        )
+    ),
     WeightFiles(
         name="digiface-dcgan64",
         about="DCGAN of synthetic faces, 64 px color",

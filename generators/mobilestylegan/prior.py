@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -12,6 +12,7 @@ from ggl.base.errors import InputError
 from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.generators.base import Prior
+from ggl.generators.mobilestylegan.early_exit import EXITS, load_early_exit
 from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM
 from ggl.generators.mobilestylegan.weights import load_mapping, load_synthesis
 from ggl.generators.whitening import whitening_of
@@ -21,9 +22,9 @@ __all__ = ["MobileStyleGAN"]
 ENTRY = "mobilestylegan-ffhq"
 SIZE = 64
 """Height and width in pixels of images, unless the caller asks for others."""
-CHUNKS = {"cpu": 1, "cuda": 8}
-"""Images decoded at once. On a CPU more are no faster, take more memory, and round otherwise: by a batch of
-another size an image changes by 1e-5."""
+CHUNKS = {("full", "cpu"): 1, ("full", "cuda"): 8, ("early", "cpu"): 8, ("early", "cuda"): 64}
+"""Images decoded at once, by exit and device. On a CPU more are no faster, take more memory, and round
+otherwise: by a batch of another size an image changes by 1e-5."""
 STYLES = 16_384
 """Styles behind the mean and the covariance of the style space."""
 
@@ -35,9 +36,11 @@ class MobileStyleGAN(Prior):
     The noise of the synthesis is the one the author exported, so that a latent has one image.
 
     Args:
-        size: height and width in pixels, the mean over areas of the 1024 px image. The published
-            network has no output but that one, so that every size takes about the same time; the
-            default is what victims on two cores can be audited with.
+        size: height and width in pixels; the default is what victims on two cores can be audited with.
+        exit: "full", the mean over areas of the 1024 px image, whose network takes about the same time for
+            every size; or "early", for up to 128 px, a part of it that was fitted to such means
+            (`ggl.generators.mobilestylegan.early_exit`): 64 and 128 px as they come, others as means
+            over areas of the next larger one. By default "early" where there is one.
         space: "z", the mapping's Gaussian input, or "w", its output whitened by the mean and the
             covariance of 16,384 styles. A standard normal latent of "w" is a Gaussian approximation
             of the style space.
@@ -54,7 +57,14 @@ class MobileStyleGAN(Prior):
     style_mean: Tensor
     style_root: Tensor
 
-    def __init__(self, *, size: int = SIZE, space: Literal["z", "w"] = "z", truncation: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        size: int = SIZE,
+        space: Literal["z", "w"] = "z",
+        truncation: float = 1.0,
+        exit: Literal["early", "full"] | None = None,  # noqa: A002
+    ) -> None:
         super().__init__()
         if not 1 <= size <= IMAGE_SIZE:
             raise InputError(f"prior {ENTRY}: expected a size of 1 to {IMAGE_SIZE} px, found {size}")
@@ -62,19 +72,28 @@ class MobileStyleGAN(Prior):
             raise InputError(
                 f"prior {ENTRY}: expected a truncation above 0 and at most 1, found {truncation:g}"
             )
+        exit = exit or _usual_exit(size)  # noqa: A001
+        if exit == "early" and size > EXITS[-1]:
+            raise InputError(
+                f"prior {ENTRY}: expected exit=early with a size of up to {EXITS[-1]} px, found {size}; "
+                "leave exit out"
+            )
         self.name = specification(
             ENTRY,
             {
                 "size": size if size != SIZE else None,
                 "space": space if space != "z" else None,
                 "truncation": truncation if truncation != 1 else None,
+                "exit": exit if exit != _usual_exit(size) else None,
             },
         )
         self.image_shape = (3, size, size)
-        self.space, self.truncation = space, truncation
+        self.space, self.truncation, self.exit = space, truncation, exit
         folder = locate(ENTRY)
         self.mapping = load_mapping(folder)
-        self.synthesis = load_synthesis(folder)
+        self.synthesis: nn.Module = load_synthesis(folder)
+        if exit == "early":
+            self.synthesis = load_early_exit(self.synthesis, min(e for e in EXITS if e >= size))
         if space == "w" or truncation < 1:
             z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
             mean, root = whitening_of(self.mapping(z))
@@ -90,7 +109,7 @@ class MobileStyleGAN(Prior):
         that memory is bounded.
         """
         self.check_labels(labels)
-        chunks = z.split(CHUNKS.get(z.device.type, 1))
+        chunks = z.split(CHUNKS.get((self.exit, z.device.type), 1))
         if len(chunks) == 1 or not (torch.is_grad_enabled() and z.requires_grad):
             return torch.cat([self._images(chunk) for chunk in chunks])
         return torch.cat(
@@ -106,3 +125,7 @@ class MobileStyleGAN(Prior):
             return self.style_mean + self.truncation * (z @ self.style_root)
         styles: Tensor = self.mapping(z)
         return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)
+
+
+def _usual_exit(size: int) -> Literal["early", "full"]:
+    return "early" if size <= EXITS[-1] else "full"

@@ -105,9 +105,9 @@ def test_the_mapping_does_not_depend_on_the_latents_length():
 class StandIn(nn.Module):
     """In place of the synthesis: images that depend on all of the style."""
 
-    def __init__(self):
+    def __init__(self, size):
         super().__init__()
-        self.register_buffer("pattern", torch.linspace(-1, 1, 1024))
+        self.register_buffer("pattern", torch.linspace(-1, 1, size))
 
     def forward(self, style):
         levels = style[:, :510].unflatten(1, (3, 170)).mean(-1)[:, :, None, None]
@@ -120,7 +120,8 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setattr(mobilestylegan, "locate", lambda name: tmp_path)
     mapping = filled(MappingNetwork()).float()
     monkeypatch.setattr(mobilestylegan, "load_mapping", lambda folder: mapping)
-    monkeypatch.setattr(mobilestylegan, "load_synthesis", lambda folder: StandIn())
+    monkeypatch.setattr(mobilestylegan, "load_synthesis", lambda folder: StandIn(1024))
+    monkeypatch.setattr(mobilestylegan, "load_early_exit", lambda whole, size: StandIn(size))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,10 @@ def stand_in(monkeypatch, tmp_path):
     [
         ({}, "mobilestylegan-ffhq"),
         ({"size": 32}, "mobilestylegan-ffhq:size=32"),
+        ({"exit": "early"}, "mobilestylegan-ffhq"),
+        ({"exit": "full"}, "mobilestylegan-ffhq:exit=full"),
+        ({"size": 129}, "mobilestylegan-ffhq:size=129"),
+        ({"size": 129, "exit": "full"}, "mobilestylegan-ffhq:size=129"),
         (
             {"size": 224, "space": "w", "truncation": 0.7},
             "mobilestylegan-ffhq:size=224,space=w,truncation=0.7",
@@ -140,13 +145,21 @@ def test_the_name_says_how_to_load_it_again(stand_in, options, name):
 
 @pytest.mark.parametrize("size", [1, 50, 64, 1024])
 def test_images_are_means_over_areas_of_clamped_ones(stand_in, size):
-    prior, z = MobileStyleGAN(size=size), latents(3)
+    prior, z = MobileStyleGAN(size=size, exit="full"), latents(3)
     whole = (prior.synthesis(prior.mapping(z)) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(prior.decode(z), F.interpolate(whole, size, mode="area"))
 
 
-def test_the_gradient_of_a_chunked_batch_is_that_of_each_image(stand_in):
-    prior, z = MobileStyleGAN(size=4), latents(5).requires_grad_()
+@pytest.mark.parametrize(("size", "exit_size"), [(1, 64), (32, 64), (64, 64), (65, 128), (128, 128)])
+def test_small_images_come_from_the_next_larger_early_exit(stand_in, size, exit_size):
+    prior, z = MobileStyleGAN(size=size), latents(3)
+    images = (StandIn(exit_size)(prior.mapping(z)) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(prior.decode(z), F.interpolate(images, size, mode="area"))
+
+
+@pytest.mark.parametrize("way", ["early", "full"])
+def test_the_gradient_of_a_chunked_batch_is_that_of_each_image(stand_in, way):
+    prior, z = MobileStyleGAN(size=4, exit=way), latents(11).requires_grad_()
     prior.decode(z).square().sum().backward()
     for row, slope in zip(z.detach(), z.grad, strict=True):
         alone = row[None].clone().requires_grad_()
@@ -182,6 +195,7 @@ def test_styles_of_the_whitened_space_have_the_mappings_moments(stand_in):
     [
         ({"size": 0}, "expected a size of 1 to 1024 px, found 0"),
         ({"size": 1025}, "expected a size of 1 to 1024 px, found 1025"),
+        ({"size": 256, "exit": "early"}, "expected exit=early with a size of up to 128 px, found 256"),
         ({"truncation": 0.0}, "expected a truncation above 0 and at most 1, found 0"),
         ({"truncation": float("nan")}, "expected a truncation above 0 and at most 1, found nan"),
     ],
