@@ -19,7 +19,7 @@ from ggl.base.errors import InputError, WeightsError
 from ggl.generators.biggan.configuration import Configuration
 from ggl.generators.biggan.spectral import fold_spectral_norm
 
-__all__ = ["build_generator"]
+__all__ = ["begin", "build_generator", "finish", "shapes_of"]
 
 RGB = 3
 
@@ -57,6 +57,36 @@ def build_generator(
     generator = _without_constants(model.generator, configuration)
     generator.load_state_dict(plain, assign=True)
     return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last), embeddings
+
+
+def shapes_of(configuration: Configuration) -> list[tuple[int, int, int]]:
+    """Return the shape (c, h, w) of every stage's maps: those of 4 px, then what each layer makes."""
+    channels, side = 16 * configuration.channel_width, 4
+    shapes = [(channels, side, side)]
+    for i, (doubles, _, width) in enumerate(configuration.layers):
+        if i == configuration.attention_layer_position:
+            shapes.append(shapes[-1])
+        channels, side = width * configuration.channel_width, side * (2 if doubles else 1)
+        shapes.append((channels, side, side))
+    return shapes
+
+
+def begin(generator: Any, condition: Tensor, stage: int) -> Tensor:
+    """Return the maps after a stage of what `build_generator` returned, as its own `forward` makes them."""
+    x = generator.gen_z(condition).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2).contiguous()
+    return _through(generator.layers[: stage - 1], x, condition)
+
+
+def finish(generator: Any, x: Tensor, condition: Tensor, stage: int) -> Tensor:
+    """Return the images in [-1, 1] of a stage's maps."""
+    x = _through(generator.layers[stage - 1 :], x, condition)
+    return torch.tanh(generator.conv_to_rgb(torch.relu(generator.bn(x, 1.0))))
+
+
+def _through(layers: Any, x: Tensor, condition: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x, condition, 1.0) if hasattr(layer, "bn_0") else layer(x)
+    return x
 
 
 def _library() -> Any:

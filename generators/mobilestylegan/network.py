@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["IMAGE_SIZE", "STYLE_DIM", "MappingNetwork", "SynthesisNetwork", "inverse_haar"]
+__all__ = ["IMAGE_SIZE", "START", "STYLE_DIM", "WIDTHS", "MappingNetwork", "SynthesisNetwork", "inverse_haar"]
 
 STYLE_DIM = 512
 WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64)
@@ -56,10 +56,22 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 1024 1024"]:
         """Return images, mostly in [-1, 1]."""
+        return self.finish(self.begin(style, 1), style, 1)
+
+    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n width side side"]:
+        """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of widths."""
         x = self.start * self.start_style(style)[:, :, None, None]
         x = self.start_layer(x.contiguous(memory_format=torch.channels_last))
         x = F.leaky_relu_(x.add_(self.start_noise), SLOPE)
-        for block in self.blocks:
+        for block in self.blocks[: stage - 1]:
+            x = block(x, style)
+        return x
+
+    def finish(
+        self, x: Float[Tensor, "n width side side"], style: Float[Tensor, "n 512"], stage: int
+    ) -> Float[Tensor, "n 3 1024 1024"]:
+        """Return the images of a stage's maps."""
+        for block in self.blocks[stage - 1 :]:
             x = block(x, style)
         bands: Tensor = self.bands(x, style)
         return inverse_haar(bands / 2)
