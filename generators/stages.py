@@ -69,7 +69,7 @@ def stage_of(shape: Sequence[int]) -> Stage:
 
 def restored(a: Float[Tensor, "n size"], shape: Sequence[int]) -> Tensor:
     """Return rows of activations as maps (n, c, h, w), channels last, or as the vectors that they are."""
-    x = a.unflatten(1, tuple(shape))
+    x: Tensor = a.unflatten(1, tuple(shape))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
@@ -96,8 +96,8 @@ class Chain:
 
     def begin(self, network: nn.Sequential, x: Float[Tensor, "n d"], stage: int) -> Float[Tensor, "n size"]:
         """Return the activations after a stage, of what the network reads."""
-        made: Tensor = network[: self.cuts[stage - 1]](x)
-        return made.flatten(1)
+        made: Tensor = network[: self.cuts[stage - 1]](x).flatten(1)
+        return made
 
     def finish(self, network: nn.Sequential, a: Float[Tensor, "n size"], stage: int) -> Tensor:
         """Return what the network makes of activations."""

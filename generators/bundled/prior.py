@@ -33,7 +33,7 @@ class _BundledDCGAN(StagedPrior):
         stored = generator.state_dict()
         weights = load_tensors(locate(self.name) / f"{self.name}.safetensors")
         generator.load_state_dict({name: weights[name].to(stored[name].dtype) for name in stored})
-        self.generator = _folded(generator.eval()).requires_grad_(False)
+        self.generator: Any = _folded(generator.eval()).requires_grad_(False)
 
     def decode(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
@@ -48,7 +48,8 @@ class _BundledDCGAN(StagedPrior):
     ) -> Float[Tensor, "n size"]:
         """Return the maps of 4, 8, 16 or 32 px, the stages 1 to 4."""
         self.check_labels(labels)
-        return self.generator.begin(z, labels, stage).flatten(1)
+        maps: Tensor = self.generator.begin(z, labels, stage)
+        return maps.flatten(1)
 
     def finish(
         self,
@@ -58,7 +59,8 @@ class _BundledDCGAN(StagedPrior):
         stage: int,
     ) -> Float[Tensor, "n channels 32 32"]:
         """Return the images of a stage's maps, which the class is in already."""
-        return (self.generator.finish(restored(a, self.shapes[stage - 1]), stage) + 1) / 2
+        images: Tensor = (self.generator.finish(restored(a, self.shapes[stage - 1]), stage) + 1) / 2
+        return images
 
 
 class FashionDCGAN32(_BundledDCGAN):

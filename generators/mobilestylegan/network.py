@@ -58,17 +58,17 @@ class SynthesisNetwork(nn.Module):
         """Return images, mostly in [-1, 1]."""
         return self.finish(self.begin(style, 1), style, 1)
 
-    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n width side side"]:
+    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n c side side"]:
         """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of widths."""
         x = self.start * self.start_style(style)[:, :, None, None]
         x = self.start_layer(x.contiguous(memory_format=torch.channels_last))
-        x = F.leaky_relu_(x.add_(self.start_noise), SLOPE)
+        maps: Tensor = F.leaky_relu_(x.add_(self.start_noise), SLOPE)
         for block in self.blocks[: stage - 1]:
-            x = block(x, style)
-        return x
+            maps = block(maps, style)
+        return maps
 
     def finish(
-        self, x: Float[Tensor, "n width side side"], style: Float[Tensor, "n 512"], stage: int
+        self, x: Float[Tensor, "n c side side"], style: Float[Tensor, "n 512"], stage: int
     ) -> Float[Tensor, "n 3 1024 1024"]:
         """Return the images of a stage's maps."""
         for block in self.blocks[stage - 1 :]:

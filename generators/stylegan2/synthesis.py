@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -190,7 +191,8 @@ class SynthesisNetwork(nn.Module):
         """Return the feature map and the image so far after a number of blocks."""
         # channels last: 1.1 to 1.9 times as fast on a CPU
         x = self.const.expand(len(ws), *self.const.shape).contiguous(memory_format=torch.channels_last)
-        return self._through(*self.blocks[0](x, None, list(ws[:, :2].unbind(1))), ws, range(1, stage))
+        x, image = self.blocks[0](x, None, list(ws[:, :2].unbind(1)))
+        return self._through(x, image, ws, range(1, stage))
 
     def finish(
         self, x: Tensor, image: Tensor, ws: Float[Tensor, "n inputs w"], stage: int
@@ -207,7 +209,8 @@ class SynthesisNetwork(nn.Module):
 
     def shapes(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
         """Return the shapes of the feature map and of the image so far after every block but the last."""
-        sides = zip(self.blocks, self.sizes[:-1], strict=False)
+        blocks: Any = self.blocks[:-1]
+        sides = zip(blocks, self.sizes, strict=False)
         return [((block.channels, side, side), (self.channels, side, side)) for block, side in sides]
 
     def _precision(self, size: int, ws: Tensor) -> torch.dtype:

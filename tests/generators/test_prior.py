@@ -20,6 +20,7 @@ from ggl.generators import Prior, load_prior, priors, register_prior
 from ggl.generators.bundled.recipes import RECIPES
 from ggl.generators.contract import check_prior
 
+FEATURES = "space=features"
 TINY = {
     "biggan-deep": test_biggan.make_tiny,
     "biggan-deep, class": lambda folder: test_biggan.make_tiny(folder, "size=64,search=class"),
@@ -31,8 +32,16 @@ TINY = {
     "stylegan2, w+": lambda folder: test_stylegan2_prior.make_tiny(folder, "space=w+,layers=2,size=16"),
     "stylegan2, rosinality": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pt"),
     "wgan-gp": test_wgan_gp.make_tiny,
+    "features, fashion-dcgan32": lambda folder: f"fashion-dcgan32:{FEATURES},stage=2,dims=16",
+    "features, around": lambda folder: f"fashion-dcgan32:{FEATURES},stage=3,dims=8,around=0.5",
+    "features, biggan-deep": lambda folder: f"{test_biggan.make_tiny(folder)},{FEATURES},stage=5,dims=8",
+    "features, dcgan": lambda folder: f"{test_dcgan_checkpoint.make_tiny(folder)},{FEATURES},stage=1,dims=6",
+    "features, stylegan2": lambda folder: (
+        f"{test_stylegan2_prior.make_tiny(folder, classes=3)},{FEATURES},stage=2,dims=8"
+    ),
+    "features, wgan-gp": lambda folder: f"{test_wgan_gp.make_tiny(folder)},{FEATURES},stage=2,dims=6",
 }
-"""Priors of files: small random ones, written by the test; and one of a shape."""
+"""Priors of files: small random ones, written by the test; one of a shape; features of these."""
 
 OPTIONAL = {"mobilestylegan-ffhq": "mobilestylegan-ffhq:size=32", "digiface-dcgan64": "digiface-dcgan64"}
 """Priors of fetched weights, by their entries of the catalog."""
@@ -52,7 +61,7 @@ def specifications(tmp_path_factory):
     def specification(name):
         if name in OPTIONAL and not weight_catalog[name].is_here:
             pytest.skip(f"needs ggl weights fetch {name}")
-        if name == "biggan-deep" or name.startswith("biggan-deep,"):
+        if "biggan-deep" in name:
             pytest.importorskip("pytorch_pretrained_biggan")
         if name in TINY:
             return TINY[name](tmp_path_factory.mktemp("prior"))
