@@ -110,7 +110,7 @@ class MobileStyleGAN(StagedPrior):
         z: Float[Tensor, "n 512"],
         labels: Int[Tensor, " n"] | None,  # noqa: ARG002
         stage: int,
-    ) -> Float[Tensor, "n 3 size size"]:
+    ) -> Float[Tensor, "n 3 side side"]:
         """Return the images of a stage's maps under the styles of latents, a few at a time."""
 
         def images(a: Tensor, z: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class StyleGAN2(StagedPrior):
         z: Float[Tensor, "n d"],
         labels: Int[Tensor, " n"] | None,
         stage: int,
-    ) -> Float[Tensor, "n channels size size"]:
+    ) -> Float[Tensor, "n channels side side"]:
         """Return the images of what a stage left, under the styles of latents and labels."""
         maps, image = self.synthesis.shapes()[stage - 1]
         x, so_far = a.split([math.prod(maps), math.prod(image)], dim=1)
