@@ -294,4 +294,6 @@ def _search(
         identity=identity,
     )
     found = search.run(progress)
-    return found if rate is None else tuned(settings.prior, found, objective, latents, rate, whole - budget)
+    if rate is None:
+        return found
+    return tuned(settings.prior, found, objective, latents, rate, whole - budget, progress)

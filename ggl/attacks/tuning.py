@@ -1,7 +1,7 @@
 """From a latent on by the generator's weights, GIAS's way: a contrast, which needs gradients."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from torch.func import functional_call
 from ggl.attacks.course import SearchResult
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective
+from ggl.attacks.search import Progress
 from ggl.base.errors import InputError
 from ggl.generators import Prior
 
@@ -72,6 +73,7 @@ def tuned(
     latents: LatentRule,
     rate: float,
     steps: int,
+    progress: Progress | None = None,
 ) -> list[SearchResult]:
     """Return what every search found, with its images after its generator was tuned.
 
@@ -85,12 +87,17 @@ def tuned(
     """
     size = sum(weight.numel() * weight.element_size() for weight in weights_of(prior).values())
     width = max(1, LARGEST // (COPIES * size * len(found[0].labels)))
-    parts = [range(k, min(k + width, len(found))) for k in range(0, len(found), width)]
-    return [
-        result
-        for part in parts
-        for result in _Tuning(prior, part, [found[k] for k in part], rate, steps).run(objective, latents)
-    ]
+    done, planned = sum(result.evaluations for result in found), steps * len(found)
+    results: list[SearchResult] = []
+    for k in range(0, len(found), width):
+        part = _Tuning(prior, range(k, k + width), found[k : k + width], rate, steps)
+
+        def tell(step: int, loss: float, before: int = done + k * steps, size: int = len(part.found)) -> None:
+            if progress is not None:
+                progress(before + step * size, done + planned, loss)
+
+        results += part.run(objective, latents, tell)
+    return results
 
 
 class _Tuning:
@@ -101,7 +108,8 @@ class _Tuning:
     ) -> None:
         weights = weights_of(prior)
         device = next(iter(weights.values())).device
-        self.decoder, self.chosen, self.found, self.steps = _Decoder(prior), list(chosen), found, steps
+        self.decoder, self.found, self.steps = _Decoder(prior), found, steps
+        self.chosen = list(chosen)[: len(found)]
         self.z = torch.stack([result.latents for result in found]).to(device)
         self.labels = torch.stack([result.labels for result in found]).to(device)
         self.copies = [
@@ -112,12 +120,14 @@ class _Tuning:
         self.optimizer = torch.optim.Adam(self.leaves, rate)
         self.falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, steps))
 
-    def run(self, objective: Objective, latents: LatentRule) -> list[SearchResult]:
-        """Take every step, and return the best of each search."""
+    def run(
+        self, objective: Objective, latents: LatentRule, tell: Callable[[int, float], None]
+    ) -> list[SearchResult]:
+        """Take every step, telling its number and the mean best loss; return the best of each search."""
         best = torch.tensor([result.loss for result in self.found], dtype=torch.float64)
         images = torch.stack([result.images for result in self.found])
         courses = [list(result.history) for result in self.found]
-        for _ in range(self.steps):
+        for step in range(self.steps):
             made = self._decode()
             penalty = latents.penalty(self.decoder.prior, self.z.flatten(0, 1), made.flatten(0, 1))
             losses = objective(made, self.labels, self.chosen, [1] * len(self.found))
@@ -128,6 +138,7 @@ class _Tuning:
             for course, loss in zip(courses, best.tolist(), strict=True):
                 course.append((course[-1][0] + 1, loss))
             self._step(losses.sum())
+            tell(step + 1, float(best.mean()))
         return [
             replace(
                 result,

@@ -108,9 +108,12 @@ def test_searches_are_tuned_each_for_itself(monkeypatch):
     targets = torch.rand(3, 1, 1, 1, 2, generator=torch.Generator().manual_seed(0))
     prior, rule = Scaled(), load_latents("free")
     found = [start(prior, target)[0] for target in targets]
-    together = tuned(prior, found, ImageMatch(targets), rule, 0.05, 20)
+    told = []
+    together = tuned(prior, found, ImageMatch(targets), rule, 0.05, 20, lambda *step: told.append(step[:2]))
+    assert told == [(30 + 3 * k, 90) for k in range(1, 21)]
     monkeypatch.setattr(tuning, "LARGEST", 1)
-    one_by_one = tuned(prior, found, ImageMatch(targets), rule, 0.05, 20)
+    one_by_one = tuned(prior, found, ImageMatch(targets), rule, 0.05, 20, lambda *step: told.append(step[:2]))
+    assert told[20:] == [(30 + k, 90) for k in range(1, 61)]
     for k, (one, other) in enumerate(zip(together, one_by_one, strict=True)):
         torch.testing.assert_close(one.images, other.images)
         assert one.loss < 0.1 * found[k].loss
