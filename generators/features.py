@@ -1,5 +1,8 @@
 """A generator entered after a stage: what is searched are activations, in standard-normal coordinates."""
 
+import re
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,7 +14,10 @@ from ggl.generators.base import Prior
 from ggl.generators.principal import principal_directions
 from ggl.generators.stages import StagedPrior
 
-__all__ = ["AROUND", "DIMS", "Features"]
+__all__ = ["AROUND", "DIMS", "FEATURES", "Features"]
+
+FEATURES = "features"
+"""The space; upon another space of the prior's it is "w/features"."""
 
 DIMS = 128
 """Directions of the activations that are searched, unless the caller asks for others."""
@@ -82,12 +88,9 @@ class Features(Prior):
         classes = (prior.num_classes or 1) if self.around is None else 1
         n = max(OF_A_DIRECTION * d, OF_A_CLASS * classes)
         _check_size(prior, stage, d, n, classes)
-        a, labels = self._samples(n, "features")
-        a, means = _centered(a, labels % classes, classes)
-        directions, u = principal_directions(a, d, n - classes)
+        means, directions, self.radius = self._fitted(n, d, classes)
         self.register_buffer("means", means)
         self.register_buffer("directions", directions)
-        self.radius = float(u.abs().sum(1).max())
         self.assumed = (*prior.assumed, self._described())
 
     def decode(
@@ -116,24 +119,35 @@ class Features(Prior):
         shell = super().penalty(z[:, self.z_dim :])
         return shell + self.prior.penalty(z[:, : self.z_dim]) if self.z_dim else shell
 
-    @torch.no_grad()
-    def _samples(self, n: int, name: str) -> tuple[Float[Tensor, "n size"], Int[Tensor, " n"]]:
-        """Return activations of samples of a stream, and the class of each, 0 without classes."""
+    def _samples(self, n: int, name: str) -> Iterator[tuple[Float[Tensor, "m size"], Int[Tensor, " m"]]]:
+        """Yield activations of samples of a stream, a few at a time, and the class of each, 0 without."""
         z, classes = self.prior.sample(n, stream(0, name)), torch.arange(n) % (self.num_classes or 1)
-        a = torch.empty(n, self.prior.stages[self.stage - 1].size)
-        for rows in torch.arange(n).split(CHUNK):
-            labels = None if self.num_classes is None else classes[rows]
-            a[rows] = self.prior.features(z[rows], labels, self.stage)
-        return a, classes
+        for few, of_class in zip(z.split(CHUNK), classes.split(CHUNK), strict=True):
+            labels = None if self.num_classes is None else of_class
+            yield self.prior.features(few, labels, self.stage), of_class
+
+    def _fitted(self, n: int, d: int, groups: int) -> tuple[Tensor, Tensor, float]:
+        """Return the means of samples' classes, their d directions, and their largest l1 norm."""
+        a, classes = torch.empty(n, self.prior.stages[self.stage - 1].size), torch.arange(n) % groups
+        for i, (some, _) in enumerate(self._samples(n, "features")):
+            a[i * CHUNK : i * CHUNK + len(some)] = some
+        means = torch.zeros(groups, a.shape[1]).index_add_(0, classes, a)
+        means /= classes.bincount(minlength=groups)[:, None]
+        for some, of_class in zip(a.split(CHUNK), classes.split(CHUNK), strict=True):
+            some -= means[of_class]
+        directions, u = principal_directions(a, d, n - groups)
+        return means, directions, float(u.abs().sum(1).max())
 
     def _described(self) -> str:
         """Return what the directions are, and how much of other samples' variance they hold."""
-        a, classes = self._samples(FRESH, "fresh features")
-        a = a - self.means[classes % len(self.means)]
-        unit = self.directions / self.directions.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        share = float((a @ unit.T).square().sum() / a.square().sum())
+        lengths, held, whole = self.directions.norm(dim=1).clamp_min(1e-30), 0.0, 0.0
+        for a, classes in self._samples(FRESH, "fresh features"):
+            off = a - self.means[classes % len(self.means)]
+            held += float((off @ self.directions.T / lengths).square().sum())
+            whole += float(off.square().sum())
         stage = f"stage {self.stage} of {len(self.prior.stages)} ({self.prior.stages[self.stage - 1].name})"
-        found = f"{len(unit)} directions after {stage}, which hold {share:.0%} of other samples' variance"
+        share = f"hold {held / whole:.0%} of other samples' variance"
+        found = f"{len(lengths)} directions after {stage}, which {share}"
         return found if self.around is None else f"{found}, times {self.around:g} around what latents make"
 
 
@@ -168,19 +182,9 @@ def _check_size(prior: StagedPrior, stage: int, d: int, n: int, classes: int) ->
         )
 
 
-def _centered(
-    a: Float[Tensor, "n size"], groups: Int[Tensor, " n"], count: int
-) -> tuple[Float[Tensor, "n size"], Float[Tensor, "groups size"]]:
-    """Return rows less their group's mean, in their own memory, and the means."""
-    means = torch.zeros(count, a.shape[1]).index_add_(0, groups, a)
-    means /= groups.bincount(minlength=count)[:, None]
-    for rows in torch.arange(len(a)).split(CHUNK):
-        a[rows] -= means[groups[rows]]
-    return a, means
-
-
 def _name(name: str, options: dict[str, object]) -> str:
-    """Return a prior's name with "space=features" in place of another space, and the options."""
-    own, colon, text = name.partition(":")
-    kept = [part for part in text.split(",") if colon and not part.startswith("space=")]
-    return specification(":".join([own, ",".join(kept)]) if kept else own, {"space": "features", **options})
+    """Return a prior's name with features upon the space that it names, or alone, and the options."""
+    upon = re.search(r"(?<=[:,]space=)[^,]+", name)
+    if upon is None:
+        return specification(name, {"space": FEATURES, **options})
+    return specification(f"{name[: upon.end()]}/{FEATURES}{name[upon.end() :]}", options)

@@ -100,7 +100,7 @@ def test_no_coordinate_is_further_out_than_a_sample(fashion):
     torch.testing.assert_close(fashion.decode(2 * ball, labels), fashion.decode(ball, labels))
     assert (fashion.decode(ball, labels) - fashion.decode(0.9 * ball, labels)).abs().max() > 1e-3
     n = max(16 * features.OF_A_DIRECTION, 10 * features.OF_A_CLASS)
-    a, classes = fashion._samples(n, "features")
+    a, classes = map(torch.cat, zip(*fashion._samples(n, "features"), strict=True))
     own = (a - fashion.means[classes]) @ (fashion.directions / fashion.directions.norm(dim=1)[:, None] ** 2).T
     assert own.abs().sum(1).max().item() == pytest.approx(fashion.radius, rel=1e-3)
     torch.testing.assert_close(own.var(0) * (n - 1) / (n - 10), torch.ones(16), rtol=1e-3, atol=1e-3)
@@ -166,11 +166,15 @@ def test_a_name_and_the_class_make_the_same(fashion):
     )
 
 
-def test_features_of_a_styled_network_stand_upon_w(tmp_path):
-    name = test_stylegan2_prior.make_tiny(tmp_path, "size=16")
-    prior = load_prior(f"{name},space=features,stage=1,dims=4")
-    assert prior.prior.name == name.replace(",size=16", ",space=w,size=16")
-    assert prior.name == f"{name},space=features,stage=1,dims=4"
+@pytest.mark.parametrize("space", ["", "space=w", "space=w+,layers=2"])
+def test_features_stand_upon_any_space_of_a_prior(tmp_path, space):
+    """The name says which, and loads it again."""
+    name = test_stylegan2_prior.make_tiny(tmp_path, f"{space},size=16".removeprefix(","))
+    upon = name.replace("space=w+", "space=w+/features").replace("space=w,", "space=w/features,")
+    asked = f"{upon}{'' if space else ',space=features'},stage=1,dims=4"
+    prior = load_prior(asked)
+    assert (prior.prior.name, prior.name) == (name, asked)
+    assert Features(load_prior(name), 1, dims=4).name == asked
     assert [stage.name for stage in prior.prior.stages] == [
         "8 maps of 4 px and the image so far",
         "8 maps of 8 px and the image so far",
@@ -181,6 +185,7 @@ def test_features_of_a_styled_network_stand_upon_w(tmp_path):
     ("options", "words"),
     [
         ("", r"expected stage= as one of 1 \(192 maps of 4 px\), 2 \(96 maps of 8 px\), .*; found None"),
+        (",space=w/features,stage=1", "expected nothing after the name, found 'space=w'"),
         (",stage=0", "expected stage= as one of 1 .*; found 0"),
         (",stage=5", r"4 \(32 maps of 32 px\); found 5"),
         (",stage=two", "expected a number for stage, found 'two'"),
