@@ -126,6 +126,7 @@ class Features(Prior):
             labels = None if self.num_classes is None else of_class
             yield self.prior.features(few, labels, self.stage), of_class
 
+    @torch.no_grad()
     def _fitted(self, n: int, d: int, groups: int) -> tuple[Tensor, Tensor, float]:
         """Return the means of samples' classes, their d directions, and their largest l1 norm."""
         a, classes = torch.empty(n, self.prior.stages[self.stage - 1].size), torch.arange(n) % groups
@@ -138,6 +139,7 @@ class Features(Prior):
         directions, u = principal_directions(a, d, n - groups)
         return means, directions, float(u.abs().sum(1).max())
 
+    @torch.no_grad()
     def _described(self) -> str:
         """Return what the directions are, and how much of other samples' variance they hold."""
         lengths, held, whole = self.directions.norm(dim=1).clamp_min(1e-30), 0.0, 0.0

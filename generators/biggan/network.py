@@ -18,6 +18,7 @@ from ggl.base.distribution import install_command
 from ggl.base.errors import InputError, WeightsError
 from ggl.generators.biggan.configuration import Configuration
 from ggl.generators.biggan.spectral import fold_spectral_norm
+from ggl.generators.formats import format_of
 
 __all__ = ["begin", "build_generator", "finish", "shapes_of"]
 
@@ -99,6 +100,9 @@ def _library() -> Any:
 
 
 def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    known = format_of(tensors) or ""
+    if "embeddings.weight" not in tensors and known:
+        raise WeightsError(f"{path}: expected the tensors of BigGAN-deep, found {known}")
     for name in [*expected, *tensors]:
         if (name in expected) != (name in tensors):
             state = "missing" if name in expected else "unknown"

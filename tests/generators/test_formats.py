@@ -50,6 +50,17 @@ def test_other_formats_are_named(tmp_path, title, prior):
     assert "key=" not in line
 
 
+@pytest.mark.parametrize("title", ["BigGAN-PyTorch", "StyleGAN3", "diffusion UNet (diffusers)"])
+def test_the_biggan_prior_names_other_formats_too(tmp_path, title):
+    pytest.importorskip("pytorch_pretrained_biggan")
+    torch.save({name: torch.ones(4, 4) for name in OTHERS[title]}, tmp_path / "g.pth")
+    with pytest.raises(
+        WeightsError, match="expected the tensors of BigGAN-deep, found the tensors of"
+    ) as refusal:
+        load_prior(f"biggan-deep:128,weights={tmp_path / 'g.pth'}")
+    assert title in str(refusal.value)
+
+
 def test_a_stylegan2_is_sent_to_its_prior(tmp_path):
     torch.save(to_rosinality(random_tensors(8)), tmp_path / "g.pt")
     with pytest.raises(
