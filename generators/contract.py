@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ggl.generators.base import Prior
+from ggl.generators.stages import StagedPrior
 
 __all__ = ["Finding", "check_prior"]
 
@@ -183,6 +184,19 @@ def _labels(prior: Prior, seed: int) -> Iterator[str]:
         yield f"decode takes {found} of a prior with {prior.num_classes} classes: call check_labels first"
 
 
+def _stages(prior: Prior, seed: int) -> Iterator[str]:
+    if not isinstance(prior, StagedPrior) or not prior.stages:
+        return
+    z, labels = _draw(prior, 2, seed)
+    images = prior.decode(z, labels)
+    for k in sorted({1, len(prior.stages)}):
+        a, size = prior.features(z, labels, k), prior.stages[k - 1].size
+        if a.shape != (2, size):
+            yield f"expected features of {(2, size)} after stage {k}, found the shape {tuple(a.shape)}"
+        elif float((prior.finish(a, z, labels, k) - images).abs().max()) > ATOL:
+            yield f"finish makes other images of the features after stage {k} than decode of their latents"
+
+
 CHECKS: dict[str, Callable[[Prior, int], Iterator[str]]] = {
     "describes itself": _attributes,
     "samples come from the generator alone": _samples,
@@ -194,4 +208,5 @@ CHECKS: dict[str, Callable[[Prior, int], Iterator[str]]] = {
     "images are differentiable in the latents": _gradient,
     "the penalty has mean 0": _penalty,
     "labels are needed and checked": _labels,
+    "stages make the same images": _stages,
 }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from ggl.base.errors import InputError, WeightsError
 from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.base.weights import load_state, tensors_of
-from ggl.generators.base import Prior
+from ggl.generators.stages import Chain, StagedPrior
 from ggl.generators.state_dicts.fit import fitted
 from ggl.generators.state_dicts.network import folded
 from ggl.generators.state_dicts.reading import Asked
@@ -37,7 +38,7 @@ PART = re.compile(r"(net_?|model_?)?(g|gen|generator)(_ema|_model)?", re.IGNOREC
 OTHER_PART = re.compile(r"(net_?|model_?)?(d|disc|discriminator|critic|encoder|e)(_model)?", re.IGNORECASE)
 
 
-class DCGAN(Prior):
+class DCGAN(StagedPrior):
     """A plain generator from a state dict: DCGAN's, MLPs, upsampling ones, with or without labels.
 
     What the tensors determine: linear layers, transposed and plain convolutions, batch normalizations
@@ -96,13 +97,36 @@ class DCGAN(Prior):
         self.resized = size is not None and size != native
         self.image_shape = (channels, size or native, size or native)
         self.generator = folded(reading.network())
+        first = torch.zeros(1, dtype=torch.long)
+        self.chain = Chain(self.generator, self.labels.joined(torch.zeros(1, self.latent_dim), first))
+        self.stages = self.chain.stages
 
     def decode(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n channels height width"]:
         """Return the images of latents `z`, in [0, 1]; `labels` are ignored where there are no classes."""
         self.check_labels(labels)
-        images = self.end.to_unit(self.generator(self.labels.joined(z, labels)))
+        return self._images(self.generator(self.labels.joined(z, labels)))
+
+    def features(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None, stage: int
+    ) -> Float[Tensor, "n size"]:
+        """Return what is before the network's weighted layer number `stage` + 1."""
+        self.check_labels(labels)
+        return self.chain.begin(self.generator, self.labels.joined(z, labels), stage)
+
+    def finish(
+        self,
+        a: Float[Tensor, "n size"],
+        z: Float[Tensor, "n d"],  # noqa: ARG002
+        labels: Int[Tensor, " n"] | None,  # noqa: ARG002
+        stage: int,
+    ) -> Float[Tensor, "n channels height width"]:
+        """Return the images of a stage's activations, which latents and labels are in already."""
+        return self._images(self.chain.finish(self.generator, a, stage))
+
+    def _images(self, values: Tensor) -> Tensor:
+        images = self.end.to_unit(values)
         return F.interpolate(images, self.image_shape[1:], mode="area") if self.resized else images
 
 

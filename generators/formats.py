@@ -8,8 +8,10 @@ __all__ = ["OWN_PRIOR", "format_of"]
 OWN_PRIOR = "give the network itself, MODULE:CLASS,weights=FILE, or write an own prior (docs/add-a-prior.md)"
 """The way on with a generator whose class one has."""
 
-DIFFUSION = "a generator of one pass is what a prior is, so that diffusion needs an own prior over a sampler "
-"(docs/add-a-prior.md)"
+DIFFUSION = (
+    "a generator of one pass is what a prior is, so that diffusion needs an own prior over a sampler "
+    "(docs/add-a-prior.md)"
+)
 
 FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     "StyleGAN3": (
@@ -35,7 +37,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
         "use biggan-deep:weights=FOLDER",
     ),
     "a progressive GAN": (
-        (r"(^|\.)(scaleLayers|toRGBLayers|groupScale0)\.", r"(^|\.)progression(_\d+)?\."),
+        (r"(^|\.)(scaleLayers|toRGBLayers|groupScale0|rgb_converters)\.", r"(^|\.)progression(_\d+)?\."),
         f"it is not read: {OWN_PRIOR}",
     ),
     "a diffusion UNet (diffusers)": ((r"(^|\.)time_embedding\.linear_1\.",), DIFFUSION),
@@ -45,6 +47,10 @@ FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a diffusion UNet (guided-diffusion)": (
         (r"(^|\.)time_embed\.0\.", r"(^|\.)input_blocks\.0\."),
+        DIFFUSION,
+    ),
+    "a diffusion model (denoising-diffusion-pytorch)": (
+        (r"(^|\.)(sqrt_)?alphas_cumprod$", r"(^|\.)time_mlp\.\d+\."),
         DIFFUSION,
     ),
     "an autoencoder of a diffusion model (VAE)": (

@@ -18,8 +18,9 @@ from ggl.base.distribution import install_command
 from ggl.base.errors import InputError, WeightsError
 from ggl.generators.biggan.configuration import Configuration
 from ggl.generators.biggan.spectral import fold_spectral_norm
+from ggl.generators.formats import format_of
 
-__all__ = ["build_generator"]
+__all__ = ["begin", "build_generator", "finish", "shapes_of"]
 
 RGB = 3
 
@@ -59,6 +60,36 @@ def build_generator(
     return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last), embeddings
 
 
+def shapes_of(configuration: Configuration) -> list[tuple[int, int, int]]:
+    """Return the shape (c, h, w) of every stage's maps: those of 4 px, then what each layer makes."""
+    channels, side = 16 * configuration.channel_width, 4
+    shapes = [(channels, side, side)]
+    for i, (doubles, _, width) in enumerate(configuration.layers):
+        if i == configuration.attention_layer_position:
+            shapes.append(shapes[-1])
+        channels, side = width * configuration.channel_width, side * (2 if doubles else 1)
+        shapes.append((channels, side, side))
+    return shapes
+
+
+def begin(generator: Any, condition: Tensor, stage: int) -> Tensor:
+    """Return the maps after a stage of what `build_generator` returned, as its own `forward` makes them."""
+    x = generator.gen_z(condition).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2).contiguous()
+    return _through(generator.layers[: stage - 1], x, condition)
+
+
+def finish(generator: Any, x: Tensor, condition: Tensor, stage: int) -> Tensor:
+    """Return the images in [-1, 1] of a stage's maps."""
+    x = _through(generator.layers[stage - 1 :], x, condition)
+    return torch.tanh(generator.conv_to_rgb(torch.relu(generator.bn(x, 1.0))))
+
+
+def _through(layers: Any, x: Tensor, condition: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x, condition, 1.0) if hasattr(layer, "bn_0") else layer(x)
+    return x
+
+
 def _library() -> Any:
     try:
         return importlib.import_module("pytorch_pretrained_biggan.model")
@@ -69,6 +100,9 @@ def _library() -> Any:
 
 
 def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    known = format_of(tensors) or ""
+    if "embeddings.weight" not in tensors and known:
+        raise WeightsError(f"{path}: expected the tensors of BigGAN-deep, found {known}")
     for name in [*expected, *tensors]:
         if (name in expected) != (name in tensors):
             state = "missing" if name in expected else "unknown"

@@ -12,9 +12,9 @@ from ggl.base.errors import InputError, WeightsError
 from ggl.base.options import specification
 from ggl.base.weight_files import locate
 from ggl.base.weights import load_tensors
-from ggl.generators.base import Prior
 from ggl.generators.biggan.configuration import PUBLISHED, Configuration, read_configuration
-from ggl.generators.biggan.network import build_generator
+from ggl.generators.biggan.network import begin, build_generator, finish, shapes_of
+from ggl.generators.stages import StagedPrior, restored, stage_of
 from ggl.generators.whitening import whitening_of
 
 __all__ = ["BigGAN"]
@@ -22,7 +22,7 @@ __all__ = ["BigGAN"]
 MODEL, CONFIGURATION = "pytorch_model.bin", "config.json"
 
 
-class BigGAN(Prior):
+class BigGAN(StagedPrior):
     """ImageNet, 128, 256 or 512 px, 1000 classes, 128 latent dimensions; DeepMind's weights (Apache-2.0).
 
     Coordinates z are standard normal; the generator gets `truncation` · z. Unlike the library's sampler
@@ -46,6 +46,7 @@ class BigGAN(Prior):
     """
 
     licence = "Apache-2.0"
+    reads_latents = True
     embeddings: Tensor
     embedding_mean: Tensor
     embedding_root: Tensor
@@ -75,6 +76,8 @@ class BigGAN(Prior):
         path, configuration = _weights_of(resolution, weights)
         self.generator, embeddings = build_generator(configuration, load_tensors(path), truncation, path)
         self.z_dim = configuration.z_dim
+        self.shapes = shapes_of(configuration)
+        self.stages = tuple(map(stage_of, self.shapes))
         if search == "class":
             self.latent_dim = 2 * self.z_dim
             mean, root = whitening_of(embeddings)
@@ -93,11 +96,34 @@ class BigGAN(Prior):
         Latents so far out that the network overflows give gray.
         """
         self.check_labels(labels)
-        noise = self.truncation * z[:, : self.z_dim]
-        condition = torch.cat((noise, self._embedding(z[:, self.z_dim :], labels)), dim=1)
-        images: Tensor = (self.generator(condition, self.truncation).nan_to_num(nan=0.0) + 1) / 2
+        return self._images(self.generator(self._condition(z, labels), self.truncation))
+
+    def features(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None, stage: int
+    ) -> Float[Tensor, "n size"]:
+        """Return the maps of 4 px, stage 1, or after a layer, the stages from 2."""
+        self.check_labels(labels)
+        return begin(self.generator, self._condition(z, labels), stage).flatten(1)
+
+    def finish(
+        self,
+        a: Float[Tensor, "n size"],
+        z: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"] | None,
+        stage: int,
+    ) -> Float[Tensor, "n 3 height width"]:
+        """Return the images of a stage's maps, under the condition of latents and labels."""
+        maps = restored(a, self.shapes[stage - 1])
+        return self._images(finish(self.generator, maps, self._condition(z, labels), stage))
+
+    def _images(self, values: Tensor) -> Tensor:
+        images = (values.nan_to_num(nan=0.0) + 1) / 2
         side = self.image_shape[1:]
         return images if images.shape[2:] == side else F.interpolate(images, side, mode="area")
+
+    def _condition(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        noise = self.truncation * z[:, : self.z_dim]
+        return torch.cat((noise, self._embedding(z[:, self.z_dim :], labels)), dim=1)
 
     def _embedding(self, coordinates: Tensor, labels: Tensor | None) -> Tensor:
         """Return class embeddings (n, z_dim) of labels, or of coordinates where the class is searched."""

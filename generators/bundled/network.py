@@ -42,10 +42,24 @@ class Generator(nn.Module):
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
     ) -> Float[Tensor, "n channels height width"]:
         """Return images in [-1, 1]."""
+        return self.finish(self.begin(z, labels, 1), 1)
+
+    def begin(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"], stage: int
+    ) -> Float[Tensor, "n c side side"]:
+        """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of widths."""
         scale, shift = self.class_affine(labels)[:, :, None, None].chunk(2, dim=1)
-        x = self.project_norm(self.project(z).unflatten(1, (-1, START, START)))
-        x = F.relu_(x * (1 + scale) + shift)
-        for block in self.blocks:
+        maps = self.project_norm(self.project(z).unflatten(1, (-1, START, START)))
+        x: Tensor = F.relu_(maps * (1 + scale) + shift)
+        for block in self.blocks[: stage - 1]:
+            x = block(x)
+        return x
+
+    def finish(
+        self, x: Float[Tensor, "n c side side"], stage: int
+    ) -> Float[Tensor, "n channels height width"]:
+        """Return the images of a stage's maps, in [-1, 1]."""
+        for block in self.blocks[stage - 1 :]:
             x = block(x)
         return torch.tanh(self.to_image(x))
 

@@ -62,6 +62,7 @@ class SynthesisNetwork(nn.Module):
             Block(below, above, 2 * START * 2**i) for i, (below, above) in enumerate(pairwise(WIDTHS))
         )
         self.bands = Pointwise(WIDTHS[-1], 12)
+        self.shapes = [(width, START * 2**i, START * 2**i) for i, width in enumerate(WIDTHS)]
 
     def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 1024 1024"]:
         """Return images, mostly in [-1, 1]."""

@@ -1,20 +1,21 @@
 """The prior of MobileStyleGAN's faces (arXiv 2104.04767), from its author's published OpenVINO networks."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ggl.base.errors import InputError
 from ggl.base.options import specification
 from ggl.base.weight_files import locate
-from ggl.generators.base import Prior
-from ggl.generators.mobilestylegan.early_exit import EXITS, load_early_exit
-from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM
+from ggl.generators.mobilestylegan.early_exit import EXITS, EarlyExit, load_early_exit
+from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM, SynthesisNetwork
 from ggl.generators.mobilestylegan.weights import load_mapping, load_synthesis
+from ggl.generators.stages import StagedPrior, restored, stage_of
 from ggl.generators.whitening import whitening_of
 
 __all__ = ["MobileStyleGAN"]
@@ -29,7 +30,7 @@ STYLES = 16_384
 """Styles behind the mean and the covariance of the style space."""
 
 
-class MobileStyleGAN(Prior):
+class MobileStyleGAN(StagedPrior):
     """Faces, up to 1024 px color, 512 latent dimensions; S. Belousov's weights (Apache-2.0).
 
     They come with the package random-face; the images it was trained on, FFHQ, are CC BY-NC-SA 4.0.
@@ -53,6 +54,7 @@ class MobileStyleGAN(Prior):
 
     licence = "Apache-2.0 (the weights); trained on FFHQ, which is CC BY-NC-SA 4.0"
     latent_dim = STYLE_DIM
+    reads_latents = True
 
     style_mean: Tensor
     style_root: Tensor
@@ -91,9 +93,10 @@ class MobileStyleGAN(Prior):
         self.space, self.truncation, self.exit = space, truncation, exit
         folder = locate(ENTRY)
         self.mapping = load_mapping(folder)
-        self.synthesis: nn.Module = load_synthesis(folder)
+        self.synthesis: SynthesisNetwork | EarlyExit = load_synthesis(folder)
         if exit == "early":
             self.synthesis = load_early_exit(self.synthesis, min(e for e in EXITS if e >= size))
+        self.stages = tuple(map(stage_of, self.synthesis.shapes))
         if space == "w" or truncation < 1:
             z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
             mean, root = whitening_of(self.mapping(z))
@@ -109,22 +112,49 @@ class MobileStyleGAN(Prior):
         that memory is bounded.
         """
         self.check_labels(labels)
-        chunks = z.split(CHUNKS.get((self.exit, z.device.type), 1))
-        if len(chunks) == 1 or not (torch.is_grad_enabled() and z.requires_grad):
-            return torch.cat([self._images(chunk) for chunk in chunks])
-        return torch.cat(
-            [checkpoint(self._images, x, use_reentrant=False, preserve_rng_state=False) for x in chunks]
-        )
+        return self._in_chunks(lambda z: self._images(self.synthesis(self._styles(z))), z)
 
-    def _images(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 size size"]:
-        images = (self.synthesis(self._styles(z)) / 2 + 0.5).clamp(0, 1)
-        return F.adaptive_avg_pool2d(images, self.image_shape[1])
+    def features(
+        self, z: Float[Tensor, "n 512"], labels: Int[Tensor, " n"] | None, stage: int
+    ) -> Float[Tensor, "n size"]:
+        """Return the maps of 4, 8, ... px, to 512 or half of an early exit's size; `labels` are ignored."""
+        self.check_labels(labels)
+        return self._in_chunks(lambda z: self.synthesis.begin(self._styles(z), stage).flatten(1), z)
+
+    def finish(
+        self,
+        a: Float[Tensor, "n size"],
+        z: Float[Tensor, "n 512"],
+        labels: Int[Tensor, " n"] | None,  # noqa: ARG002
+        stage: int,
+    ) -> Float[Tensor, "n 3 side side"]:
+        """Return the images of a stage's maps under the styles of latents, a few at a time."""
+
+        def images(a: Tensor, z: Tensor) -> Tensor:
+            maps = restored(a, self.synthesis.shapes[stage - 1])
+            return self._images(self.synthesis.finish(maps, self._styles(z), stage))
+
+        return self._in_chunks(images, a, z)
+
+    def _images(self, values: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 size size"]:
+        return F.adaptive_avg_pool2d((values / 2 + 0.5).clamp(0, 1), self.image_shape[1])
 
     def _styles(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
         if self.space == "w":
             return self.style_mean + self.truncation * (z @ self.style_root)
         styles: Tensor = self.mapping(z)
         return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)
+
+    def _in_chunks(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Return a function of rows, a few at a time; what lies between is computed again for a gradient."""
+        size = CHUNKS.get((self.exit, inputs[0].device.type), 1)
+        chunks = list(zip(*(tensor.split(size) for tensor in inputs), strict=True))
+        kept = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        if len(chunks) == 1 or not kept:
+            return torch.cat([function(*chunk) for chunk in chunks])
+        return torch.cat(
+            [checkpoint(function, *x, use_reentrant=False, preserve_rng_state=False) for x in chunks]
+        )
 
 
 def _usual_exit(size: int) -> Literal["early", "full"]:

@@ -1,5 +1,6 @@
 """The user's own StyleGAN2 or StyleGAN2-ADA generator as a prior, searched in Z, W or W+."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ggl.base.errors import InputError
 from ggl.base.options import specification
-from ggl.generators.base import Prior
+from ggl.generators.stages import Stage, StagedPrior, restored
 from ggl.generators.stylegan2.files import find_file, read_generator
 from ggl.generators.stylegan2.mapping import MappingNetwork
 from ggl.generators.stylegan2.synthesis import START, SynthesisNetwork, resolution_of
@@ -24,7 +25,7 @@ MOST_CLASSES = 100
 """Classes up to which W is searched: each has a covariance of its own to estimate and to hold."""
 
 
-class StyleGAN2(Prior):
+class StyleGAN2(StagedPrior):
     """A StyleGAN2 generator from a file (arXiv 1912.04958, 2006.06676).
 
     All spaces are searched in standard-normal coordinates. "z": the latents themselves. "w": style
@@ -49,6 +50,7 @@ class StyleGAN2(Prior):
     """
 
     licence = "that of the weights file (NVIDIA's own are for non-commercial use)"
+    reads_latents = True
     average: Tensor
 
     def __init__(
@@ -75,6 +77,7 @@ class StyleGAN2(Prior):
         _check_classes(space, self.num_classes)
         side = self.synthesis.sizes[-1]
         self.image_shape = (self.synthesis.channels, side, side)
+        self.stages = tuple(_stage(maps, image) for maps, image in self.synthesis.shapes())
         self.latent_dim = self.mapping.z_dim if space == "z" else groups * self.mapping.w_dim
         self.name = specification(
             f"stylegan2:{path}",
@@ -101,6 +104,28 @@ class StyleGAN2(Prior):
         images: Tensor = self.synthesis(self.styles(z, labels))
         return ((images + 1) / 2).clamp(0, 1)
 
+    def features(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None, stage: int
+    ) -> Float[Tensor, "n size"]:
+        """Return the feature maps after `stage` blocks, and behind them the images so far."""
+        self.check_labels(labels)
+        maps, images = self.synthesis.begin(self.styles(z, labels), stage)
+        return torch.cat((maps.to(images).flatten(1), images.flatten(1)), dim=1)
+
+    def finish(
+        self,
+        a: Float[Tensor, "n size"],
+        z: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"] | None,
+        stage: int,
+    ) -> Float[Tensor, "n channels side side"]:
+        """Return the images of what a stage left, under the styles of latents and labels."""
+        maps, image = self.synthesis.shapes()[stage - 1]
+        x, so_far = a.split([math.prod(maps), math.prod(image)], dim=1)
+        styles = self.styles(z, labels)
+        images = self.synthesis.finish(restored(x, maps), restored(so_far, image), styles, stage)
+        return ((images + 1) / 2).clamp(0, 1)
+
     def styles(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n inputs w"]:
@@ -122,6 +147,11 @@ class StyleGAN2(Prior):
             return take(tensors, "mapping.w_avg", (self.mapping.w_dim,))
         whitening = self.whitening or Whitening(self.mapping)
         return whitening.mean.mean(0)
+
+
+def _stage(maps: tuple[int, int, int], image: tuple[int, int, int]) -> Stage:
+    """Return the stage at which there are maps and an image so far."""
+    return Stage(f"{maps[0]} maps of {maps[1]} px and the image so far", math.prod(maps) + math.prod(image))
 
 
 def _group_of(num_ws: int, groups: int) -> list[int]:

@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ggl.base.errors import WeightsError
 from ggl.base.weights import load_tensors
-from ggl.generators.base import Prior
 from ggl.generators.formats import format_of
+from ggl.generators.stages import Chain, StagedPrior
 
 __all__ = ["WGANGP", "Critic", "Generator", "gradient_penalty"]
 
@@ -84,7 +84,7 @@ def gradient_penalty(
     return penalty
 
 
-class WGANGP(Prior):
+class WGANGP(StagedPrior):
     """A WGAN-GP generator, 32 px RGB, without classes: what `ggl.generators.wgan_gp.train` writes.
 
     Checkpoints of GGL's own training (arXiv 2203.15696: faces of CelebA, 128 latent dimensions) have
@@ -107,6 +107,8 @@ class WGANGP(Prior):
         self.latent_dim, width = _dimensions(Path(path), tensors)
         generator = _with_tensors(Path(path), tensors, self.latent_dim, width)
         self.generator = _folded(generator).requires_grad_(False)
+        self.chain = Chain(self.generator, torch.zeros(1, self.latent_dim))
+        self.stages = self.chain.stages
 
     def decode(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None = None
@@ -115,6 +117,23 @@ class WGANGP(Prior):
         self.check_labels(labels)
         images: Tensor = (self.generator(z) + 1) / 2
         return images
+
+    def features(
+        self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None, stage: int
+    ) -> Float[Tensor, "n size"]:
+        """Return the maps of 4, 8 or 16 px, the stages 1 to 3."""
+        self.check_labels(labels)
+        return self.chain.begin(self.generator, z, stage)
+
+    def finish(
+        self,
+        a: Float[Tensor, "n size"],
+        z: Float[Tensor, "n d"],  # noqa: ARG002
+        labels: Int[Tensor, " n"] | None,  # noqa: ARG002
+        stage: int,
+    ) -> Float[Tensor, "n 3 32 32"]:
+        """Return the images of a stage's maps."""
+        return (self.chain.finish(self.generator, a, stage) + 1) / 2
 
 
 def _with_tensors(path: Path, tensors: Mapping[str, Tensor], latent_dim: int, width: int) -> Generator:

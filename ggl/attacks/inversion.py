@@ -17,6 +17,7 @@ from ggl.attacks.search import Progress, Search, fingerprint
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.target import Target
+from ggl.attacks.tuning import split_tuning, tuned
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
@@ -61,6 +62,7 @@ def attack(
         prior: whose latents are searched.
         strategy: "name" or "name:option=value,..."; "auto" takes `gauss-newton` where the budget holds two
             of its Jacobians, else `cma-es`, and that too, with a warning, where there are no residuals.
+            With its option "tune=RATE" half of the evaluations tune the generator (`ggl.attacks.tuning`).
         defense: what the attacker believes that the client did.
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
             some defenses are met by further ones (`Defense.attackers`).
@@ -268,9 +270,11 @@ def _search(
     progress: Progress | None,
 ) -> list[SearchResult]:
     """Run a search of each name, with one share of the budget among restarts."""
-    batch, budget = len(labels[0]), settings.budget // settings.restarts
+    batch, whole = len(labels[0]), settings.budget // settings.restarts
+    strategy, budget, rate = split_tuning(settings.strategy, whole)
+    latents = load_latents(settings.latents)
     group = load_group(
-        settings.strategy,
+        strategy,
         latent_dim=batch * (settings.prior.latent_dim + label_rule.size),
         budget=budget,
         seeds=[stream_seed(settings.seed, name) for name in names],
@@ -283,10 +287,13 @@ def _search(
         objective,
         group,
         budget=budget,
-        latents=load_latents(settings.latents),
+        latents=latents,
         label_rule=label_rule,
         device=device,
         checkpoint=checkpoint,
         identity=identity,
     )
-    return search.run(progress)
+    found = search.run(progress)
+    if rate is None:
+        return found
+    return tuned(settings.prior, found, objective, latents, rate, whole - budget, progress)

@@ -10,6 +10,7 @@ from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO
 from ggl.attacks.strategy_choice import SCALAR
+from ggl.attacks.tuning import split_tuning, weights_of
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.setting import AuditSetting
 from ggl.base.errors import InputError
@@ -46,14 +47,17 @@ def check_strategy(audit: AuditSetting, strategy: str) -> None:
     """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
     settings, batch = audit.searching(strategy), audit.clients.batch_size
     labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
+    searching, budget, rate = split_tuning(settings.strategy, settings.budget)
+    if rate is not None:
+        weights_of(settings.prior)
     trial = load_strategy(
-        SCALAR if strategy == AUTO else settings.strategy,
+        SCALAR if strategy == AUTO else searching,
         latent_dim=batch * (settings.prior.latent_dim + labels.size),
-        budget=settings.budget,
+        budget=budget,
         seed=settings.seed,
         blocks=batch,
     )
-    check_budget(settings.budget, trial.batch_size)
+    check_budget(budget, trial.batch_size)
     if trial.needs_residuals:
         check_sum_of_squares(settings.distance)
 

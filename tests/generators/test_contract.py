@@ -7,6 +7,7 @@ import torch
 
 from ggl.generators import Prior, load_prior
 from ggl.generators.contract import CHECKS, check_prior
+from ggl.generators.stages import StagedPrior, stage_of
 
 
 class Kept(Prior):
@@ -105,11 +106,31 @@ class Nameless(Kept):
     name = None
 
 
+class InStages(Kept, StagedPrior):
+    stages = (stage_of((6,)),)
+
+    def features(self, z, labels, stage):
+        return self.scale * z
+
+    def finish(self, a, z, labels, stage):
+        return (a + labels[:, None].to(a) / 10).sigmoid().unflatten(1, self.image_shape)
+
+
+class OtherStages(InStages):
+    def features(self, z, labels, stage):
+        return z
+
+
+class LongStages(InStages):
+    def features(self, z, labels, stage):
+        return z.repeat(1, 2)
+
+
 def problems(prior):
     return {f.check: f.problem for f in check_prior(prior) if f.problem}
 
 
-@pytest.mark.parametrize("prior", [Kept, lambda: load_prior("fashion-dcgan32")])
+@pytest.mark.parametrize("prior", [Kept, InStages, lambda: load_prior("fashion-dcgan32")])
 def test_a_prior_that_keeps_it_has_no_problem(prior):
     findings = check_prior(prior())
     assert [f.check for f in findings] == list(CHECKS)
@@ -133,6 +154,8 @@ def test_a_prior_that_keeps_it_has_no_problem(prior):
         (Ruled, "describes itself", "expected latents to be a name, found Tensor"),
         (Shifted, "the penalty has mean 0", "expected a penalty of mean 0"),
         (Trainable, "images are differentiable in the latents", r"requires_grad_\(False\)"),
+        (OtherStages, "stages make the same images", "other images of the features after stage 1"),
+        (LongStages, "stages make the same images", r"expected features of \(2, 6\) after stage 1"),
         (Nameless, "describes itself", "expected name to be a str, found None"),
     ],
 )

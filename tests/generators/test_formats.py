@@ -23,6 +23,8 @@ OTHERS = {
         "time_embedding.linear_1.weight",
         "down_blocks.0.conv.weight",
     ],
+    "denoising-diffusion-pytorch": ["betas", "alphas_cumprod", "model.init_conv.weight"],
+    "a progressive GAN": ["layers.0.conv_1.weight", "rgb_converters.0.weight"],
     "diffusion UNet (guided-diffusion)": ["time_embed.0.weight", "input_blocks.0.0.weight"],
     "latent diffusion checkpoint": [
         "model.diffusion_model.time_embed.0.weight",
@@ -43,8 +45,20 @@ def test_other_formats_are_named(tmp_path, title, prior):
         load_prior(f"{prior}:{tmp_path / 'g.pth'}")
     line = str(refusal.value)
     assert title in line
+    assert "docs/add-a-prior.md" in line or "use " in line or "give the generator's" in line
     assert "\n" not in line
     assert "key=" not in line
+
+
+@pytest.mark.parametrize("title", ["BigGAN-PyTorch", "StyleGAN3", "diffusion UNet (diffusers)"])
+def test_the_biggan_prior_names_other_formats_too(tmp_path, title):
+    pytest.importorskip("pytorch_pretrained_biggan")
+    torch.save({name: torch.ones(4, 4) for name in OTHERS[title]}, tmp_path / "g.pth")
+    with pytest.raises(
+        WeightsError, match="expected the tensors of BigGAN-deep, found the tensors of"
+    ) as refusal:
+        load_prior(f"biggan-deep:128,weights={tmp_path / 'g.pth'}")
+    assert title in str(refusal.value)
 
 
 def test_a_stylegan2_is_sent_to_its_prior(tmp_path):

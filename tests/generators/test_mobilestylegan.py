@@ -105,6 +105,8 @@ def test_the_mapping_does_not_depend_on_the_latents_length():
 class StandIn(nn.Module):
     """In place of the synthesis: images that depend on all of the style."""
 
+    shapes = ()
+
     def __init__(self, size):
         super().__init__()
         self.register_buffer("pattern", torch.linspace(-1, 1, size))

@@ -19,7 +19,9 @@ from ggl.base.weights import load_tensors
 from ggl.generators import Prior, load_prior, priors, register_prior
 from ggl.generators.bundled.recipes import RECIPES
 from ggl.generators.contract import check_prior
+from ggl.generators.stages import StagedPrior
 
+FEATURES = "space=features"
 TINY = {
     "biggan-deep": test_biggan.make_tiny,
     "biggan-deep, class": lambda folder: test_biggan.make_tiny(folder, "size=64,search=class"),
@@ -31,8 +33,16 @@ TINY = {
     "stylegan2, w+": lambda folder: test_stylegan2_prior.make_tiny(folder, "space=w+,layers=2,size=16"),
     "stylegan2, rosinality": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pt"),
     "wgan-gp": test_wgan_gp.make_tiny,
+    "features, fashion-dcgan32": lambda folder: f"fashion-dcgan32:{FEATURES},stage=2,dims=16",
+    "features, around": lambda folder: f"fashion-dcgan32:{FEATURES},stage=3,dims=8,around=0.5",
+    "features, biggan-deep": lambda folder: f"{test_biggan.make_tiny(folder)},{FEATURES},stage=5,dims=4",
+    "features, dcgan": lambda folder: f"{test_dcgan_checkpoint.make_tiny(folder)},{FEATURES},stage=1,dims=6",
+    "features, stylegan2": lambda folder: (
+        f"{test_stylegan2_prior.make_tiny(folder, classes=3)},{FEATURES},stage=2,dims=8"
+    ),
+    "features, wgan-gp": lambda folder: f"{test_wgan_gp.make_tiny(folder)},{FEATURES},stage=2,dims=6",
 }
-"""Priors of files: small random ones, written by the test; and one of a shape."""
+"""Priors of files: small random ones, written by the test; one of a shape; features of these."""
 
 OPTIONAL = {"mobilestylegan-ffhq": "mobilestylegan-ffhq:size=32", "digiface-dcgan64": "digiface-dcgan64"}
 """Priors of fetched weights, by their entries of the catalog."""
@@ -52,7 +62,7 @@ def specifications(tmp_path_factory):
     def specification(name):
         if name in OPTIONAL and not weight_catalog[name].is_here:
             pytest.skip(f"needs ggl weights fetch {name}")
-        if name == "biggan-deep" or name.startswith("biggan-deep,"):
+        if "biggan-deep" in name:
             pytest.importorskip("pytorch_pretrained_biggan")
         if name in TINY:
             return TINY[name](tmp_path_factory.mktemp("prior"))
@@ -203,7 +213,8 @@ def test_the_dtype_is_kept(fresh):
 @every
 def test_the_device_is_kept(fresh):
     prior = fresh
-    prior.check_labels = lambda labels: None
+    for part in prior.modules():
+        part.check_labels = lambda labels: None
     z, labels = (None if x is None else x.to("meta") for x in draw(prior, 2))
     assert prior.to("meta").decode(z, labels).device.type == "meta"
     assert prior.penalty(z).device.type == "meta"
@@ -290,6 +301,18 @@ def test_loading_twice_gives_the_same_images(prior, fresh):
 @every
 def test_the_check_of_the_command_line_finds_nothing(prior):
     assert [finding for finding in check_prior(prior) if finding.problem] == []
+
+
+@every
+def test_stages_make_the_same_images(prior):
+    if not isinstance(prior, StagedPrior):
+        pytest.skip("names no stages")
+    z, labels = draw(prior, 2)
+    images, last = prior.decode(z, labels), len(prior.stages)
+    for stage in sorted({1, (last + 1) // 2, last}):
+        a = prior.features(z, labels, stage)
+        assert a.shape == (2, prior.stages[stage - 1].size)
+        assert torch.equal(prior.finish(a, z, labels, stage), images)
 
 
 def test_a_superfluous_parameter_is_refused():
