@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["Discriminator", "Generator"]
@@ -48,6 +50,14 @@ class Generator(nn.Module):
         for block in self.blocks:
             x = block(x)
         return torch.tanh(self.to_image(x))
+
+    def fold(self) -> None:
+        """Put each block's normalization into its convolution; same images, less time."""
+        blocks: list[Any] = [list(block.children()) for block in self.blocks]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=True), relu)
+            for convolution, norm, relu in blocks
+        )
 
 
 class Discriminator(nn.Module):
