@@ -17,7 +17,7 @@ LISTED = {
     ),
     "cifar10-gan32": (
         "ggl.generators.bundled.prior:CIFAR10GAN32",
-        "CIFAR-10, 32 px color, 10 classes, 128 latent dimensions; bundled, shortly trained here (MIT).",
+        "CIFAR-10, 32 px color, 10 classes, 160 latent dimensions; bundled, trained by this project (MIT).",
     ),
     "biggan-deep": (
         "ggl.generators.biggan.prior:BigGAN",

@@ -25,15 +25,15 @@ weight_catalog.add(
     ),
     WeightFiles(
         name="cifar10-gan32",
-        about="CIFAR-10's classes, 32 px color, shortly trained: see its model card",
+        about="the embedded color prior: CIFAR-10's classes, 32 px",
         licence="MIT",
         source=BUNDLED,
         files=(
             KeptFile(
                 "cifar10-gan32.safetensors",
                 "",
-                "a5ab8e563f09c11b9fa8d3840241263cebe98dc6cea4d1d363d7d46add9379bc",
-                2_441_814,
+                "9c1e95280c0582c5f47988f08bae3288d0cead0198803051e8e18df7b2c937bf",
+                3_089_918,
             ),
         ),
     ),

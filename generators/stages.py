@@ -35,7 +35,7 @@ class StagedPrior(Prior):
 
     stages: tuple[Stage, ...]
     reads_latents: bool = False
-    """Whether what follows a stage reads latents and labels too, as styles or conditions."""
+    """Whether what follows a stage reads latents too, as styles or conditions."""
 
     @abstractmethod
     def features(
@@ -53,7 +53,7 @@ class StagedPrior(Prior):
     ) -> Float[Tensor, "n channels height width"]:
         """Return the images, in [0, 1], of activations after a stage.
 
-        `z` and `labels` are read where `reads_latents` says so, and by no other prior.
+        `z` is read where `reads_latents` says so, and by no other prior; labels as in `decode`.
         """
 
 

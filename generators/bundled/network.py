@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["Discriminator", "Generator"]
@@ -42,7 +44,7 @@ class Generator(nn.Module):
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
     ) -> Float[Tensor, "n channels height width"]:
         """Return images in [-1, 1]."""
-        return self.finish(self.begin(z, labels, 1), 1)
+        return self.finish(self.begin(z, labels, 1), labels, 1)
 
     def begin(
         self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"], stage: int
@@ -56,12 +58,23 @@ class Generator(nn.Module):
         return x
 
     def finish(
-        self, x: Float[Tensor, "n c side side"], stage: int
+        self,
+        x: Float[Tensor, "n c side side"],
+        labels: Int[Tensor, " n"],  # noqa: ARG002
+        stage: int,
     ) -> Float[Tensor, "n channels height width"]:
-        """Return the images of a stage's maps, in [-1, 1]."""
+        """Return the images of a stage's maps, in [-1, 1]; the class is in them already."""
         for block in self.blocks[stage - 1 :]:
             x = block(x)
         return torch.tanh(self.to_image(x))
+
+    def fold(self) -> None:
+        """Put each block's normalization into its convolution; same images, less time."""
+        blocks: list[Any] = [list(block.children()) for block in self.blocks]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(fuse_conv_bn_eval(convolution, norm, transpose=True), relu)
+            for convolution, norm, relu in blocks
+        )
 
 
 class Discriminator(nn.Module):

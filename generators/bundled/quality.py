@@ -4,8 +4,10 @@ The judge is a small classifier trained on the same training images; a figure is
 accuracy is worth, so that accuracy stands beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +17,8 @@ from torch.nn import functional as F
 __all__ = ["Classifier", "accuracy", "frechet_distance", "pairwise_distance", "train_classifier"]
 
 BATCH = 128
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,29 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
+    network: Callable[[int, int], Network],
     images: Float[Tensor, "n channels height width"],
     labels: Int[Tensor, " n"],
     *,
     epochs: int,
     seed: int,
-) -> Classifier:
-    """Train the judge on images in [0, 1]: AdamW, one cycle, flips and shifts by up to 2 px."""
+) -> Network:
+    """Train a classifier, the judge, on images in [0, 1]: AdamW, one cycle, flips and shifts by up to 2 px.
+
+    In bfloat16, on the CPU. `network` makes it for a number of channels and of classes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(images.shape[1], int(labels.max()) + 1).to(memory_format=torch.channels_last)
+        model = network(images.shape[1], int(labels.max()) + 1)
+        model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
         steps = epochs * (len(images) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(epochs):
             for rows in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
-                loss = F.cross_entropy(model(_augment(images[rows])), labels[rows], label_smoothing=0.05)
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(_augment(images[rows]))
+                loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -104,7 +104,7 @@ def test_accuracy_counts_the_right_ones(judge):
 def trained():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ggl.generators.bundled.quality.BATCH", 32)
-        return train_classifier(*stripes(96, seed=0), epochs=24, seed=0)
+        return train_classifier(Classifier, *stripes(96, seed=0), epochs=24, seed=0)
 
 
 @pytest.mark.slow("trains a classifier")
@@ -115,6 +115,6 @@ def test_a_classifier_learns_what_is_easy(trained):
 
 def test_training_a_classifier_is_seeded_and_leaves_the_global_state_alone():
     before = torch.get_rng_state()
-    first, second = (train_classifier(*stripes(128, seed=0), epochs=1, seed=7) for _ in range(2))
+    first, second = (train_classifier(Classifier, *stripes(128, seed=0), epochs=1, seed=7) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), before)
