@@ -16,9 +16,9 @@ A space is the latent z, features after each of the four stages (128 directions)
 directions too, and around what latents make (0.25); or z, and then the generator's weights by Adam with half
 of the evaluations (`tune=`). Each is audited: `gauss-newton`, told residuals, with 500 and 2,000
 evaluations, and Adam, which needs gradients, with 500; under noise with 500 alone. Evaluations are counted
-alike. While it ran, before a figure was looked at but those of z and of stage 2 in the domain, the machine
-left it a fifth of a core, so that 2,000 evaluations and noise are for the spaces of `LONG` and `NOISY` alone,
-and tuning is not begun by Adam. A space's ceiling is the inversion of the
+alike. While it ran, when figures of z, of stage 2 and the first of stage 1 in the domain were known, the
+machine left it a fifth of a core, so that 2,000 evaluations and noise were kept for the spaces of `LONG` and
+`NOISY`, tuning is not begun by Adam, and spaces were put in another order; it was stopped after tuning. A space's ceiling is the inversion of the
 private images in that very space (Adam, 2,000 evaluations), and its leak score is measured against it. That
 of tuning is measured against z's ceiling and may exceed 1, since enough tuned weights make any image; what
 tuning makes of the private images themselves stands beside, as its ceiling. Intervals are over images;
