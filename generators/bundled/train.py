@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> None:
     images, labels = load_images(options.data, "train")
     if isinstance(recipe, EncodedRecipe):
         features = kept(
-            options.out / "features.safetensors",
+            options.out / f"features-{options.feature_epochs}-epochs-seed-{options.seed + 1}.safetensors",
             lambda: FeatureNetwork(recipe.channels, recipe.num_classes),
             lambda: train_classifier(
                 FeatureNetwork, images, labels, epochs=options.feature_epochs, seed=options.seed + 1
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> None:
         {name: tensor.to(generator.state_dict()[name].dtype) for name, tensor in half.items()}
     )
     judge = kept(
-        options.out / "judge.safetensors",
+        options.out / f"judge-{options.judge_epochs}-epochs-seed-{options.seed}.safetensors",
         lambda: Classifier(recipe.channels, recipe.num_classes),
         lambda: train_classifier(Classifier, images, labels, epochs=options.judge_epochs, seed=options.seed),
     )
