@@ -43,6 +43,10 @@ LISTED = {
         "ggl.generators.wgan_gp.prior:WGANGP",
         "A WGAN-GP generator, 32 px RGB, without classes: what `ggl.generators.wgan_gp.train` writes.",
     ),
+    "flow": (
+        "ggl.generators.flow.prior:FlowPrior",
+        "A flow-matching prior, 32 px, with classes: what `ggl.generators.flow.train` writes.",
+    ),
     "pretrained-gan": (
         "ggl.generators.pretrained_gans:PretrainedGAN",
         "A GAN of the library pytorch-pretrained-gans (biggan, studiogan, bigbigan, ...), by its own loader.",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import test_biggan
 import test_dcgan_checkpoint
+import test_flow
 import test_stylegan2_prior
 import test_wgan_gp
 import torch
@@ -24,6 +25,8 @@ TINY = {
     "biggan-deep": test_biggan.make_tiny,
     "biggan-deep, class": lambda folder: test_biggan.make_tiny(folder, "size=64,search=class"),
     "dcgan": test_dcgan_checkpoint.make_tiny,
+    "flow": test_flow.make_tiny,
+    "flow, pixels": test_flow.make_pixels,
     "pixels": lambda folder: "pixels:3x8x8",
     "stylegan2": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pkl"),
     "stylegan2, classes": lambda folder: test_stylegan2_prior.make_tiny(folder, classes=3),
