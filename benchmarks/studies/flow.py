@@ -50,12 +50,14 @@ CODES, PIXELS = "flow of codes", "flow of pixels"
 IMAGES, BUDGET, SEED, SHAPE = 8, 2000, 0, (1, 32, 32)
 JUDGED, JUDGE_EPOCHS, DECOYS = 200, 2, 100
 ATTACKS: Sequence[tuple[str, str, str, Sequence[str]]] = (
-    ("clothes", "none", "gauss-newton", (GAN, CODES, PIXELS)),
-    ("clothes", "none", "adam", (GAN, CODES, PIXELS)),
+    ("clothes", "none", "gauss-newton", (GAN, CODES)),
+    ("clothes", "none", "adam", (GAN, CODES)),
     ("digits", "none", "gauss-newton", (GAN, CODES)),
     ("clothes", "noise:0.1", "gauss-newton", (GAN, CODES)),
-    ("clothes", "noise:0.1", "adam", (GAN, CODES)),
+    ("clothes", "none", "adam", (PIXELS,)),
     ("clothes", "none", "cma-es", (GAN, CODES)),
+    ("clothes", "noise:0.1", "adam", (GAN, CODES)),
+    ("clothes", "none", "gauss-newton", (PIXELS,)),
     ("clothes", "noise:0.1", "cma-es", (GAN, CODES)),
     ("digits", "none", "adam", (GAN, CODES)),
 )

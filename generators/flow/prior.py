@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError, WeightsError
+from ggl.base.weight_files import locate
 from ggl.base.weights import load_tensors_and_metadata
 from ggl.generators.base import Prior
 from ggl.generators.flow.network import SIZE, CodeFlow, Decoder, PixelFlow, carry
 from ggl.generators.formats import format_of
 
-__all__ = ["LARGEST", "FlowPrior", "FlowSettings"]
+__all__ = ["LARGEST", "FashionFlow32", "FlowPrior", "FlowSettings"]
 
 STEPS = 8
 LARGEST = 4096
@@ -95,7 +96,7 @@ class FlowPrior(Prior):
             are faster, more follow it more closely.
 
     Raises:
-        InputError: no step at all.
+        InputError: no step at all, or another kind of file.
         WeightsError: the file cannot be read, or its tensors are not those of such a flow.
     """
 
@@ -125,7 +126,27 @@ class FlowPrior(Prior):
         return images
 
 
+class FashionFlow32(FlowPrior):
+    """Clothes, 32 px grey, 10 classes, 128 latent dimensions; bundled, a flow trained here (MIT).
+
+    Args:
+        steps: as of `FlowPrior`.
+    """
+
+    heldout = "fashion-mnist-heldout"
+
+    def __init__(self, steps: int = STEPS) -> None:
+        super().__init__(str(locate("fashion-flow32") / "fashion-flow32.safetensors"), steps)
+        self.name = "fashion-flow32" if steps == STEPS else f"fashion-flow32:steps={steps}"
+        self.licence = "MIT"
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], FlowSettings]:
+    if path.suffix != ".safetensors":
+        raise InputError(
+            "flow: expected the .safetensors file that python -m ggl.generators.flow.train writes, "
+            f"found {path}"
+        )
     tensors, metadata = load_tensors_and_metadata(path)
     try:
         return tensors, FlowSettings.of(metadata)

@@ -417,6 +417,8 @@ def test_folding_the_normalization_changes_no_image(prior, name):
         torch.testing.assert_close(prior.decode(z, labels), (unfolded(z, labels) + 1) / 2, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "most"), [("fashion-dcgan32", 2e6), ("cifar10-gan32", 8e6)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("fashion-dcgan32", 2e6), ("fashion-flow32", 3e6), ("cifar10-gan32", 8e6)]
+)
 def test_bundled_weights_are_small(name, most):
     assert weights_of(name).stat().st_size <= most
