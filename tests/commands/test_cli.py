@@ -322,7 +322,7 @@ def test_where_says_the_folder_and_verify_what_is_missing(ggl, empty_cache):
     code, output, _ = ggl("weights", "verify")
     assert code == 0
     assert output.splitlines() == [
-        f"{name}: every hash as expected" for name in ("cifar10-gan32", "fashion-dcgan32")
+        f"{name}: every hash as expected" for name in ("cifar10-gan32", "fashion-dcgan32", "fashion-flow32")
     ]
 
 
