@@ -293,8 +293,8 @@ def test_two_steps_of_a_learned_flow_reach_its_classes(monkeypatch):
         ends = carry(lambda x, time: stage.average(x, time, asked), normal(200, 2), 2)
     for label, center in enumerate((3.0, -3.0)):
         mine = ends[asked == label]
-        assert mine.mean(0).tolist() == pytest.approx([center, 0], abs=0.15)
-        assert 0.1 < mine.std(0).min() <= mine.std(0).max() < 0.45
+        assert mine.mean(0).tolist() == pytest.approx([center, 0], abs=0.5)
+        assert 0.1 < mine.std(0).min() <= mine.std(0).max() < 0.6
 
 
 def test_the_command_writes_a_prior_that_loads(quick, data, tmp_path, capsys):
