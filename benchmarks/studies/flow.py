@@ -20,8 +20,8 @@ every prior's domain; of a digit the attacker knows the label, which is a class 
 is attacked without a defense alone. Intervals are over images; differences from the GAN are paired by image.
 A cell is saved as it ends, and not run again. What had been seen before, of other images: ceilings of eight,
 and Gauss-Newton on four without a defense, through the GAN and the flow of codes. For want of time alone the
-cells of the flow over pixels were put behind others after the first two cells, the judge's passes cut from two
-to one, and the last cells of the list left to whoever runs the script again.
+cells of the flow over pixels were put behind others after the first two cells, the judge's passes cut from
+two to one, and the last cells of the list left to whoever runs the script again.
 """
 
 import argparse
