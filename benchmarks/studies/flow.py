@@ -240,7 +240,7 @@ def _attacks(found: Mapping[str, Any]) -> str:
         )
     headings = (
         *("images", "defense", "strategy", "prior", "PSNR, dB", "less the GAN's"),
-        *("leak score", "identified", "verdict", "seconds"),
+        *("leak score", "identified", "verdict", "CPU seconds"),
     )
     return markdown_table(headings, rows)
 
