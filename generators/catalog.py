@@ -15,6 +15,10 @@ LISTED = {
         "ggl.generators.bundled.prior:FashionDCGAN32",
         "Clothes, 32 px grey, 10 classes, 64 latent dimensions; bundled, trained by this project (MIT).",
     ),
+    "fashion-flow32": (
+        "ggl.generators.flow.prior:FashionFlow32",
+        "Clothes, 32 px grey, 10 classes, 128 latent dimensions; bundled, a flow trained here (MIT).",
+    ),
     "cifar10-gan32": (
         "ggl.generators.bundled.prior:CIFAR10GAN32",
         "CIFAR-10, 32 px color, 10 classes, 160 latent dimensions; bundled, trained by this project (MIT).",
@@ -42,6 +46,10 @@ LISTED = {
     "wgan-gp": (
         "ggl.generators.wgan_gp.prior:WGANGP",
         "A WGAN-GP generator, 32 px RGB, without classes: what `ggl.generators.wgan_gp.train` writes.",
+    ),
+    "flow": (
+        "ggl.generators.flow.prior:FlowPrior",
+        "A flow-matching prior, 32 px, with classes: what `ggl.generators.flow.train` writes.",
     ),
     "pretrained-gan": (
         "ggl.generators.pretrained_gans:PretrainedGAN",

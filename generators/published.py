@@ -24,6 +24,20 @@ weight_catalog.add(
         ),
     ),
     WeightFiles(
+        name="fashion-flow32",
+        about="a flow over an autoencoder's codes: clothes, 32 px grey, 10 classes",
+        licence="MIT",
+        source=BUNDLED,
+        files=(
+            KeptFile(
+                "fashion-flow32.safetensors",
+                "",
+                "911fce40219e9e1a0ebabe2ad4c94535e265404c9c3114859b69fbcfe58b8cb4",
+                2_971_082,
+            ),
+        ),
+    ),
+    WeightFiles(
         name="cifar10-gan32",
         about="the embedded color prior: CIFAR-10's classes, 32 px",
         licence="MIT",

@@ -65,7 +65,7 @@ def test_samples_that_no_generator_draws_are_doubtful(name):
     assert doubt is None or doubt in found[0]
 
 
-@pytest.mark.parametrize("name", ["fashion-dcgan32", "cifar10-gan32", "pixels:3x8x8"])
+@pytest.mark.parametrize("name", ["fashion-dcgan32", "fashion-flow32", "cifar10-gan32", "pixels:3x8x8"])
 def test_the_bundled_priors_are_plausible(name):
     assert doubts_of(load_prior(name)) == []
 

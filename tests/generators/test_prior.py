@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import test_biggan
 import test_dcgan_checkpoint
+import test_flow
 import test_stylegan2_prior
 import test_wgan_gp
 import torch
@@ -26,6 +27,8 @@ TINY = {
     "biggan-deep": test_biggan.make_tiny,
     "biggan-deep, class": lambda folder: test_biggan.make_tiny(folder, "size=64,search=class"),
     "dcgan": test_dcgan_checkpoint.make_tiny,
+    "flow": test_flow.make_tiny,
+    "flow, pixels": test_flow.make_pixels,
     "pixels": lambda folder: "pixels:3x8x8",
     "stylegan2": lambda folder: test_stylegan2_prior.make_tiny(folder, suffix=".pkl"),
     "stylegan2, classes": lambda folder: test_stylegan2_prior.make_tiny(folder, classes=3),
@@ -437,6 +440,8 @@ def test_folding_the_normalization_changes_no_image(prior, name):
         torch.testing.assert_close(prior.decode(z, labels), (unfolded(z, labels) + 1) / 2, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "most"), [("fashion-dcgan32", 2e6), ("cifar10-gan32", 8e6)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("fashion-dcgan32", 2e6), ("fashion-flow32", 3e6), ("cifar10-gan32", 8e6)]
+)
 def test_bundled_weights_are_small(name, most):
     assert weights_of(name).stat().st_size <= most
