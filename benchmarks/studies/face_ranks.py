@@ -11,6 +11,7 @@ between embeddings; by chance one of 41 ranks first. Written down before it was 
 """
 
 import argparse
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,8 +40,7 @@ class Embedding:
     """dlib's face network on images in [0, 1]; each image is embedded once."""
 
     def __init__(self, path: Path) -> None:
-        import dlib  # not a dependency of the project
-
+        dlib = importlib.import_module("dlib")  # not a dependency of the project
         self.network: Any = dlib.face_recognition_model_v1(str(path))
         self.known: dict[bytes, Tensor] = {}
 
@@ -68,7 +68,7 @@ def rows(run: Path, embedding: Embedding) -> Iterator[Sequence[str]]:
     result = json.loads((run / "result.json").read_text())
     private = pictures(run, "private")
     settings = result["settings"]
-    data = load_dataset(settings["data"], image_shape=tuple(private.shape[1:]), fit=settings["fit"])
+    data = load_dataset(settings["data"], image_shape=(3, *private.shape[2:]), fit=settings["fit"])
     near = torch.stack([(data.images - image).abs().flatten(1).amax(1).argmin() for image in private])
     private = data.images[near]
     chosen = choose_decoys(private, data.labels[near], data.images, data.labels, settings["seed"])

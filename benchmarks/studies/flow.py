@@ -44,7 +44,7 @@ from ggl.benchmarks.studies.tables import figure_text, markdown_table
 from ggl.datasets.loading import Dataset, load_dataset
 from ggl.datasets.picking import pick_private
 from ggl.generators import Prior
-from ggl.generators.bundled.quality import accuracy, pairwise_distance, train_classifier
+from ggl.generators.bundled.quality import Classifier, accuracy, pairwise_distance, train_classifier
 from ggl.measures.statistics import bootstrap_mean
 
 GAN = "fashion-dcgan32"
@@ -135,7 +135,7 @@ def judged(priors: Mapping[str, Prior], path: Path) -> dict[str, dict[str, float
     """Return how good each prior's samples are, by one judge."""
     train, test = (load_dataset(path, image_shape=SHAPE, fit="pad", split=name) for name in ("train", "test"))
     with torch.enable_grad():
-        judge = train_classifier(train.images, train.labels, epochs=JUDGE_EPOCHS, seed=SEED)
+        judge = train_classifier(Classifier, train.images, train.labels, epochs=JUDGE_EPOCHS, seed=SEED)
     real = [pairwise_distance(test.images[test.labels == label]) for label in range(10)]
     labels = torch.arange(10).repeat_interleave(JUDGED)
     found = {"judge": {"accuracy": accuracy(judge, test.images, test.labels)}}

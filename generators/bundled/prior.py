@@ -1,5 +1,7 @@
 """The bundled priors: class-conditional DCGANs that this project trained, their weights in the package."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -21,10 +21,12 @@ from torch.nn import functional as F
 from torchvision.utils import save_image
 
 from ggl.base.files import write_atomically
+from ggl.base.weight_files import locate
 from ggl.base.weights import save_tensors
 from ggl.generators.mobilestylegan.early_exit import EXITS, EarlyExit, fitted_names
 from ggl.generators.mobilestylegan.pictures import PART, draw_part, styles_of_part
-from ggl.generators.mobilestylegan.prior import MobileStyleGAN
+from ggl.generators.mobilestylegan.prior import ENTRY, MobileStyleGAN
+from ggl.generators.mobilestylegan.weights import load_synthesis
 from ggl.measures.lpips import load_lpips
 
 HELD_OUT = 4
@@ -136,11 +138,11 @@ def main() -> None:
     drawn = [draw_part(whole, options.pictures, options.seed, part) for part in range(options.parts)]
     pictures = F.adaptive_avg_pool2d(torch.cat(drawn), options.size)
     styles = torch.cat([styles_of_part(whole, options.seed, part) for part in range(options.parts)])
-    network = EarlyExit(whole.synthesis, options.size)
+    network = EarlyExit(load_synthesis(locate(ENTRY)), options.size)
     with torch.no_grad():
         maps = torch.cat([network.begin(part, network.trunk).half() for part in styles.split(PART)])
     aside = HELD_OUT * PART
-    quality = {"before the fit": measure(network, styles[:aside], pictures[:aside])}
+    quality: dict[str, object] = {"before the fit": measure(network, styles[:aside], pictures[:aside])}
     rows = [pictures[:8], _images(network, styles[:8])]
     state = Fit(network, options.steps, options.seed)
     fit(state, maps[aside:], styles[aside:], pictures[aside:], options.out)
