@@ -61,6 +61,7 @@ weight_catalog.add(
         )
         for size, sha256, length in (
             (64, "02a7bb3322bb0eea532970c54ac17a9a4383c7dddaebac3079fbbdf4c40340eb", 1190512),
+            (128, "3caa8547467ddce39c09557c5cde04c64cb1d588647097687073330db1f4ea2b", 959784),
         )
     ),
     WeightFiles(

@@ -323,7 +323,13 @@ def test_where_says_the_folder_and_verify_what_is_missing(ggl, empty_cache):
     assert code == 0
     assert output.splitlines() == [
         f"{name}: every hash as expected"
-        for name in ("cifar10-gan32", "fashion-dcgan32", "fashion-flow32", "mobilestylegan-exit64")
+        for name in (
+            "cifar10-gan32",
+            "fashion-dcgan32",
+            "fashion-flow32",
+            "mobilestylegan-exit128",
+            "mobilestylegan-exit64",
+        )
     ]
 
 
