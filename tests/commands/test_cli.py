@@ -361,13 +361,13 @@ def test_check_prior_says_in_plain_words_what_is_wrong(ggl, tmp_path, monkeypatc
     assert "wrong  images are differentiable in the latents\n" in output
     assert "leave out no_grad, detach and NumPy" in output
     assert "wrong  pixels are in 0 to 1\n" in output
-    assert "fails 2 of 10 checks" in errors
+    assert "fails 2 of 11 checks" in errors
 
 
 def test_check_prior_passes_the_embedded_one(ggl):
     code, output, _ = ggl("check-prior", "fashion-dcgan32")
     assert code == 0
-    assert [line.split()[0] for line in output.splitlines()] == ["ok"] * 10
+    assert [line.split()[0] for line in output.splitlines()] == ["ok"] * 11
 
 
 def test_a_prior_report_is_written_and_its_table_printed(ggl, tmp_path):

@@ -18,6 +18,7 @@ import ggl.generators.published  # noqa: F401
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.weight_files import weight_catalog
 from ggl.generators.mobilestylegan import prior as mobilestylegan
+from ggl.generators.mobilestylegan.early_exit import EXITS
 from ggl.generators.mobilestylegan.network import MappingNetwork, Pointwise, Separable, inverse_haar
 from ggl.generators.mobilestylegan.prior import MobileStyleGAN
 
@@ -233,6 +234,18 @@ def test_images_are_the_recorded_ones(prior):
     wanted = torch.from_numpy(np.load(REFERENCE)["images"].astype(np.float32)) / 65535
     found = F.interpolate(prior.decode(latents(2)), 32, mode="area")
     torch.testing.assert_close(found, wanted, rtol=0, atol=3e-5)
+
+
+@fetched
+@pytest.mark.parametrize("size", EXITS)
+def test_an_early_exit_draws_what_the_whole_network_does(prior, size):
+    """Of 200 pictures the worst is at 24.1 dB, the mean at 28.6 (64 px) and 29.5 (128 px)."""
+    z = torch.randn(4, 512, generator=torch.Generator().manual_seed(5))
+    wanted = F.interpolate(prior.decode(z), size, mode="area")
+    found = MobileStyleGAN(size=size, exit="early").decode(z)
+    decibels = -10 * (found - wanted).square().flatten(1).mean(1).log10()
+    assert decibels.min() > 24
+    assert decibels.mean() > 27
 
 
 @fetched
