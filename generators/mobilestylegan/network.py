@@ -45,11 +45,12 @@ class MappingNetwork(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(STYLE_DIM, STYLE_DIM) for _ in range(8))
 
     def forward(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
-        """Return the styles of latents, whose length does not matter."""
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        """Return the styles of latents, whose length does not matter; in the precision of the weights."""
+        x = z.to(self.layers[0].weight.dtype)  # type: ignore[arg-type]
+        x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE) * 2**0.5
-        return x
+        return x.to(z.dtype)
 
 
 class SynthesisNetwork(nn.Module):

@@ -23,9 +23,9 @@ __all__ = ["MobileStyleGAN"]
 ENTRY = "mobilestylegan-ffhq"
 SIZE = 64
 """Height and width in pixels of images, unless the caller asks for others."""
-CHUNKS = {("full", "cpu"): 1, ("full", "cuda"): 8, ("early", "cpu"): 8, ("early", "cuda"): 64}
-"""Images decoded at once, by exit and device. On a CPU more are no faster, take more memory, and round
-otherwise: by a batch of another size an image changes by 1e-5."""
+CHUNKS = {64: (8, 64), 128: (1, 16), IMAGE_SIZE: (1, 8)}
+"""Images decoded at once on a CPU and elsewhere, by the size that the network makes. More are no faster and
+take more memory."""
 STYLES = 16_384
 """Styles behind the mean and the covariance of the style space."""
 
@@ -90,12 +90,13 @@ class MobileStyleGAN(StagedPrior):
             },
         )
         self.image_shape = (3, size, size)
-        self.space, self.truncation, self.exit = space, truncation, exit
+        self.space, self.truncation = space, truncation
         folder = locate(ENTRY)
-        self.mapping = load_mapping(folder)
+        self.mapping = load_mapping(folder).double()
         self.synthesis: SynthesisNetwork | EarlyExit = load_synthesis(folder)
+        self.made = min(e for e in EXITS if e >= size) if exit == "early" else IMAGE_SIZE
         if exit == "early":
-            self.synthesis = load_early_exit(self.synthesis, min(e for e in EXITS if e >= size))
+            self.synthesis = load_early_exit(self.synthesis, self.made)
         self.stages = tuple(map(stage_of, self.synthesis.shapes))
         if space == "w" or truncation < 1:
             z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
@@ -140,14 +141,19 @@ class MobileStyleGAN(StagedPrior):
         return F.adaptive_avg_pool2d((values / 2 + 0.5).clamp(0, 1), self.image_shape[1])
 
     def _styles(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
+        """Return the styles of latents.
+
+        In float64: how rounding depends on the number of latents would grow in the network behind them.
+        """
         if self.space == "w":
-            return self.style_mean + self.truncation * (z @ self.style_root)
+            return self.style_mean + self.truncation * (z.double() @ self.style_root.double()).to(z.dtype)
         styles: Tensor = self.mapping(z)
         return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)
 
     def _in_chunks(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Return a function of rows, a few at a time; what lies between is computed again for a gradient."""
-        size = CHUNKS.get((self.exit, inputs[0].device.type), 1)
+        on_cpu, elsewhere = CHUNKS[self.made]
+        size = on_cpu if inputs[0].device.type == "cpu" else elsewhere
         chunks = list(zip(*(tensor.split(size) for tensor in inputs), strict=True))
         kept = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         if len(chunks) == 1 or not kept:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import ggl.generators.published  # noqa: F401
 from ggl.base.errors import InputError, WeightsError
 from ggl.base.weight_files import weight_catalog
+from ggl.generators.contract import check_prior
 from ggl.generators.mobilestylegan import prior as mobilestylegan
 from ggl.generators.mobilestylegan.early_exit import EXITS
 from ggl.generators.mobilestylegan.network import MappingNetwork, Pointwise, Separable, inverse_haar
@@ -246,6 +247,13 @@ def test_an_early_exit_draws_what_the_whole_network_does(prior, size):
     decibels = -10 * (found - wanted).square().flatten(1).mean(1).log10()
     assert decibels.min() > 24
     assert decibels.mean() > 27
+
+
+@fetched
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize("size", [64, 100, 128])
+def test_early_exits_keep_the_contract(size, space):
+    assert [f for f in check_prior(MobileStyleGAN(size=size, space=space)) if f.problem] == []
 
 
 @fetched
