@@ -43,8 +43,8 @@ class Features(Prior):
     are (z, u), and a = f(z) + `around` · B u, f(z) being what the prior makes of the latent: with u = 0 it
     is the prior.
 
-    u is drawn back, radially, into the least l1 ball that holds every sample behind B: a search leaves what
-    the prior makes no further than that. So GIFD (arXiv 2308.04699) confines features to l1 balls, whose
+    Behind the shell penalty, u is drawn back, radially, into the least l1 ball that holds every sample behind
+    B, a backstop that few searches meet. So GIFD (arXiv 2308.04699) confines features to l1 balls, whose
     radius is measured here.
 
     Directions come from n samples, 8 a direction and 16 a class at least, by the eigenvectors of an n x n

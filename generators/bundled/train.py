@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from torchvision.utils import save_image
 
 from ggl.base.devices import find_device
-from ggl.base.errors import GGLError
+from ggl.base.errors import GGLError, InputError
 from ggl.base.files import write_atomically
 from ggl.base.weights import load_tensors, save_tensors
 from ggl.generators.bundled.feature_network import FeatureNetwork
@@ -44,10 +45,19 @@ JUDGED_PER_CLASS = 1000
 
 
 def load_images(path: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Return a split's images (n, c, 32, 32) in [0, 1], zero-padded from 28 px, and its labels (n,)."""
-    with np.load(path, allow_pickle=False) as arrays:
-        images = torch.from_numpy(arrays[f"{split}_images"])
-        labels = torch.from_numpy(arrays[f"{split}_labels"])
+    """Return a split's images (n, c, 32, 32) in [0, 1], zero-padded from 28 px, and its labels (n,).
+
+    Raises:
+        InputError: the file cannot be read, or has no such arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = torch.from_numpy(arrays[f"{split}_images"])
+            labels = torch.from_numpy(arrays[f"{split}_labels"])
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise InputError(
+            f"{path}: expected an .npz with {split}_images and {split}_labels, found {error}"
+        ) from error
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     margin = (SIZE - images.shape[-1]) // 2
     return F.pad(images.float() / 255, (margin,) * 4), labels.long()
@@ -158,10 +168,24 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
-    options.out.mkdir(parents=True, exist_ok=True)
+    """Do what the command line asks for.
+
+    Raises:
+        InputError: a count below 1, or data that are not the recipe's.
+    """
+    for name in ("steps", "judge_epochs", "feature_epochs"):
+        if getattr(options, name) < 1:
+            raise InputError(
+                f"expected --{name.replace('_', '-')} of at least 1, found {getattr(options, name)}"
+            )
     recipe, device = RECIPES[options.prior], find_device(options.device)
     images, labels = load_images(options.data, "train")
+    if tuple(images.shape[1:]) != (recipe.channels, SIZE, SIZE):
+        raise InputError(
+            f"{options.data}: expected images of {recipe.channels} channels and at most {SIZE} px for "
+            f"{options.prior}, found {images.shape[1]} channels of {images.shape[2]} x {images.shape[3]} px"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
     if isinstance(recipe, EncodedRecipe):
         features = kept(
             options.out / f"features-{options.feature_epochs}-epochs-seed-{options.seed + 1}.safetensors",

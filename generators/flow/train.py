@@ -28,14 +28,14 @@ from ggl.base.torch_files import DAMAGED
 from ggl.base.weights import save_tensors
 from ggl.datasets.loading import load_dataset
 from ggl.generators.flow.network import SIZE
+from ggl.generators.flow.phases import BATCH, Coding, Matching, Phase, whiten
 from ggl.generators.flow.prior import LARGEST, FlowPrior, FlowSettings
-from ggl.generators.flow.stages import BATCH, Coding, Matching, Stage, whiten
 
 CHECKPOINT_EVERY = 500
 PER_CLASS = 8
 
 
-def fit(stage: Stage, out: Path, settings: dict[str, object]) -> None:
+def fit(stage: Phase, out: Path, settings: dict[str, object]) -> None:
     """Train a stage to its last step, from its checkpoint in `out` if there is one.
 
     Raises:
@@ -124,6 +124,8 @@ def _check_counts(options: argparse.Namespace) -> None:
         count = getattr(options, name)
         if not least <= count:
             raise InputError(f"expected --{name.replace('_', '-')} of at least {least}, found {count}")
+    if options.code == 1:
+        raise InputError("expected --code of at least 2, or 0 for noise of the image's shape, found 1")
     if options.code > LARGEST:
         raise InputError(f"expected --code of at most {LARGEST}, found {options.code}")
 

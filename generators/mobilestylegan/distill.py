@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import save_image
 
+from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.files import write_atomically
 from ggl.base.weight_files import locate
 from ggl.base.weights import save_tensors
@@ -42,7 +43,8 @@ class Fit:
     """Adam on the mean squared error of pixels, of what `fitted_names` names."""
 
     def __init__(self, network: EarlyExit, steps: int, seed: int) -> None:
-        self.network, self.steps, self.step, self.seconds = network, steps, 0, 0.0
+        self.network, self.steps, self.seed = network, steps, seed
+        self.step, self.seconds = 0, 0.0
         wanted = set(fitted_names(network))
         self.fitted = {n: p.requires_grad_() for n, p in network.named_parameters() if n in wanted}
         self.optimizer = torch.optim.Adam(self.fitted.values(), LEARNING_RATE, betas=(0.9, 0.99))
@@ -82,17 +84,28 @@ class Fit:
 
 
 def fit(state: Fit, maps: Tensor, styles: Tensor, pictures: Tensor, out: Path) -> None:
-    """Fit to the last step, from the checkpoint in `out` if there is one."""
+    """Fit to the last step, from the checkpoint in `out` if there is one.
+
+    Raises:
+        CheckpointError: it is of another fit.
+    """
     checkpoint = out / "checkpoint.pt"
+    asked = {"seed": state.seed, "steps": state.steps, "pictures": list(pictures.shape)}
     if checkpoint.exists():
-        state.load_state_dict(torch.load(checkpoint, weights_only=True))
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["asked"] != asked:
+            raise CheckpointError(
+                f"{checkpoint}: expected a fit of {asked}, found {saved['asked']}; "
+                "name another folder with --out"
+            )
+        state.load_state_dict(saved)
     started = time.monotonic() - state.seconds
     while state.step < state.steps:
         state.advance(maps, styles, pictures)
         if state.step % CHECKPOINT_EVERY == 0 or state.step == state.steps:
             state.seconds = time.monotonic() - started
             partial = checkpoint.with_suffix(".part")
-            torch.save(state.state_dict(), partial)
+            torch.save(state.state_dict() | {"asked": asked}, partial)
             partial.replace(checkpoint)
             print(f"step {state.step}/{state.steps}, {state.seconds:.0f} s", flush=True)
 
@@ -132,9 +145,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3_000, help=f"steps of batch {BATCH}")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    try:
+        run(options)
+    except GGLError as error:
+        parser.error(str(error))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        InputError: counts that are too small, or a folder that is a file.
+    """
+    for name, least in (("steps", 1), ("parts", HELD_OUT + 1)):
+        if getattr(options, name) < least:
+            raise InputError(f"expected --{name} of at least {least}, found {getattr(options, name)}")
+    for folder in (options.out, options.pictures):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder, found a file")
+    whole = MobileStyleGAN(space="w", exit="full")
     for folder in (options.out, options.pictures):
         folder.mkdir(parents=True, exist_ok=True)
-    whole = MobileStyleGAN(space="w", exit="full")
     drawn = [draw_part(whole, options.pictures, options.seed, part) for part in range(options.parts)]
     pictures = F.adaptive_avg_pool2d(torch.cat(drawn), options.size)
     styles = torch.cat([styles_of_part(whole, options.seed, part) for part in range(options.parts)])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from ggl.base.errors import CheckpointError
 from ggl.generators.mobilestylegan import distill, pictures
 from ggl.generators.mobilestylegan.early_exit import EarlyExit, fitted_names
 from ggl.generators.mobilestylegan.network import Pointwise
@@ -107,3 +108,26 @@ def test_pictures_are_drawn_once_of_mapped_latents_and_of_gaussian_styles(tmp_pa
     torch.testing.assert_close(first[:, :, 5, 7], wanted, rtol=0, atol=5e-4)
     assert torch.equal(pictures.draw_part(Prior(), tmp_path, 0, 1), first)
     assert Prior.drawn == 3
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
+    run(Narrow(), tmp_path, 3)
+    with pytest.raises(CheckpointError, match="name another folder with --out"):
+        run(Narrow(), tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts", "4"], "expected --parts of at least 5, found 4"),
+        (["--steps", "0"], "expected --steps of at least 1, found 0"),
+    ],
+)
+def test_counts_that_leave_nothing_to_fit_are_refused(tmp_path, monkeypatch, capsys, arguments, message):
+    folders = ["--pictures", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["distill", "64", *folders, *arguments])
+    with pytest.raises(SystemExit) as caught:
+        distill.main()
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import ggl
 from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
 from ggl.base.weights import load_tensors, save_tensors
 from ggl.generators import load_prior
-from ggl.generators.flow import stages
+from ggl.generators.flow import phases
 from ggl.generators.flow import train as training
 from ggl.generators.flow.network import CodeFlow, carry
 from ggl.generators.flow.prior import FlowPrior, FlowSettings
@@ -177,7 +177,7 @@ def test_the_bundled_flow_inverts_clothes_that_it_never_saw_and_what_is_no_cloth
 def quick(monkeypatch):
     """Small batches, a checkpoint at every second step, and narrow flows of codes."""
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(stages, "BATCH", 8)
+    monkeypatch.setattr(phases, "BATCH", 8)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_a_stopped_training_resumes_to_identical_weights(
     quick, tmp_path, monkeypatch, settings, stage, after
 ):
     expected = run(tmp_path / "whole", settings)
-    advance = stages.Stage.advance
+    advance = phases.Phase.advance
 
     def stopping(self):
         if (self.name, self.step) == (stage, after):
@@ -219,7 +219,7 @@ def test_a_stopped_training_resumes_to_identical_weights(
         return advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.Stage, "advance", stopping)
+        patch.setattr(phases.Phase, "advance", stopping)
         with pytest.raises(StoppedError):
             run(tmp_path / "parts", settings)
     torch.rand(3)
@@ -228,7 +228,7 @@ def test_a_stopped_training_resumes_to_identical_weights(
 
 def test_a_finished_training_is_not_run_again(quick, tmp_path, monkeypatch):
     expected = run(tmp_path / "whole")
-    monkeypatch.setattr(stages.Stage, "advance", None)
+    monkeypatch.setattr(phases.Phase, "advance", None)
     assert_equal(run(tmp_path / "whole"), expected)
 
 
@@ -244,7 +244,7 @@ def test_another_training_is_refused(quick, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_it(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "LEARNING_RATE", float("inf"))
+    monkeypatch.setattr(phases, "LEARNING_RATE", float("inf"))
     with pytest.raises(GradientError, match="step 2: expected a finite loss, found nan"):
         run(tmp_path / "whole")
     assert list((tmp_path / "whole").iterdir()) == []
@@ -258,7 +258,7 @@ def test_global_random_states_are_left_alone(quick, tmp_path):
 
 def test_whitening_leads_back():
     codes = normal(200, 4) @ normal(4, 4) + 3
-    white, matrix, mean = stages.whiten(codes)
+    white, matrix, mean = phases.whiten(codes)
     torch.testing.assert_close(white.T.cov(), torch.eye(4), rtol=0, atol=1e-4)
     torch.testing.assert_close((white.double() @ matrix + mean).float(), codes, rtol=0, atol=1e-4)
 
@@ -267,26 +267,26 @@ def test_the_decoder_reads_white_codes(quick, tmp_path):
     """Of a training image's white code it makes what the autoencoder makes of the image."""
     tensors = run(tmp_path / "whole")
     images = normal(20, 1, 32, 32).tanh()
-    stage = stages.Coding(CODES, images, 3, 0, CPU)
+    stage = phases.Coding(CODES, images, 3, 0, CPU)
     stage.load_state_dict(torch.load(tmp_path / "whole" / "code.pt"))
     codes = stage.codes()
     decoder = CODES.decoder()
     state = {n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")}
     decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    found = decoder(stages.whiten(codes)[0])
+    found = decoder(phases.whiten(codes)[0])
     torch.testing.assert_close(found, stage.average.decoder(codes), rtol=0, atol=1e-4)
 
 
 def test_two_steps_of_a_learned_flow_reach_its_classes(monkeypatch):
     """Ends about (3, 0) and (-3, 0), of standard deviation 0.3."""
-    monkeypatch.setattr(stages, "WARM_UP", 20)
-    monkeypatch.setattr(stages, "LEARNING_RATE", 5e-3)
+    monkeypatch.setattr(phases, "WARM_UP", 20)
+    monkeypatch.setattr(phases, "LEARNING_RATE", 5e-3)
     labels = torch.arange(400) % 2
     centers = torch.stack([3.0 - 6 * labels, torch.zeros(400)], dim=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         flow = CodeFlow(2, 2, 32, 2)
-    stage = stages.Matching(flow, centers + 0.3 * normal(400, 2), labels, steps=200, seed=0, device=CPU)
+    stage = phases.Matching(flow, centers + 0.3 * normal(400, 2), labels, steps=200, seed=0, device=CPU)
     losses = torch.stack([stage.advance() for _ in range(200)])
     assert losses[-50:].mean() < losses[:50].mean() / 2
     asked = torch.arange(200) % 2

@@ -187,3 +187,23 @@ def test_the_script_exports_and_measures_once(name, recipe, file, tmp_path, monk
     script.main()
     assert json.loads((out / "quality.json").read_text()) == first
     assert (out / f"{name}.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "missing.npz"], "expected an .npz with train_images and train_labels"),
+        (["--data", "grey.npz"], "expected images of 3 channels and at most 32 px"),
+        (["--data", "grey.npz", "--steps", "0"], "expected --steps of at least 1, found 0"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    grey = np.zeros((4, 28, 28), np.uint8)
+    np.savez("grey.npz", train_images=grey, train_labels=np.zeros(4, np.uint8))
+    monkeypatch.setattr("sys.argv", ["train", "cifar10-gan32", "--out", "out", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        script.main()
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

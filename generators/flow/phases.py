@@ -1,4 +1,4 @@
-"""The stages of training a flow: an autoencoder's codes, and the flow that ends in them."""
+"""The phases of training a flow: an autoencoder's codes, and the flow that ends in them."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from ggl.base.random import stream
 from ggl.generators.flow.network import Decoder, Encoder
 from ggl.generators.flow.prior import FlowSettings
 
-__all__ = ["BATCH", "Coding", "Matching", "Stage", "whiten"]
+__all__ = ["BATCH", "Coding", "Matching", "Phase", "whiten"]
 
 BATCH = 128
 LEARNING_RATE = 1e-3
@@ -26,7 +26,7 @@ NEAREST = 0.1
 """The least 1 - t by which an error is divided to be one of velocity."""
 
 
-class Stage(ABC):
+class Phase(ABC):
     """A network that is trained by Adam, and the running average of its weights.
 
     Every draw of step i comes from a stream that the seed, the stage and i name, so that a resumed
@@ -86,7 +86,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(settings.channels, settings.code)
 
 
-class Coding(Stage):
+class Coding(Phase):
     """The autoencoder, by the squared error of pixels."""
 
     name = "code"
@@ -114,7 +114,7 @@ class Coding(Stage):
         )
 
 
-class Matching(Stage):
+class Matching(Phase):
     """The flow, by conditional flow matching on straight paths (arXiv 2210.02747, eq. 23; σ_min = 0).
 
     Between noise x₀ and an end x₁ a point x = (1 - t)·x₀ + t·x₁ moves by x₁ - x₀. What a network
