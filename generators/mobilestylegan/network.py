@@ -135,8 +135,7 @@ class Separable(nn.Module):
     ) -> Float[Tensor, "n above height width"]:
         """Return the next map. The style scales channels, which commutes with the depthwise part."""
         pixels = self.pointwise.pixels(self.depthwise(x), style)
-        shift = self.noise[0, 0, :, :, None] + self.pointwise.bias
-        pixels = F.leaky_relu_(pixels.add_(shift.flatten(0, 1)), SLOPE)
+        pixels = F.leaky_relu_(pixels.add_(self.noise.flatten()[:, None]), SLOPE)
         return _as_maps(pixels, x)
 
 
@@ -153,17 +152,17 @@ class Pointwise(nn.Module):
         self, x: Float[Tensor, "n below height width"], style: Float[Tensor, "n 512"]
     ) -> Float[Tensor, "n above height width"]:
         """Return the convolved map."""
-        return _as_maps(self.pixels(x, style).add_(self.bias), x)
+        return _as_maps(self.pixels(x, style), x)
 
     def pixels(
         self, x: Float[Tensor, "n below height width"], style: Float[Tensor, "n 512"]
     ) -> Float[Tensor, "n pixels above"]:
-        """Return the map before the bias, pixel by pixel: weights are scaled, which saves a pass over maps.
+        """Return the convolved map, pixel by pixel: weights are scaled, which saves a pass over maps.
 
         No view of a map: what is done to it in place needs no copy where gradients are asked for.
         """
         weights = self.weight.T * self.style(style)[:, :, None]
-        return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), weights)
+        return torch.baddbmm(self.bias, x.permute(0, 2, 3, 1).flatten(1, 2), weights)
 
 
 def _as_maps(pixels: Float[Tensor, "n pixels c"], like: Tensor) -> Float[Tensor, "n c height width"]:
