@@ -12,6 +12,7 @@ from ggl.attacks.course import SearchResult
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective
 from ggl.attacks.search import Progress
+from ggl.attacks.settings import AUTO
 from ggl.base.errors import InputError
 from ggl.generators import Prior
 
@@ -29,7 +30,7 @@ def split_tuning(strategy: str, budget: int) -> tuple[str, int, float | None]:
     Half of them are its own where the generator is tuned, else all, and the rate is None.
 
     Raises:
-        InputError: a rate that is no number above 0.
+        InputError: a rate that is no number above 0, or no strategy of a name.
 
     >>> split_tuning("adam:starts=2,tune=0.001", 500)
     ('adam:starts=2', 250, 0.001)
@@ -48,6 +49,8 @@ def split_tuning(strategy: str, budget: int) -> tuple[str, int, float | None]:
         rate = math.nan
     if not 0 < rate < math.inf:
         raise InputError(f"strategy {strategy!r}: expected one rate above 0 after {TUNE}, found {rates}")
+    if name == AUTO:
+        raise InputError(f"strategy {strategy!r}: {AUTO} takes no options; name one, gauss-newton:{TUNE}RATE")
     kept = ",".join(part for part in options if not part.strip().startswith(TUNE))
     own = (f"{name}:{kept}" if kept else name) if name else first
     return own, budget - budget // 2, rate

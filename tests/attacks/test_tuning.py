@@ -79,6 +79,11 @@ def test_another_rate_is_refused(text):
         split_tuning(f"adam:{text}", 10)
 
 
+def test_what_tunes_is_named():
+    with pytest.raises(InputError, match="auto takes no options; name one"):
+        split_tuning("auto:tune=0.1", 10)
+
+
 @pytest.mark.parametrize("kind", [Scaled, Held])
 def test_a_step_of_adam_by_hand(kind):
     """Adam's first step is the rate, against the sign of the gradient: (0.5, 0.25) goes towards (1, 0)."""
