@@ -20,6 +20,7 @@ from ggl.generators.mobilestylegan.network import (
     START,
     WIDTHS,
     Block,
+    Growing,
     Pointwise,
     Separable,
     SynthesisNetwork,
@@ -35,7 +36,7 @@ DETAILS = 128
 """High bands that the last growing map keeps beside its low ones, for the image's details."""
 
 
-class EarlyExit(nn.Module):
+class EarlyExit(Growing):
     """The network from styles to images of `size` px, with the whole network's weights, not fitted yet.
 
     Maps grow to half the image's size, then they do not; a last inverse Haar transform makes the image.
@@ -62,17 +63,6 @@ class EarlyExit(nn.Module):
     def trunk(self) -> int:
         """Return the last stage that is the whole network's own, of maps of a quarter of the image's size."""
         return len(self.blocks)
-
-    def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 size size"]:
-        """Return images, mostly in [-1, 1]."""
-        return self.finish(self.begin(style, 1), style, 1)
-
-    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n c side side"]:
-        """Return the maps after a stage, from 1, of the whole network's, and of the last growing one."""
-        x: Tensor = self.first(style)
-        for block in self.blocks[: stage - 1]:
-            x = block(x, style)
-        return x
 
     def finish(
         self, x: Float[Tensor, "n c side side"], style: Float[Tensor, "n 512"], stage: int

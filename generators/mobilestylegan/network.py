@@ -5,6 +5,7 @@ demodulation does not depend on the style, and the published weights carry it. M
 on a CPU the network takes about two thirds of the time it takes otherwise.
 """
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "WIDTHS",
     "Block",
     "FirstMap",
+    "Growing",
     "MappingNetwork",
     "Pointwise",
     "Separable",
@@ -53,7 +55,33 @@ class MappingNetwork(nn.Module):
         return x.to(z.dtype)
 
 
-class SynthesisNetwork(nn.Module):
+class Growing(nn.Module, ABC):
+    """A network from styles to images, whose maps double in size; it can be entered after each of them."""
+
+    first: "FirstMap"
+    blocks: nn.ModuleList
+    shapes: list[tuple[int, int, int]]
+    """Of the maps (c, h, w) after every stage."""
+
+    def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 size size"]:
+        """Return images, mostly in [-1, 1]."""
+        return self.finish(self.begin(style, 1), style, 1)
+
+    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n c side side"]:
+        """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of shapes."""
+        x: Tensor = self.first(style)
+        for block in self.blocks[: stage - 1]:
+            x = block(x, style)
+        return x
+
+    @abstractmethod
+    def finish(
+        self, x: Float[Tensor, "n c side side"], style: Float[Tensor, "n 512"], stage: int
+    ) -> Float[Tensor, "n 3 size size"]:
+        """Return the images of a stage's maps."""
+
+
+class SynthesisNetwork(Growing):
     """The network from styles to images."""
 
     def __init__(self) -> None:
@@ -64,17 +92,6 @@ class SynthesisNetwork(nn.Module):
         )
         self.bands = Pointwise(WIDTHS[-1], 12)
         self.shapes = [(width, START * 2**i, START * 2**i) for i, width in enumerate(WIDTHS)]
-
-    def forward(self, style: Float[Tensor, "n 512"]) -> Float[Tensor, "n 3 1024 1024"]:
-        """Return images, mostly in [-1, 1]."""
-        return self.finish(self.begin(style, 1), style, 1)
-
-    def begin(self, style: Float[Tensor, "n 512"], stage: int) -> Float[Tensor, "n c side side"]:
-        """Return the maps of `START` · 2^(stage - 1) px, `stage` from 1 to the number of widths."""
-        x: Tensor = self.first(style)
-        for block in self.blocks[: stage - 1]:
-            x = block(x, style)
-        return x
 
     def finish(
         self, x: Float[Tensor, "n c side side"], style: Float[Tensor, "n 512"], stage: int

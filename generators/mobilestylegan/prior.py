@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from ggl.base.errors import InputError
 from ggl.base.options import specification
 from ggl.base.weight_files import locate
-from ggl.generators.mobilestylegan.early_exit import EXITS, EarlyExit, load_early_exit
-from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM, SynthesisNetwork
+from ggl.generators.mobilestylegan.early_exit import EXITS, load_early_exit
+from ggl.generators.mobilestylegan.network import IMAGE_SIZE, STYLE_DIM, Growing
 from ggl.generators.mobilestylegan.weights import load_mapping, load_synthesis
 from ggl.generators.stages import StagedPrior, restored, stage_of
 from ggl.generators.whitening import whitening_of
@@ -93,10 +93,11 @@ class MobileStyleGAN(StagedPrior):
         self.space, self.truncation = space, truncation
         folder = locate(ENTRY)
         self.mapping = load_mapping(folder).double()
-        self.synthesis: SynthesisNetwork | EarlyExit = load_synthesis(folder)
+        whole = load_synthesis(folder)
+        self.synthesis: Growing = whole
         self.made = min(e for e in EXITS if e >= size) if exit == "early" else IMAGE_SIZE
         if exit == "early":
-            self.synthesis = load_early_exit(self.synthesis, self.made)
+            self.synthesis = load_early_exit(whole, self.made)
         self.stages = tuple(map(stage_of, self.synthesis.shapes))
         if space == "w" or truncation < 1:
             z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
