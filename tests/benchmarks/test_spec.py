@@ -356,6 +356,7 @@ def test_unknown_names_end_the_check(old: str, new: str, message: str) -> None:
     ("old", "new", "message"),
     [
         ('"cma-es"', '"cma-es:sigma0=-1"', "sigma0"),
+        ('"cma-es"', '"cma-es:tune=0.1"', "sweeps do not tune, expected it without tune="),
         ('"noise:0.2"', '"noise:-1"', "noise"),
         ("[axes]", '[axes]\nattacker = "all"', "axes.attacker: expected one attacker a value, found 'all'"),
         ("[axes]", 'precision = "half"\n[axes]', "expected precision float32 or bfloat16, found 'half'"),
