@@ -166,7 +166,8 @@ def _checked(prior: Prior, stage: int | None) -> tuple[StagedPrior, int]:
         )
     if stage is None or not 1 <= stage <= len(prior.stages):
         named = ", ".join(f"{k} ({found.name})" for k, found in enumerate(prior.stages, 1))
-        raise InputError(f"prior {prior.name}: expected stage= as one of {named}; found {stage}")
+        found = "none" if stage is None else stage
+        raise InputError(f"prior {prior.name}: expected stage= as one of {named}; found {found}")
     return prior, stage
 
 

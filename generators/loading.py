@@ -1,10 +1,12 @@
 """Priors by name: "fashion-dcgan32", "stylegan2:ffhq.pkl,space=w,size=64", "package.module:MyPrior"."""
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from ggl.base.options import build, read_options
 from ggl.base.random import global_stream, stream_seed
+from ggl.base.registry import unknown_name
 from ggl.generators.adopted import adopt
 from ggl.generators.base import Prior
 from ggl.generators.catalog import priors
@@ -50,6 +52,9 @@ def _features_asked(specification: str, text: str | None) -> tuple[str | None, d
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     spaces = [part for part in parts if re.fullmatch(f"space=(.+/)?{FEATURES}", part)]
     if not spaces:
+        for space in (part.removeprefix("space=") for part in parts if part.startswith("space=")):
+            if get_close_matches(space.rpartition("/")[2], [FEATURES]):
+                raise unknown_name("space", space, [FEATURES])
         return text, None
     mine = [part for part in parts if part.partition("=")[0] in OF_FEATURES]
     upon = [part.removesuffix(FEATURES).removesuffix("/") if part in spaces else part for part in parts]

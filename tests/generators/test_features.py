@@ -10,7 +10,7 @@ import torch
 
 from ggl.attacks import search
 from ggl.attacks.inversion import attack, invert
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, UnknownNameError
 from ggl.generators import Prior, features, load_prior
 from ggl.generators.features import Features
 from ggl.generators.principal import principal_directions
@@ -184,7 +184,7 @@ def test_features_stand_upon_any_space_of_a_prior(tmp_path, space):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("", r"expected stage= as one of 1 \(192 maps of 4 px\), 2 \(96 maps of 8 px\), .*; found None"),
+        ("", r"expected stage= as one of 1 \(192 maps of 4 px\), 2 \(96 maps of 8 px\), .*; found none"),
         (",space=w/features,stage=1", "expected nothing after the name, found 'space=w'"),
         (",stage=0", "expected stage= as one of 1 .*; found 0"),
         (",stage=5", r"4 \(32 maps of 32 px\); found 5"),
@@ -202,6 +202,12 @@ def test_what_does_not_fit_ends_in_a_line(options, words):
     with pytest.raises(InputError, match=words) as refusal:
         load_prior(f"{FASHION}:space=features{options}")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("space", ["featurs", "w/feature"])
+def test_a_misspelled_space_is_told_what_was_meant(space):
+    with pytest.raises(UnknownNameError, match=f"no space is named '{space}'; did you mean 'features'"):
+        load_prior(f"{FASHION}:space={space},stage=2")
 
 
 def test_a_prior_that_names_no_stages_is_refused():
