@@ -24,7 +24,7 @@ from torchvision.utils import save_image
 from ggl.base.devices import find_device
 from ggl.base.errors import GGLError, InputError
 from ggl.base.files import write_atomically
-from ggl.base.weights import load_tensors, save_tensors
+from ggl.base.weights import load_tensors, save_state, save_tensors
 from ggl.generators.bundled.feature_network import FeatureNetwork
 from ggl.generators.bundled.quality import (
     Classifier,
@@ -79,9 +79,7 @@ def train(images: Tensor, labels: Tensor, recipe: Recipe, training: Training, ou
         if training.step % CHECKPOINT_EVERY == 0 or training.step == training.steps:
             training.seconds = time.monotonic() - started
             training.processor_seconds = time.process_time() - processor_started
-            partial = checkpoint.with_suffix(".part")
-            torch.save(training.state_dict(), partial)
-            partial.replace(checkpoint)
+            save_state(checkpoint, training.state_dict())
             done = f"step {training.step}/{training.steps}, {training.seconds:.0f} s"
             print(f"{done}, {training.told()}", flush=True)
             grid = draw(training.ema.module, recipe, 12, seed=0)[0]

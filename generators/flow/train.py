@@ -25,7 +25,7 @@ from ggl.base.devices import find_device
 from ggl.base.errors import CheckpointError, GGLError, GradientError, InputError
 from ggl.base.random import stream, stream_seed
 from ggl.base.torch_files import DAMAGED
-from ggl.base.weights import save_tensors
+from ggl.base.weights import save_state, save_tensors
 from ggl.datasets.loading import load_dataset
 from ggl.generators.flow.network import SIZE
 from ggl.generators.flow.phases import BATCH, Coding, Matching, Phase, whiten
@@ -63,9 +63,7 @@ def fit(stage: Phase, out: Path, settings: dict[str, object]) -> None:
                     f"before stays in {out}: train with another --seed"
                 )
             stage.seconds = time.monotonic() - started
-            partial = checkpoint.with_suffix(".part")
-            torch.save(stage.state_dict() | {"settings": settings}, partial)
-            partial.replace(checkpoint)
+            save_state(checkpoint, stage.state_dict() | {"settings": settings})
             print(
                 f"{stage.name}: step {stage.step}/{stage.steps}, {stage.seconds:.0f} s, "
                 f"loss {float(loss):.3f}",

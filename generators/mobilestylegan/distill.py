@@ -23,7 +23,7 @@ from torchvision.utils import save_image
 from ggl.base.errors import CheckpointError, GGLError, InputError
 from ggl.base.files import write_atomically
 from ggl.base.weight_files import locate
-from ggl.base.weights import save_tensors
+from ggl.base.weights import save_state, save_tensors
 from ggl.generators.mobilestylegan.early_exit import EXITS, EarlyExit, fitted_names
 from ggl.generators.mobilestylegan.pictures import PART, draw_part, styles_of_part
 from ggl.generators.mobilestylegan.prior import ENTRY, MobileStyleGAN
@@ -104,9 +104,7 @@ def fit(state: Fit, maps: Tensor, styles: Tensor, pictures: Tensor, out: Path) -
         state.advance(maps, styles, pictures)
         if state.step % CHECKPOINT_EVERY == 0 or state.step == state.steps:
             state.seconds = time.monotonic() - started
-            partial = checkpoint.with_suffix(".part")
-            torch.save(state.state_dict() | {"asked": asked}, partial)
-            partial.replace(checkpoint)
+            save_state(checkpoint, state.state_dict() | {"asked": asked})
             print(f"step {state.step}/{state.steps}, {state.seconds:.0f} s", flush=True)
 
 

@@ -25,12 +25,12 @@ def styles_of_part(prior: MobileStyleGAN, seed: int, part: int) -> Float[Tensor,
     An attack in "z" meets the former, one in "w" the latter.
 
     Args:
-        prior: of space "w".
+        prior: of space "w", not truncated.
         seed: of all parts.
         part: from 0.
     """
     z = torch.randn(PART, prior.latent_dim, generator=stream(seed, "pictures", part))
-    styles: Tensor = prior.mapping(z) if part % 2 == 0 else prior.style_mean + z @ prior.style_root
+    styles: Tensor = prior.mapping(z) if part % 2 == 0 else prior.styles(z)
     return styles
 
 

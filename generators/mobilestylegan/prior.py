@@ -103,7 +103,7 @@ class MobileStyleGAN(StagedPrior):
             z = torch.randn(STYLES, STYLE_DIM, generator=torch.Generator().manual_seed(0))
             mean, root = whitening_of(self.mapping(z))
             self.register_buffer("style_mean", mean.float())
-            self.register_buffer("style_root", root.float())
+            self.register_buffer("style_root", root)
 
     def decode(
         self, z: Float[Tensor, "n 512"], labels: Int[Tensor, " n"] | None = None
@@ -114,14 +114,14 @@ class MobileStyleGAN(StagedPrior):
         that memory is bounded.
         """
         self.check_labels(labels)
-        return self._in_chunks(lambda z: self._images(self.synthesis(self._styles(z))), z)
+        return self._in_chunks(lambda z: self._images(self.synthesis(self.styles(z))), z)
 
     def features(
         self, z: Float[Tensor, "n 512"], labels: Int[Tensor, " n"] | None, stage: int
     ) -> Float[Tensor, "n size"]:
         """Return the maps of 4, 8, ... px, to 512 or half of an early exit's size; `labels` are ignored."""
         self.check_labels(labels)
-        return self._in_chunks(lambda z: self.synthesis.begin(self._styles(z), stage).flatten(1), z)
+        return self._in_chunks(lambda z: self.synthesis.begin(self.styles(z), stage).flatten(1), z)
 
     def finish(
         self,
@@ -134,20 +134,20 @@ class MobileStyleGAN(StagedPrior):
 
         def images(a: Tensor, z: Tensor) -> Tensor:
             maps = restored(a, self.synthesis.shapes[stage - 1])
-            return self._images(self.synthesis.finish(maps, self._styles(z), stage))
+            return self._images(self.synthesis.finish(maps, self.styles(z), stage))
 
         return self._in_chunks(images, a, z)
 
     def _images(self, values: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 size size"]:
         return F.adaptive_avg_pool2d((values / 2 + 0.5).clamp(0, 1), self.image_shape[1])
 
-    def _styles(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
+    def styles(self, z: Float[Tensor, "n 512"]) -> Float[Tensor, "n 512"]:
         """Return the styles of latents.
 
         In float64: how rounding depends on the number of latents would grow in the network behind them.
         """
         if self.space == "w":
-            return self.style_mean + self.truncation * (z.double() @ self.style_root.double()).to(z.dtype)
+            return self.style_mean + self.truncation * (z.double() @ self.style_root).to(z.dtype)
         styles: Tensor = self.mapping(z)
         return styles if self.truncation == 1 else torch.lerp(self.style_mean, styles, self.truncation)
 

@@ -28,7 +28,7 @@ from ggl.base.devices import find_device
 from ggl.base.errors import CheckpointError, GGLError, GradientError, InputError
 from ggl.base.random import stream, stream_seed
 from ggl.base.torch_files import DAMAGED
-from ggl.base.weights import save_tensors
+from ggl.base.weights import save_state, save_tensors
 from ggl.generators.wgan_gp.prior import SIZE, Critic, Generator, gradient_penalty
 
 LATENT_DIM = 128
@@ -237,9 +237,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _write_checkpoint(path: Path, training: Training) -> None:
-    partial = path.with_suffix(".part")
-    torch.save(training.state_dict(), partial)
-    partial.replace(path)
+    save_state(path, training.state_dict())
 
 
 @torch.no_grad()

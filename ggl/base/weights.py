@@ -3,8 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
@@ -21,6 +23,7 @@ __all__ = [
     "load_state",
     "load_tensors",
     "load_tensors_and_metadata",
+    "save_state",
     "save_tensors",
     "tensors_of",
 ]
@@ -45,6 +48,13 @@ def save_tensors(
     """Write tensors as safetensors, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, to_safetensors(plain, dict(metadata or {})))
+
+
+def save_state(path: str | Path, state: Mapping[str, object]) -> None:
+    """Write a training's state, tensors among plain values, as a torch file, atomically."""
+    content = BytesIO()
+    torch.save(dict(state), content)
+    write_atomically(path, content.getvalue())
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -81,7 +81,8 @@ def test_a_killed_fit_ends_as_one_that_was_not(tmp_path):
 class Prior(MobileStyleGAN):
     """In place of the whole network's prior."""
 
-    style_mean, style_root = torch.full((512,), 0.25), 0.5 * torch.eye(512)
+    space, truncation = "w", 1.0
+    style_mean, style_root = torch.full((512,), 0.25), 0.5 * torch.eye(512, dtype=torch.float64)
     drawn = 0
 
     def __init__(self):
