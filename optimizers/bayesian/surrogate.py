@@ -112,13 +112,16 @@ def standardize(
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, " k"], Float[Tensor, " k"]]:
     """Return scores, and the centers and the scales of outputs = center - scale · score.
 
-    Equal outputs give scores of zero.
+    Outputs that are equal but for rounding give scores of zero.
     """
-    size = outputs.abs().amax(0).clamp_min(1e-300)
-    small = outputs / size  # squares of huge losses would overflow
-    center, scale = small.mean(0), small.std(0, correction=0)
-    scale = torch.where(scale > 1e-12, scale, 1.0)
-    return (center - small) / scale, center * size, scale * size
+    size = outputs.abs().amax(0)
+    small = outputs / torch.where(size > 0, size, 1.0)  # squares of huge losses would overflow, of tiny ones vanish
+    low = small.amin(0)
+    spread = small.amax(0) - low
+    varies = spread > 1e-12
+    unit = torch.where(varies, (small - low) / torch.where(varies, spread, 1.0), 0.0)
+    center, scale = unit.mean(0), torch.where(varies, unit.std(0, correction=0), 1.0)
+    return (center - unit) / scale, (low + spread * center) * size, spread * scale * size
 
 
 def hyperparameters(model: SingleTaskGP) -> Float[Tensor, " p"]:
