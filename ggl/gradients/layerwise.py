@@ -5,7 +5,7 @@ never reaches a parameter. Inner products and norms are then read off each layer
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,7 @@ class Layerwise:
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], distance: Distance
     ) -> Tensor:
         """Return the distances of images (n, b, c, h, w), counts[k] in a row against views[k]."""
-        records, errors = self._record(images, labels)
+        records, errors = self._record(images, labels, views)
         factors = self._factors(records, errors, (len(images), images.shape[1]), images.requires_grad)
         return self._scores(factors, views, counts, distance)
 
@@ -61,7 +61,7 @@ class Layerwise:
         self, images: Tensor, labels: Tensor, views: Sequence[View], counts: Sequence[int], asked: SketchAsked
     ) -> Tensor:
         """Return distances and sketches (n, 1 + parts · m) of images (n, b, c, h, w)."""
-        records, errors = self._record(images, labels)
+        records, errors = self._record(images, labels, views)
         n, b = images.shape[:2]
         whole = self._factors(records, errors, (n, b), images.requires_grad)
         apart = asked.apart and b > 1
@@ -87,7 +87,7 @@ class Layerwise:
         for view, count in zip(views, counts, strict=True):
             rows = slice(start, start + count)
             parts = {name: f[rows] for name, f in factors.items()}
-            names = [name for name in self.names if view.needs_ignored or name not in view.ignored]
+            names = self._entering(view)
             if view.takes_moments:
                 moments = self._moments(parts, view, names, count)
                 scores.append(distance_from_moments(moments, view, names, distance))
@@ -95,6 +95,10 @@ class Layerwise:
                 scores.append(_by_building(parts, view, names, count, distance))
             start += count
         return torch.cat(scores)
+
+    def _entering(self, view: View) -> list[str]:
+        """Return the parameters that a view looks at."""
+        return [name for name in self.names if view.needs_ignored or name not in view.ignored]
 
     def _moments(self, factors: dict[str, Factors], view: View, names: Sequence[str], count: int) -> Moments:
         mask = view.mask
@@ -110,13 +114,18 @@ class Layerwise:
         return Moments(*(torch.stack(rows, dim=1).to(zeros.dtype) for rows in (dots, squares, masked)))
 
     def _record(
-        self, images: Tensor, labels: Tensor
+        self, images: Tensor, labels: Tensor, views: Sequence[View]
     ) -> tuple[dict[nn.Module, tuple[Tensor, Tensor]], Sequence[Tensor]]:
-        """Return every layer's input and output, and the outputs' gradients, of the forward pass."""
+        """Return the input and output of every layer that views look at, and the outputs' gradients.
+
+        Of the last layer alone no backward pass goes further than to the logits, and no graph is kept.
+        """
+        entering = {name.rpartition(".")[0] for view in views for name in self._entering(view)}
+        layers = {layer for layer, name in self.layers.items() if name in entering}
         flat = images.flatten(0, 1)
-        if not flat.requires_grad:
+        if not flat.requires_grad and len(layers) == len(self.layers):
             flat = flat.detach().requires_grad_()
-        records, losses = self._forward(flat, labels)
+        records, losses = self._forward(flat, labels, layers)
         errors = torch.autograd.grad(
             losses.sum(),
             [output for _, output in records.values()],
@@ -147,7 +156,9 @@ class Layerwise:
             factors |= {f"{prefix}{name}": part for name, part in parts.items()}
         return factors
 
-    def _forward(self, flat: Tensor, labels: Tensor) -> tuple[dict[nn.Module, tuple[Tensor, Tensor]], Tensor]:
+    def _forward(
+        self, flat: Tensor, labels: Tensor, layers: Collection[nn.Module]
+    ) -> tuple[dict[nn.Module, tuple[Tensor, Tensor]], Tensor]:
         """Run the model with hooks; run it again with copies where something was overwritten in place."""
         for module in self.model.modules():
             if isinstance(module, CandidateBatchNorm | Sampled):
@@ -158,13 +169,14 @@ class Layerwise:
         def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if layer in records:
                 raise UnsupportedModelError(f"{self.layers[layer]} is used twice")
-            if not output.requires_grad:
+            is_leaf = not output.requires_grad
+            if is_leaf:
                 output.requires_grad_()
             a = inputs[0].clone() if layer in self._overwritten else inputs[0]
             records[layer], versions[layer] = (a, output), (a._version, output._version)
-            return output.clone() if layer in self._overwritten else None
+            return output.clone() if is_leaf or layer in self._overwritten else None
 
-        handles = [layer.register_forward_hook(keep) for layer in self.layers]
+        handles = [layer.register_forward_hook(keep) for layer in layers]
         try:
             losses = candidate_losses(self.model, self.loss, flat, labels)
         finally:
@@ -178,7 +190,7 @@ class Layerwise:
         }
         if overwritten:
             self._overwritten |= overwritten
-            return self._forward(flat, labels)
+            return self._forward(flat, labels, layers)
         return records, losses
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from gradients.models import MODELS, MixesImages, OwnParameter, Tied, UsedTwice, batch_norm, seeded
+from torch import nn
 
-from ggl.base.errors import InputError
+from ggl.base.errors import InputError, UserCodeError
 from ggl.gradients import BackendWarning, Clip, GradientOracle, Mask, Step, View
 from ggl.victims import load_victim
 
@@ -96,6 +97,43 @@ def test_views_agree(name, steps):
 @pytest.mark.parametrize("name", ["convolution grouped", "tokens"])
 def test_views_that_ignore_parameters_agree(name, steps):
     compare(seeded(MODELS[name]), 2, torch.float64, steps, ignored=(0, 3, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_last_layer_alone_agrees(name, batch):
+    model = seeded(MODELS[name])
+    compare(model, batch, torch.float64, ignored=range(len(list(model.parameters())) - 2))
+
+
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise AssertionError("a backward pass went through the victim")
+
+
+class OneWay(nn.Module):
+    def forward(self, x):
+        return NoWayBack.apply(x)
+
+
+def test_the_last_layer_needs_no_backward_pass():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), OneWay(), nn.Linear(8, 5))
+    images, labels, private = population(2, torch.float32)
+    whole = nn.Sequential(model[0], model[1], nn.Identity(), model[3])
+    shared = GradientOracle(whole, backend="sequential").observe(private, labels)
+    view = View(shared, ignored=frozenset({"1.weight", "1.bias"}))
+    oracle, expected = GradientOracle(model, backend="layerwise"), GradientOracle(whole, backend="sequential")
+    torch.testing.assert_close(
+        oracle.score(images, labels, view, "cosine"), expected.score(images, labels, view, "cosine")
+    )
+    with pytest.raises(UserCodeError, match="went through"):
+        oracle.score(images, labels, shared, "cosine")
 
 
 def test_the_distance_to_an_orthogonal_gradient_agrees():
