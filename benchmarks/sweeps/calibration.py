@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ggl.attacks.head import head_alone
 from ggl.attacks.inversion import invert
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
+from ggl.attacks.strategy_options import read_options
 from ggl.audits.audit import audit
 from ggl.audits.controls import choose_decoys, noise_gradient
 from ggl.base.random import stream, stream_seed
@@ -121,7 +123,10 @@ class Calibration:
         dimension = self.components.prior(cell).latent_dim
         key = ("strategy", cell.strategy, dimension, cell.budget)
         return self.components.once(
-            key, lambda: load_strategy(cell.strategy, latent_dim=dimension, budget=cell.budget, seed=0)
+            key,
+            lambda: load_strategy(
+                read_options(cell.strategy).searcher, latent_dim=dimension, budget=cell.budget, seed=0
+            ),
         )
 
     def _samples(self, cell: SweepCell) -> bool:
@@ -193,6 +198,9 @@ class Calibration:
             self._setting(cell),
         )
         views = [defense.view(g, cell.attacker, setting.oracle.model) for g in setting.shared]
+        options = read_options(cell.strategy)
+        if options.is_head:
+            views = [head_alone(view, setting.oracle, prior.image_shape) for view in views]
         objective = GradientMatch(
             setting.oracle,
             [views[k % len(views)] for k in range(width)],
@@ -204,7 +212,7 @@ class Calibration:
             setting.label.expand(width, 1),
             objective,
             load_group(
-                cell.strategy,
+                options.searcher,
                 latent_dim=prior.latent_dim,
                 budget=cell.budget,
                 seeds=[stream_seed(0, k) for k in range(width)],

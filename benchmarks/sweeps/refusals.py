@@ -7,7 +7,7 @@ from torch import nn
 from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.latents import load_latents
 from ggl.attacks.search import check_budget
-from ggl.attacks.tuning import split_tuning
+from ggl.attacks.strategy_options import read_options
 from ggl.audits.attackers import ALL, ANALYTIC, check_attackers
 from ggl.base.errors import InputError, UnknownNameError, WeightsError
 from ggl.base.registry import unknown_name
@@ -126,9 +126,10 @@ def _strategy(cell: SweepCell, components: Components) -> str:
     prior = components.prior(cell)
 
     def check(budget: int) -> None:
-        if split_tuning(cell.strategy, budget)[2] is not None:
+        options = read_options(cell.strategy)
+        if options.rate is not None:
             raise InputError(f"strategy {cell.strategy!r}: sweeps do not tune, expected it without tune=")
-        made = load_strategy(cell.strategy, latent_dim=prior.latent_dim, budget=budget, seed=0)
+        made = load_strategy(options.searcher, latent_dim=prior.latent_dim, budget=budget, seed=0)
         check_budget(budget, made.batch_size)
 
     def find() -> str:

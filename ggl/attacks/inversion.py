@@ -9,15 +9,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ggl.attacks.course import SearchResult
+from ggl.attacks.head import head_alone
 from ggl.attacks.label_rules import KNOWN, LabelRule
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import ImageMatch, Objective, WithStatistics, gradient_objective
+from ggl.attacks.outcome import merged, winner
 from ggl.attacks.search import Progress, Search, fingerprint
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.strategy_choice import chosen_strategy
+from ggl.attacks.strategy_options import read_options
 from ggl.attacks.target import Target
-from ggl.attacks.tuning import split_tuning, tuned
+from ggl.attacks.tuning import tuned
 from ggl.base.errors import InputError
 from ggl.base.random import stream_seed
 from ggl.defenses import Defense, load_defense
@@ -25,7 +28,6 @@ from ggl.generators import Prior
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.batch_statistics import BatchStatistics
 from ggl.gradients.oracle import check_gradient
-from ggl.measures.metrics import match
 from ggl.optimizers import load_group
 from ggl.victims.losses import loss_name
 
@@ -62,7 +64,8 @@ def attack(
         prior: whose latents are searched.
         strategy: "name" or "name:option=value,..."; "auto" takes `gauss-newton` where the budget holds two
             of its Jacobians, else `cma-es`, and that too, with a warning, where there are no residuals.
-            With its option "tune=RATE" half of the evaluations tune the generator (`ggl.attacks.tuning`).
+            With its option "tune=RATE" half of the evaluations tune the generator (`ggl.attacks.tuning`);
+            with "layers=head" the last layer's gradient alone is compared, which takes no backward pass.
         defense: what the attacker believes that the client did.
         attacker: "naive" ignores the defense, "adaptive" estimates its parameters, "informed" knows them;
             some defenses are met by further ones (`Defense.attackers`).
@@ -174,6 +177,10 @@ def search_targets(
         statistics=isinstance(objective, WithStatistics),
     )
     settings = replace(settings, strategy=strategy)
+    compared = objective
+    if read_options(strategy).is_head:
+        alone = [head_alone(view, oracle, prior.image_shape) for view in views]
+        compared = gradient_objective(oracle, alone, observed, settings, copies)
     identity = {
         "prior": prior.name,
         "strategy": settings.strategy,
@@ -197,37 +204,17 @@ def search_targets(
     results = _search(
         settings,
         [given for given in labels for _ in range(settings.restarts)],
-        objective,
+        compared,
         [f"{target.name}/{r}" for target in targets for r in range(settings.restarts)],
         label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
         checkpoint=checkpoint,
         identity=fingerprint(identity, tensors),
         progress=progress,
+        final=objective,
     )
     groups = [results[k * settings.restarts : (k + 1) * settings.restarts] for k in range(len(targets))]
-    return [_merged(_winner(group), copies) for group in groups]
-
-
-def _merged(result: SearchResult, copies: int) -> SearchResult:
-    """Return a result with one image of its copies: the mean, epochs matched to the first, class by class."""
-    if copies == 1:
-        return result
-    first, *others = result.images.chunk(copies)
-    labels, total = result.labels[: len(first)], first.clone()
-    for other in others:
-        for rows in (labels == label for label in labels.unique()):
-            total[rows] += other[rows][match(other[rows], first[rows])]
-    return replace(result, images=total / copies, labels=labels)
-
-
-def _winner(restarts: Sequence[SearchResult]) -> SearchResult:
-    """Return the result of least loss, with the evaluations and backward passes of all."""
-    return replace(
-        min(restarts, key=lambda result: result.loss),
-        evaluations=sum(result.evaluations for result in restarts),
-        backward_passes=sum(result.backward_passes for result in restarts),
-    )
+    return [merged(winner(group), copies) for group in groups]
 
 
 def invert(
@@ -243,6 +230,8 @@ def invert(
     progress: Progress | None = None,
 ) -> list[SearchResult]:
     """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
+    if read_options(strategy).is_head:
+        raise InputError(f"strategy {strategy!r}: an image is compared, no gradient; leave layers=head out")
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
     return _search(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
@@ -268,13 +257,15 @@ def _search(
     checkpoint: Path | None,
     identity: str,
     progress: Progress | None,
+    final: Objective | None = None,
 ) -> list[SearchResult]:
     """Run a search of each name, with one share of the budget among restarts."""
     batch, whole = len(labels[0]), settings.budget // settings.restarts
-    strategy, budget, rate = split_tuning(settings.strategy, whole)
+    options = read_options(settings.strategy)
+    budget = options.own(whole)
     latents = load_latents(settings.latents)
     group = load_group(
-        strategy,
+        options.searcher,
         latent_dim=batch * (settings.prior.latent_dim + label_rule.size),
         budget=budget,
         seeds=[stream_seed(settings.seed, name) for name in names],
@@ -292,8 +283,9 @@ def _search(
         device=device,
         checkpoint=checkpoint,
         identity=identity,
+        final=final,
     )
     found = search.run(progress)
-    if rate is None:
+    if options.rate is None:
         return found
-    return tuned(settings.prior, found, objective, latents, rate, whole - budget, progress)
+    return tuned(settings.prior, found, objective, latents, options.rate, whole - budget, progress)

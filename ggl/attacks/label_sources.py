@@ -19,6 +19,7 @@ from ggl.victims.losses import loss_name
 __all__ = [
     "LABEL_RULES",
     "check_label_rule",
+    "head_layer",
     "infer_client_labels",
     "labels_to_start_from",
     "load_label_rule",
@@ -51,7 +52,7 @@ def infer_client_labels(
             does not answer to labels.
     """
     summed = 1.0 if oracle.local is None else oracle.local.gradients
-    layer = _head_layer(oracle, prior.image_shape)
+    layer = head_layer(oracle, prior.image_shape)
     head = None if layer is None else find_head(shared, summed, layer)
     if head is None:
         return None
@@ -81,7 +82,7 @@ def _least(evidence: Tensor) -> Int[Tensor, " 1"]:
 _LAYERS: WeakKeyDictionary[GradientOracle, str | None] = WeakKeyDictionary()
 
 
-def _head_layer(oracle: GradientOracle, image_shape: tuple[int, int, int]) -> str | None:
+def head_layer(oracle: GradientOracle, image_shape: tuple[int, int, int]) -> str | None:
     """Return the victim's last linear layer, in the order in which they run."""
     if oracle not in _LAYERS:
         _LAYERS[oracle] = last_linear(oracle.model, _noise(image_shape))

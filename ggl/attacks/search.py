@@ -48,6 +48,7 @@ class Search:
         device: where images are decoded and scored.
         checkpoint: a file that a killed search is resumed from; it stays when the search is done.
         identity: what the checkpoint must have been made for.
+        final: by which winners are scored, where searching compares less.
 
     Raises:
         InputError: a budget below one generation.
@@ -68,12 +69,14 @@ class Search:
         device: torch.device,
         checkpoint: Path | None = None,
         identity: str = "",
+        final: Objective | None = None,
     ) -> None:
         check_budget(budget, max(group.sizes()))
         self.prior, self.labels, self.objective = prior.to(device), labels.to(device), objective
         self.group, self.device, self.budget = group, device, budget
         self.latents, self.label_rule = latents, label_rule
         self.checkpoint, self.identity = checkpoint, identity
+        self.final = objective if final is None else final
         self.best = [BestSoFar(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
         self.seconds = 0.0
@@ -176,11 +179,15 @@ class Search:
     ) -> tuple[Float[Tensor, " n"], Tensor | None]:
         """Return the losses, penalty included, and what is squared of searches that ask for it."""
         images, placed, labels = self._decode(z, known)
-        penalty = self.latents.penalty(self.prior, placed, images.flatten(0, 1)).view(known.shape).mean(1)
+        penalty = self._penalty(placed, images)
         if not self.group.needs_residuals:
             return self.objective(images, labels, chosen, counts) + penalty, None
         losses, values = self._sum_of_squares.measure(images, labels, chosen, counts)
         return losses + penalty, values
+
+    def _penalty(self, placed: Tensor, images: Float[Tensor, "n b c h w"]) -> Float[Tensor, " n"]:
+        penalty = self.latents.penalty(self.prior, placed, images.flatten(0, 1))
+        return penalty.view(images.shape[:2]).mean(1)
 
     def _decode(self, z: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return images (n, b, c, h, w), each one's latents (n · b, d), and labels, of coordinates (n, ·)."""
@@ -203,12 +210,13 @@ class Search:
             z, known = best.z[None].to(self.device, torch.float32), self.labels[k : k + 1]
             images, placed, labels = self._decode(z, known)
             spent = best.evaluations
+            loss = self.final(images, labels, [k], [1]) + self._penalty(placed, images)
             results.append(
                 SearchResult(
                     images=images[0].cpu(),
                     latents=placed.cpu(),
                     labels=classes_of(labels)[0].cpu(),
-                    loss=float(self._loss(z, known, [k], [1])[0]),
+                    loss=float(loss),
                     history=list(best.history),
                     evaluations=spent,
                     backward_passes=spent if self.group.needs_gradient else 0,

@@ -1,6 +1,5 @@
 """From a latent on by the generator's weights, GIAS's way: a contrast, which needs gradients."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,48 +11,13 @@ from ggl.attacks.course import SearchResult
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective
 from ggl.attacks.search import Progress
-from ggl.attacks.settings import AUTO
 from ggl.base.errors import InputError
 from ggl.generators import Prior
 
-__all__ = ["split_tuning", "tuned", "weights_of"]
-
-TUNE = "tune="
+__all__ = ["tuned", "weights_of"]
 
 LARGEST, COPIES = 2**30, 4
 """Bytes of weights that are tuned at once, and an image's: its own, their gradient, two moments of that."""
-
-
-def split_tuning(strategy: str, budget: int) -> tuple[str, int, float | None]:
-    """Return a strategy without its option "tune=RATE", the evaluations that are its own, and the rate.
-
-    Half of them are its own where the generator is tuned, else all, and the rate is None.
-
-    Raises:
-        InputError: a rate that is no number above 0, or no strategy of a name.
-
-    >>> split_tuning("adam:starts=2,tune=0.001", 500)
-    ('adam:starts=2', 250, 0.001)
-    >>> split_tuning("gauss-newton", 500)
-    ('gauss-newton', 500, None)
-    """
-    first, *others = strategy.split(",")
-    name, _, option = first.rpartition(":")
-    options = [option, *others] if name else others
-    rates = [part.strip().removeprefix(TUNE) for part in options if part.strip().startswith(TUNE)]
-    if not rates:
-        return strategy, budget, None
-    try:
-        (rate,) = map(float, rates)
-    except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise InputError(f"strategy {strategy!r}: expected one rate above 0 after {TUNE}, found {rates}")
-    if name == AUTO:
-        raise InputError(f"strategy {strategy!r}: {AUTO} takes no options; name one, gauss-newton:{TUNE}RATE")
-    kept = ",".join(part for part in options if not part.strip().startswith(TUNE))
-    own = (f"{name}:{kept}" if kept else name) if name else first
-    return own, budget - budget // 2, rate
 
 
 def weights_of(prior: Prior) -> dict[str, Tensor]:
@@ -65,7 +29,7 @@ def weights_of(prior: Prior) -> dict[str, Tensor]:
     named: list[tuple[str, Tensor]] = [*prior.named_parameters()] or [*prior.named_buffers()]
     found = {name: tensor for name, tensor in named if tensor.is_floating_point()}
     if not found:
-        raise InputError(f"prior {prior.name}: expected weights to tune, found none; leave {TUNE} out")
+        raise InputError(f"prior {prior.name}: expected weights to tune, found none; leave tune= out")
     return found
 
 
@@ -161,7 +125,7 @@ class _Tuning:
         if not made.requires_grad:
             raise InputError(
                 f"prior {self.decoder.prior.name}: expected images with a gradient in its weights, found "
-                f"none; leave {TUNE} out"
+                f"none; leave tune= out"
             )
         images: Tensor = made.unflatten(0, self.labels.shape)
         return images

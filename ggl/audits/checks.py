@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ggl.attacks.analytic import find_first_linear
+from ggl.attacks.head import find_head_layer
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.search import check_budget
 from ggl.attacks.settings import AUTO
 from ggl.attacks.strategy_choice import SCALAR
-from ggl.attacks.tuning import split_tuning, weights_of
+from ggl.attacks.strategy_options import read_options
+from ggl.attacks.tuning import weights_of
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.setting import AuditSetting
 from ggl.base.errors import InputError
@@ -47,11 +49,14 @@ def check_strategy(audit: AuditSetting, strategy: str) -> None:
     """Raise `InputError` for an unknown strategy, or a budget below its first generation."""
     settings, batch = audit.searching(strategy), audit.clients.batch_size
     labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
-    searching, budget, rate = split_tuning(settings.strategy, settings.budget)
-    if rate is not None:
+    options = read_options(settings.strategy)
+    budget = options.own(settings.budget)
+    if options.rate is not None:
         weights_of(settings.prior)
+    if options.is_head:
+        find_head_layer(audit.oracle, settings.prior.image_shape)
     trial = load_strategy(
-        SCALAR if strategy == AUTO else searching,
+        SCALAR if strategy == AUTO else options.searcher,
         latent_dim=batch * (settings.prior.latent_dim + labels.size),
         budget=budget,
         seed=settings.seed,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ggl.attacks.search import check_budget
 from ggl.attacks.stages import Stage
-from ggl.attacks.tuning import split_tuning
+from ggl.attacks.strategy_options import read_options
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.base.registry import unknown_name
@@ -82,8 +82,9 @@ def prior_report(
     _check_sets(prior, sets)
     rules = {name: _label_rule(prior, data, labels) for name, data in sets.items()}
     chosen = {name: _pick(name, data, images, seed) for name, data in sets.items()}
-    searching, own, _ = split_tuning(strategy, budget)
-    trial = load_strategy(searching, latent_dim=prior.latent_dim, budget=own, seed=seed)
+    options = read_options(strategy)
+    own = options.own(budget)
+    trial = load_strategy(options.searcher, latent_dim=prior.latent_dim, budget=own, seed=seed)
     check_budget(own, trial.batch_size)
     inverter = Inverter(prior, place, strategy, budget, seed, checkpoints, progress)
     sample_classes, path_classes = _shown_classes(prior, MOST_CLASSES), _shown_classes(prior, PATHS)

@@ -9,7 +9,7 @@ from ggl.attacks.inversion import attack, attack_many, invert
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import ImageMatch
 from ggl.attacks.target import Target
-from ggl.attacks.tuning import split_tuning, tuned
+from ggl.attacks.tuning import tuned
 from ggl.audits.audit import audit
 from ggl.base.errors import InputError
 from ggl.generators import Prior, load_prior
@@ -54,34 +54,6 @@ def start(prior, target, k=1):
     loss = (images - target).square().mean().item()
     found = SearchResult(images, z, torch.zeros(1, dtype=torch.long), loss, [(10, loss)], 10, 0)
     return [found] * k
-
-
-@pytest.mark.parametrize(
-    ("strategy", "parts"),
-    [
-        ("adam", ("adam", 501, None)),
-        ("adam:starts=2", ("adam:starts=2", 501, None)),
-        ("adam:tune=0.01", ("adam", 251, 0.01)),
-        ("adam:tune=1e-4,starts=2", ("adam:starts=2", 251, 1e-4)),
-        ("mine.searchers:Mine:a=1,tune=2,b=3", ("mine.searchers:Mine:a=1,b=3", 251, 2.0)),
-        ("mine.searchers:Mine:tune=2", ("mine.searchers:Mine", 251, 2.0)),
-    ],
-)
-def test_the_option_is_taken_out_of_the_strategy(strategy, parts):
-    assert split_tuning(strategy, 501) == parts
-
-
-@pytest.mark.parametrize(
-    "text", ["tune=", "tune=0", "tune=-1", "tune=nan", "tune=inf", "tune=a", "tune=1,tune=1"]
-)
-def test_another_rate_is_refused(text):
-    with pytest.raises(InputError, match="expected one rate above 0 after tune="):
-        split_tuning(f"adam:{text}", 10)
-
-
-def test_what_tunes_is_named():
-    with pytest.raises(InputError, match="auto takes no options; name one"):
-        split_tuning("auto:tune=0.1", 10)
 
 
 @pytest.mark.parametrize("kind", [Scaled, Held])
