@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ggl.attacks.checkpoints import fingerprint
 from ggl.attacks.course import SearchResult
 from ggl.attacks.head import head_alone
 from ggl.attacks.label_rules import KNOWN, LabelRule
@@ -15,7 +16,7 @@ from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import ImageMatch, Objective, WithStatistics, gradient_objective
 from ggl.attacks.outcome import merged, winner
-from ggl.attacks.search import Progress, Search, fingerprint
+from ggl.attacks.search import Progress, Search
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.strategy_options import read_options

@@ -1,6 +1,5 @@
 """The one search loop: many searches side by side, each with its own strategy and its own budget."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,24 +10,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ggl.attacks.checkpoints import read_checkpoint
 from ggl.attacks.course import BestSoFar, Milestone, SearchResult
 from ggl.attacks.label_rules import KNOWN, LabelRule, classes_of
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective, ResidualObjective
-from ggl.base.errors import CheckpointError, GradientError, InputError, WeightsError
-from ggl.base.weights import load_tensors_and_metadata, save_tensors
+from ggl.base.errors import CheckpointError, GradientError, InputError
+from ggl.base.weights import save_tensors
 from ggl.generators.base import Prior, check_decoded
 from ggl.gradients.chunks import Chunks, overlaps
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
 from ggl.optimizers.residuals import Residuals
 
-__all__ = ["Progress", "Search", "check_budget", "fingerprint"]
+__all__ = ["Progress", "Search", "check_budget"]
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with the evaluations done, those planned, and the mean best loss over the searches."""
 
 CHECKPOINT_SECONDS = 5.0
+
+TOLD_AT_ONCE = 2**28
+"""Residuals, in numbers (1 GiB), of the searches whose generation is evaluated together."""
 
 SAVING_SHARE = 20
 """A checkpoint is written at most every so many times as long as the last one took."""
@@ -97,7 +100,8 @@ class Search:
         pause = CHECKPOINT_SECONDS
         while active := self._active(limit):
             began = time.monotonic()
-            self._generation(active)
+            for together in self._together(active):
+                self._generation(together)
             self.seconds += time.monotonic() - began
             for k in active:
                 self.best[k].mark(self.budget, self.seconds / len(self.best))
@@ -119,6 +123,20 @@ class Search:
         """Return the searches that go on and whose next whole generation is within the limit."""
         sizes = self.group.sizes()
         return [k for k, best in enumerate(self.best) if 0 < sizes[k] <= limit - best.evaluations]
+
+    def _together(self, active: Sequence[int]) -> list[list[int]]:
+        """Split searches so that what is told of a generation fits into memory: they do not meet."""
+        if not self.group.needs_residuals:
+            return [list(active)]
+        each = self.labels.shape[1] * self._sum_of_squares.targets.shape[1]
+        sizes, blocks, held = self.group.sizes(), list[list[int]](), TOLD_AT_ONCE + 1
+        for k in active:
+            if held + sizes[k] * each > TOLD_AT_ONCE:
+                blocks.append([])
+                held = 0
+            blocks[-1].append(k)
+            held += sizes[k] * each
+        return blocks
 
     def _generation(self, active: Sequence[int]) -> None:
         asked = self.group.ask(active)
@@ -253,16 +271,7 @@ class Search:
 
     def _load(self, path: Path) -> None:
         try:
-            state, metadata = load_tensors_and_metadata(path)
-        except WeightsError as error:
-            raise CheckpointError(f"{error}; delete it to start anew") from error
-        if metadata.get("identity") != self.identity:
-            raise CheckpointError(
-                f"{path}: expected a checkpoint of this search, found one of other settings or images; "
-                "delete it or choose another folder"
-            )
-        try:
-            self._restore(state)
+            self._restore(read_checkpoint(path, self.identity))
         except KeyError as error:
             raise CheckpointError(
                 f"{path}: expected a whole checkpoint, but it lacks {error}; delete it to start anew"
@@ -282,11 +291,3 @@ def check_budget(budget: int, generation: int) -> None:
             f"a budget of {budget} evaluations is below one generation of {generation}; "
             f"give at least {generation}"
         )
-
-
-def fingerprint(settings: Mapping[str, object], tensors: Sequence[Tensor]) -> str:
-    """Return a hash of settings and tensors, by which a checkpoint knows its search again."""
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

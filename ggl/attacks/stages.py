@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from ggl.attacks.search import Progress, fingerprint
+from ggl.attacks.checkpoints import fingerprint
+from ggl.attacks.search import Progress
 
 __all__ = ["Stage", "checkpoint_of", "progress_of"]
 

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
-from ggl.attacks.search import fingerprint
+from ggl.attacks.checkpoints import fingerprint
 from ggl.base.registry import unknown_name
 from ggl.defenses import ATTACKERS, Defense
 from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View

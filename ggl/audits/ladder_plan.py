@@ -6,9 +6,9 @@ from functools import cached_property
 
 from torch import Tensor
 
+from ggl.attacks.checkpoints import fingerprint
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.objectives import check_statistics
-from ggl.attacks.search import fingerprint
 from ggl.audits.attackers import ANALYTIC, alike
 from ggl.audits.cells import Met
 from ggl.audits.checks import check_strategy

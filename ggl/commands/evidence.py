@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ggl.attacks.search import fingerprint
+from ggl.attacks.checkpoints import fingerprint
 from ggl.audits.evidence import Evidence
 from ggl.audits.report import Report
 from ggl.base.devices import find_device

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from ggl.attacks.checkpoints import fingerprint
 from ggl.attacks.course import SearchResult, courses
 from ggl.attacks.latents import load_latents
-from ggl.attacks.search import Search, fingerprint
+from ggl.attacks.search import Search
 from ggl.base.errors import CheckpointError, GradientError, InputError
 from ggl.base.weights import load_tensors_and_metadata, save_tensors
 from ggl.generators import Prior

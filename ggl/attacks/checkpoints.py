@@ -1,0 +1,39 @@
+"""Checkpoints of searches: by what one knows its search again, and what is read of it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ggl.base.errors import CheckpointError, WeightsError
+from ggl.base.weights import load_tensors_and_metadata
+
+__all__ = ["fingerprint", "read_checkpoint"]
+
+
+def fingerprint(settings: Mapping[str, object], tensors: Sequence[Tensor]) -> str:
+    """Return a hash of settings and tensors, by which a checkpoint knows its search again."""
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path, identity: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint that was made for a search of this identity.
+
+    Raises:
+        CheckpointError: it is damaged, or another search's.
+    """
+    try:
+        state, metadata = load_tensors_and_metadata(path)
+    except WeightsError as error:
+        raise CheckpointError(f"{error}; delete it to start anew") from error
+    if metadata.get("identity") != identity:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of this search, found one of other settings or images; "
+            "delete it or choose another folder"
+        )
+    return state
