@@ -230,6 +230,18 @@ def test_chunks_change_nothing_but_the_last_digits():
     assert max(parts.objective.calls) == 3
 
 
+@pytest.mark.parametrize(("room", "together"), [(1, 1), (2 * 16 * DIM, 2), (2**28, 3)])
+def test_residuals_of_few_searches_are_held_at_once(room, together, monkeypatch):
+    """A first generation is sixteen candidates of DIM residuals each; searches do not meet."""
+    expected = search("gauss-newton", seeds=(0, 1, 2)).run()
+    monkeypatch.setattr("ggl.attacks.search.TOLD_AT_ONCE", room)
+    parted = search("gauss-newton", seeds=(0, 1, 2))
+    for found, known in zip(parted.run(), expected, strict=True):
+        assert found.evaluations == known.evaluations
+        assert found.loss == pytest.approx(known.loss, abs=1e-4)
+    assert max(parted.objective.calls) == 16 * together
+
+
 def test_losses_that_are_not_finite_never_win():
     objective = Distance()
 
