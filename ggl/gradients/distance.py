@@ -26,7 +26,7 @@ class Moments:
 
     dot: Tensor
     square: Tensor
-    masked_square: Tensor
+    masked_square: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,19 @@ def distance_from_moments(
 
     `moments.dot` is taken with the masked target: ⟨m ⊙ g, t⟩ = ⟨g, m ⊙ t⟩.
     """
-    scale = torch.ones_like(moments.square)
-    square = moments.square
+    dot, square, masked = moments.dot, moments.square, moments.masked_square
     for step in view.steps:
         if isinstance(step, Clip):
-            scale = scale * _clip_scale(step, square * scale.square(), names)
-        else:
-            square = moments.masked_square
-    target = torch.stack([view.target[name].square().sum() for name in names]).to(square.dtype)
+            scale = _clip_scale(step, square, names)
+            dot, square = dot * scale, square * scale.square()
+            masked = None if masked is None else masked * scale.square()
+        elif masked is not None:
+            square = masked
     kept = [k for k, name in enumerate(names) if name not in view.ignored]
-    parts = ((moments.dot * scale)[:, kept], (square * scale.square())[:, kept], target[kept])
-    return _chosen(view, distance).from_moments(*parts)
+    if len(kept) < len(names):
+        dot, square = dot[:, kept], square[:, kept]
+    target = torch.stack([view.squares[names[k]] for k in kept]).to(square.dtype)
+    return _chosen(view, distance).from_moments(dot, square, target)
 
 
 def _chosen(view: View, distance: Distance) -> Distance:

@@ -4,10 +4,9 @@ A layer's weight gradient is a sum over positions of outer products of its input
 gradient e. Inner products with a target and squared norms need only the factors: the first is one
 more application of the layer, the second the ghost norm Σ_tt' (a_t·a_t')(e_t·e_t')
 (Goodfellow, arXiv 1510.01799; for convolutions Bu et al., arXiv 2205.10683). Where positions are
-many the gradient is built instead, a few candidates at a time.
+many the gradient is built instead, a few candidates at a time, and both are read off it.
 """
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,16 +15,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 
-__all__ = ["ConvolutionWeight", "Dense", "EmbeddingWeight", "Factors", "LinearWeight"]
+__all__ = ["GHOST_PRODUCTS", "Dense", "EmbeddingWeight", "Factors", "LinearWeight", "ghost", "total"]
 
-BLOCK_ELEMENTS = 2**21
-"""How many numbers a block of built gradients holds at most, patches included (8 MiB of float32)."""
+BLOCK_ELEMENTS = 2**20
+"""How many numbers a block holds at most, of built gradients, or of products for a ghost norm (4 MiB of
+float32): caches hold it."""
 
-LARGE_PRODUCTS = 2**22
-"""Multiplications of one candidate's weight gradient from which on it is built by itself on a CPU:
-LeNet's layers (2**18) are faster together, ResNet-18's first (2**25) alone."""
+GHOST_PRODUCTS = 32
+"""Multiplications of a ghost norm that are as cheap as to write and read one coordinate of a gradient. Its
+inner product with the target takes as many as building does, so that these are all that differs."""
+
+EXACT = (torch.float32, torch.float64)
+"""What sums are made in as it comes; of anything narrower they are in float32."""
 
 
 class Factors(ABC):
@@ -43,42 +45,52 @@ class Factors(ABC):
         """Return the factors of some candidates."""
 
     @abstractmethod
-    def dot(self, target: Tensor) -> Float[Tensor, " n"]:
-        """Return every candidate's inner product with `target`, of the parameter's shape."""
-
-    @abstractmethod
     def build(self) -> Tensor:
         """Return the gradients themselves, (n, *parameter shape)."""
 
     @abstractmethod
     def build_elements(self) -> int:
-        """Return how many numbers a squared norm holds per candidate, intermediates included."""
+        """Return how many numbers building holds per candidate, intermediates included."""
 
-    def ghost_pays(self) -> bool:
-        """Say whether `ghost_square` costs less than building."""
-        return False
+    def ghost_elements(self) -> int | None:
+        """Return how many numbers a ghost norm holds per candidate; None where building is cheaper."""
+        return None
 
     def ghost_square(self) -> Float[Tensor, " n"]:
-        """Return the squared norms without building; only where `ghost_pays`."""
+        """Return the squared norms without building; only where `ghost_elements` are given."""
+        raise NotImplementedError
+
+    def dot(self, target: Tensor) -> Float[Tensor, " n"]:
+        """Return the inner products with `target` without building; only where `ghost_square` is."""
         raise NotImplementedError
 
     def probe(self, left: Float[Tensor, "o r"], right: Float[Tensor, "i c"]) -> Float[Tensor, "n r c"]:
         """Return leftᵀ G right of every gradient, a matrix of its first dimension by the rest."""
-        return torch.cat([left.T @ part.build().flatten(2) @ right for part in self.blocks()])
+        parts = self.blocks(self.build_elements())
+        return torch.cat([left.T @ part.build().flatten(2) @ right for part in parts])
 
-    def square(self) -> Float[Tensor, " n"]:
-        """Return every candidate's squared L2 norm."""
-        if self.ghost_pays():
-            return torch.cat([part.ghost_square() for part in self.blocks()])
-        return torch.cat([_total(part.build().square()) for part in self.blocks()])
+    def moments(self, target: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ⟨g, target⟩, ‖g‖², and ‖g‖² of the coordinates where `keep` is true, (n,) each."""
+        held = self.ghost_elements()
+        if keep is None and held is not None:
+            square = _joined([part.ghost_square() for part in self.blocks(held)])
+            return self.dot(target), square, square
+        dots, squares, kept = [], [], []
+        for part in self.blocks(self.build_elements()):
+            gradient = part.build()
+            dots.append(total(gradient * target))
+            squares.append(_square(gradient))
+            if keep is not None:
+                kept.append(_square(gradient * keep))
+        square = _joined(squares)
+        return _joined(dots), square, _joined(kept) if kept else square
 
-    def masked_square(self, keep: Tensor) -> Float[Tensor, " n"]:
-        """Return the squared L2 norm of the coordinates where `keep` is true."""
-        return torch.cat([_total((part.build() * keep).square()) for part in self.blocks()])
-
-    def blocks(self) -> Iterator["Factors"]:
-        """Split into blocks whose built gradients stay small."""
-        size = max(1, BLOCK_ELEMENTS // max(1, self.build_elements()))
+    def blocks(self, elements: int) -> Iterator["Factors"]:
+        """Split into blocks that stay small, of candidates that hold so many numbers each."""
+        size = max(1, BLOCK_ELEMENTS // max(1, elements))
+        if len(self) <= size:
+            yield self
+            return
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
@@ -94,9 +106,6 @@ class Dense(Factors):
 
     def __getitem__(self, rows: slice) -> "Dense":
         return Dense(self.gradient[rows])
-
-    def dot(self, target: Tensor) -> Tensor:  # noqa: D102
-        return _total(self.gradient * target)
 
     def build(self) -> Tensor:  # noqa: D102
         return self.gradient
@@ -119,7 +128,7 @@ class LinearWeight(Factors):
         return LinearWeight(self.inputs[rows], self.errors[rows])
 
     def dot(self, target: Tensor) -> Tensor:  # noqa: D102
-        return _total(F.linear(self.inputs, target) * self.errors)
+        return total(F.linear(self.inputs, target) * self.errors)
 
     def probe(self, left: Tensor, right: Tensor) -> Tensor:  # noqa: D102
         return (self.errors @ left).transpose(1, 2) @ (self.inputs @ right)
@@ -130,122 +139,14 @@ class LinearWeight(Factors):
     def build_elements(self) -> int:  # noqa: D102
         return self.inputs.shape[2] * self.errors.shape[2]
 
-    def ghost_pays(self) -> bool:  # noqa: D102
+    def ghost_elements(self) -> int | None:  # noqa: D102
         positions, i, o = self.inputs.shape[1], self.inputs.shape[2], self.errors.shape[2]
-        return positions * (i + o) <= i * o
+        return 2 * positions**2 if positions**2 * (i + o) <= GHOST_PRODUCTS * i * o else None
 
     def ghost_square(self) -> Tensor:  # noqa: D102
-        return _ghost(self.inputs, self.errors)
-
-
-@dataclass(frozen=True)
-class ConvolutionWeight(Factors):
-    """Gᵢ of a 2-d convolution: `inputs` already padded, (n, b, c, h, w); `errors` (n, b, o, h', w')."""
-
-    inputs: Float[Tensor, "n b c h w"]
-    errors: Float[Tensor, "n b o y x"]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    def count(self) -> int:  # noqa: D102
-        return len(self.inputs)
-
-    def __getitem__(self, rows: slice) -> "ConvolutionWeight":
-        return ConvolutionWeight(
-            self.inputs[rows], self.errors[rows], self.kernel, self.stride, self.dilation, self.groups
-        )
-
-    def dot(self, target: Tensor) -> Tensor:  # noqa: D102
-        response = F.conv2d(
-            self.inputs.flatten(0, 1), target, None, self.stride, 0, self.dilation, self.groups
-        )
-        return _total(response.unflatten(0, self.errors.shape[:2]) * self.errors)
-
-    def probe(self, left: Tensor, right: Tensor) -> Tensor:  # noqa: D102
-        if self.groups > 1:
-            return super().probe(left, right)
-        n, b = self.errors.shape[:2]
-        kernels = right.T.reshape(-1, self.inputs.shape[2], *self.kernel)
-        seen = F.conv2d(self.inputs.flatten(0, 1), kernels, None, self.stride, 0, self.dilation)
-        rows = torch.einsum("nboyx,or->nrbyx", self.errors, left).flatten(2)
-        columns = seen.unflatten(0, (n, b)).transpose(1, 2).flatten(2)
-        probed: Tensor = rows @ columns.transpose(1, 2)
-        return probed
-
-    def build(self) -> Tensor:  # noqa: D102
-        return self.build_one_by_one() if self._large() else self.build_at_once()
-
-    def build_one_by_one(self) -> Tensor:
-        """Build by the library's own weight gradient: on a CPU the faster way for large layers."""
-        shape = (self.errors.shape[2], self.inputs.shape[2] // self.groups, *self.kernel)
-        return torch.stack(
-            [
-                conv2d_weight(a, shape, e, self.stride, 0, self.dilation, self.groups)
-                for a, e in zip(self.inputs, self.errors, strict=True)
-            ]
-        )
-
-    def build_at_once(self) -> Tensor:
-        """Build all candidates by one product of output gradients and input patches."""
-        n, b, o = self.errors.shape[:3]
-        columns = F.unfold(self.inputs.flatten(0, 1), self.kernel, self.dilation, 0, self.stride)
-        patches = _by_group(columns.unflatten(0, (n, b)), self.groups)
-        errors = _by_group(self.errors.flatten(3), self.groups)
-        return (errors @ patches.transpose(1, 2)).reshape(n, o, -1, *self.kernel)
-
-    def build_elements(self) -> int:  # noqa: D102
-        patch, pixels, positions, outputs = self._sizes()
-        if self.ghost_pays():
-            return self.groups * (pixels**2 + positions**2)
-        return self.groups * patch * (outputs + (0 if self._large() else positions))
-
-    def ghost_pays(self) -> bool:  # noqa: D102
-        patch, pixels, positions, outputs = self._sizes()
-        taps = self.kernel[0] * self.kernel[1]
-        ghost = pixels**2 * (patch // taps) + positions**2 * (outputs + taps)
-        return 2 * ghost <= positions * patch * outputs
-
-    def ghost_square(self) -> Tensor:
-        """Sum patch products a_t·a_t' from products of single pixels, which patches share."""
-        b, _, height, width = self.inputs.shape[1:]
-        pixels = _by_group(self.inputs.flatten(3), self.groups)
-        pixel_products = (pixels.transpose(1, 2) @ pixels).unflatten(2, (b, height, width))
-        pixel_products = pixel_products.unflatten(1, (b, height, width))
-        y, x = self.errors.shape[3:]
-        patch_products = torch.zeros((), dtype=pixels.dtype, device=pixels.device)
-        for i, j in itertools.product(*map(range, self.kernel)):
-            rows = _tap(i, self.dilation[0], self.stride[0], y)
-            columns = _tap(j, self.dilation[1], self.stride[1], x)
-            patch_products = patch_products + pixel_products[:, :, rows, columns][..., rows, columns]
-        errors = _by_group(self.errors.flatten(3), self.groups)
-        error_products = (errors.transpose(1, 2) @ errors).view_as(patch_products)
-        return _total(patch_products * error_products).view(len(self), self.groups).sum(1)
-
-    def _large(self) -> bool:
-        """Say whether a candidate is work enough for a call of its own; a GPU wants them all at once."""
-        patch, _, positions, outputs = self._sizes()
-        return not self.inputs.is_cuda and self.groups * patch * positions * outputs >= LARGE_PRODUCTS
-
-    def _sizes(self) -> tuple[int, int, int, int]:
-        """Return patch length, input pixels, positions and output channels of one group."""
-        b, c, height, width = self.inputs.shape[1:]
-        patch = c // self.groups * self.kernel[0] * self.kernel[1]
-        positions = b * self.errors.shape[3] * self.errors.shape[4]
-        return patch, b * height * width, positions, self.errors.shape[2] // self.groups
-
-
-def _tap(offset: int, dilation: int, stride: int, count: int) -> slice:
-    """Return the pixels that one kernel row or column meets."""
-    start = offset * dilation
-    return slice(start, start + (count - 1) * stride + 1, stride)
-
-
-def _by_group(x: Tensor, groups: int) -> Tensor:
-    """Return x (n, b, groups · c, t) as (n · groups, c, b · t)."""
-    grouped: Tensor = x.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
-    return grouped.flatten(3).flatten(0, 1)
+        if self.inputs.shape[1] == 1:
+            return total(self.inputs.square()) * total(self.errors.square())
+        return ghost(self.inputs.transpose(1, 2), self.errors.transpose(1, 2))
 
 
 @dataclass(frozen=True)
@@ -262,9 +163,6 @@ class EmbeddingWeight(Factors):
     def __getitem__(self, rows: slice) -> "EmbeddingWeight":
         return EmbeddingWeight(self.indices[rows], self.errors[rows], self.rows)
 
-    def dot(self, target: Tensor) -> Tensor:  # noqa: D102
-        return _total(target[self.indices] * self.errors)
-
     def build(self) -> Tensor:  # noqa: D102
         chosen = F.one_hot(self.indices, self.rows).to(self.errors.dtype)
         return chosen.transpose(1, 2) @ self.errors
@@ -273,11 +171,25 @@ class EmbeddingWeight(Factors):
         return self.rows * (self.errors.shape[2] + self.indices.shape[1])
 
 
-def _ghost(a: Tensor, e: Tensor) -> Tensor:
-    """Return Σ_tt' (a_t·a_t')(e_t·e_t') of a (n, t, i) and e (n, t, o)."""
-    return _total((a @ a.transpose(1, 2)) * (e @ e.transpose(1, 2)))
+def ghost(a: Float[Tensor, "n i t"], e: Float[Tensor, "n o t"]) -> Float[Tensor, " n"]:
+    """Return Σ_tt' (a_t·a_t')(e_t·e_t'), the squared norm of Σ_t e_t a_tᵀ."""
+    return total((a.transpose(1, 2) @ a) * (e.transpose(1, 2) @ e))
 
 
-def _total(x: Tensor) -> Tensor:
+def total(x: Tensor) -> Float[Tensor, " n"]:
     """Return the sum over all but the first dimension, in at least float32."""
-    return x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+    over = 1 if x.dim() == 2 else tuple(range(1, x.dim()))
+    return x.sum(over) if x.dtype in EXACT else x.sum(over, dtype=torch.float32)
+
+
+def _square(x: Tensor) -> Float[Tensor, " n"]:
+    """Return the squared norms over all but the first dimension: of rows, without a copy, then of these."""
+    if x.dim() == 2:
+        return total(x.square())
+    exact = None if x.dtype in EXACT else torch.float32
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(2), dim=2, dtype=exact)
+    return norms.square().sum(1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

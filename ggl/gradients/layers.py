@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ggl.gradients.factors import ConvolutionWeight, Dense, EmbeddingWeight, Factors, LinearWeight
+from ggl.gradients.convolutions import ConvolutionWeight
+from ggl.gradients.factors import Dense, EmbeddingWeight, Factors, LinearWeight
 
 __all__ = ["FACTORS", "CandidateBatchNorm", "with_candidate_batch_norm"]
 
@@ -59,16 +61,20 @@ def _linear(layer: nn.Linear, a: Tensor, e: Tensor) -> dict[str, Factors]:
     inputs, errors = a.reshape(n, -1, a.shape[-1]), e.reshape(n, -1, e.shape[-1])
     factors: dict[str, Factors] = {"weight": LinearWeight(inputs, errors)}
     if layer.bias is not None:
-        factors["bias"] = Dense(errors.sum(1))
+        factors["bias"] = Dense(errors.squeeze(1) if errors.shape[1] == 1 else errors.sum(1))
     return factors
 
 
 def _conv2d(layer: nn.Conv2d, a: Tensor, e: Tensor) -> dict[str, Factors]:
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(a.flatten(0, 1), layer._reversed_padding_repeated_twice, mode).unflatten(0, a.shape[:2])
+    left, right, up, down = layer._reversed_padding_repeated_twice
+    padding = (up, left)
+    if layer.padding_mode != "zeros" or (left, up) != (right, down):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = F.pad(a.flatten(0, 1), (left, right, up, down), mode)
+        a, padding = padded.unflatten(0, a.shape[:2]), (0, 0)
     kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
     factors: dict[str, Factors] = {
-        "weight": ConvolutionWeight(padded, e, kernel, stride, dilation, layer.groups)
+        "weight": ConvolutionWeight(a, e, kernel, stride, padding, dilation, layer.groups)
     }
     if layer.bias is not None:
         factors["bias"] = Dense(e.sum((1, 3, 4)))
@@ -94,8 +100,19 @@ def _normalization(normalize: Callable[[Any, Tensor], Tensor], channels_last: bo
     return factors
 
 
-def _eval_batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
-    return F.batch_norm(x, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
+def _eval_batch_norm(layer: BatchNorm, a: Tensor, e: Tensor) -> dict[str, Factors]:
+    """Return the factors by the library's own gradient, with every image's channels as channels of one."""
+    n, b, channels = e.shape[:3]
+    images = [x.reshape(1, n * b * channels, -1) for x in (e, a)]
+    buffers = dict(layer.named_buffers())
+    mean, variance = (buffers[name].repeat(n * b) for name in ("running_mean", "running_var"))
+    _, weight, bias = torch.ops.aten.native_batch_norm_backward(
+        *images, torch.ones_like(mean), mean, variance, None, None, False, layer.eps, [False, True, True]
+    )
+    each: dict[str, Factors] = {"weight": Dense(weight.view(n, b, channels).sum(1))}
+    if layer.bias is not None:
+        each["bias"] = Dense(bias.view(n, b, channels).sum(1))
+    return each
 
 
 def _group_norm(layer: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -118,8 +135,8 @@ def _embedding(layer: nn.Embedding, a: Tensor, e: Tensor) -> dict[str, Factors]:
 FACTORS: dict[type[nn.Module], LayerFactors] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
-    nn.BatchNorm1d: _normalization(_eval_batch_norm, channels_last=False),
-    nn.BatchNorm2d: _normalization(_eval_batch_norm, channels_last=False),
+    nn.BatchNorm1d: _eval_batch_norm,
+    nn.BatchNorm2d: _eval_batch_norm,
     CandidateBatchNorm: _normalization(_candidate_batch_norm, channels_last=False),
     nn.GroupNorm: _normalization(_group_norm, channels_last=False),
     nn.LayerNorm: _normalization(_layer_norm, channels_last=True),

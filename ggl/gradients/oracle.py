@@ -79,6 +79,7 @@ class GradientOracle:
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"expected precision float32 or bfloat16, found {precision!r}")
         self.model = prepared(model, output)
+        self._samples = bool(sampled_layers(self.model))
         self.precision, self.loss, self.local = precision, load_loss(loss), local
         steps = None if local is None or local.is_gradient else local
         if steps is not None:
@@ -236,7 +237,7 @@ class GradientOracle:
     def is_sampled(self) -> bool:
         """Whether the victim draws noise in its passes; from global streams, once it has met images."""
         drew = self._examined is not None and self._examined.draws
-        return drew or bool(sampled_layers(self.model))
+        return drew or self._samples
 
     @property
     def has_image_losses(self) -> bool:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError
-from ggl.base.random import GlobalStreams, numpy_stream, seed_global_streams, stream_seed
+from ggl.base.random import GlobalStreams, StreamsAside, numpy_stream, seed_global_streams, stream_seed
 
 __all__ = [
     "GlobalNoise",
@@ -100,24 +100,22 @@ class GlobalNoise:
     def __init__(self) -> None:
         self.seed = 0
         self.drew: frozenset[str] | None = None
-        self._found: GlobalStreams | None = None
+        self._aside = StreamsAside()
         self._seeded: GlobalStreams | None = None
 
     def begin(self, _: nn.Module, _arguments: tuple[object, ...]) -> None:
         """Seed the streams."""
-        self._found = GlobalStreams()
+        self._aside.begin(self.seed)
         if self.drew is None:
-            seed_global_streams(self.seed)
             self._seeded = GlobalStreams()
-        seed_global_streams(self.seed)
+            seed_global_streams(self.seed)
 
     def end(self, _: nn.Module, _arguments: tuple[object, ...], _returned: object) -> None:
         """Set the streams back, after a pass that raised too."""
         if self._seeded is not None:
             self.drew = self._seeded.moved()
-        if self._found is not None:
-            self._found.restore()
-        self._found = self._seeded = None
+        self._seeded = None
+        self._aside.end()
 
     @property
     def by_rows(self) -> bool:

@@ -121,11 +121,6 @@ class View:
         return not self.both and all(isinstance(step, Mask | Clip) for step in self.steps)
 
     @property
-    def needs_whole_norm(self) -> bool:
-        """Whether the norm of the unmasked trial gradient enters: no mask, or a clip before it."""
-        return not self.steps or isinstance(self.steps[0], Clip)
-
-    @property
     def needs_ignored(self) -> bool:
         """Whether ignored parameters enter all the same: in a step on the whole gradient."""
         return not all(
@@ -142,6 +137,11 @@ class View:
         """What the attacker compares of the target."""
         return self._compared(self.target)
 
+    @cached_property
+    def squares(self) -> dict[str, Tensor]:
+        """The squared norms of the target, a scalar each."""
+        return {name: g.square().sum() for name, g in self.target.items()}
+
     def apply(self, gradients: Gradients) -> Gradients:
         """Return what the attacker compares of a trial gradient."""
         for step in self.steps:
@@ -155,7 +155,11 @@ class View:
         return gradients
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "View":
-        """Return the same view on another device, its target of another dtype."""
+        """Return the same view on another device, its target of another dtype; itself where it is there."""
+        if not (self.steps or self.both) and all(
+            g.device == device and g.dtype == dtype for g in self.target.values()
+        ):
+            return self
         target = {name: g.to(device, dtype) for name, g in self.target.items()}
         steps, both = (tuple(step.to(device) for step in part) for part in (self.steps, self.both))
         return replace(self, target=target, steps=steps, both=both)

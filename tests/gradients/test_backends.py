@@ -177,7 +177,8 @@ def test_batch_norm_in_train_mode_uses_each_candidates_own_statistics(batch, dty
 
 def test_both_norm_paths_agree():
     """The ghost norm and the built gradient are the same number, whichever the sizes would choose."""
-    from ggl.gradients.factors import ConvolutionWeight, LinearWeight
+    from ggl.gradients.convolutions import ConvolutionWeight
+    from ggl.gradients.factors import LinearWeight
 
     random = torch.Generator().manual_seed(0)
 
@@ -185,8 +186,10 @@ def test_both_norm_paths_agree():
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
     linear = LinearWeight(draw(3, 4, 6), draw(3, 4, 5))
-    convolution = ConvolutionWeight(draw(3, 2, 4, 7, 8), draw(3, 2, 6, 3, 2), (3, 2), (2, 3), (1, 2), 2)
-    torch.testing.assert_close(convolution.build_at_once(), convolution.build_one_by_one())
+    convolution = ConvolutionWeight(
+        draw(3, 2, 4, 7, 8), draw(3, 2, 6, 3, 2), (3, 2), (2, 3), (0, 0), (1, 2), 2
+    )
+    torch.testing.assert_close(convolution.build_from_patches(), convolution.build_as_groups())
     for factors in (linear, convolution):
         built = factors.build().flatten(1).square().sum(1)
         torch.testing.assert_close(factors.ghost_square(), built, rtol=1e-12, atol=0.0)
