@@ -202,7 +202,7 @@ def search_targets(
         label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(identity, tensors),
+        identity="" if checkpoint is None else fingerprint(identity, tensors),
         progress=progress,
     )
     groups = [results[k * settings.restarts : (k + 1) * settings.restarts] for k in range(len(targets))]
@@ -244,6 +244,7 @@ def invert(
 ) -> list[SearchResult]:
     """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
+    tensors = [images, labels, *prior.state_dict().values()]
     return _search(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
         list(labels[:, None]),
@@ -252,7 +253,7 @@ def invert(
         label_rule=KNOWN,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
-        identity=fingerprint(identity, [images, labels, *prior.state_dict().values()]),
+        identity="" if checkpoint is None else fingerprint(identity, tensors),
         progress=progress,
     )
 

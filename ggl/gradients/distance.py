@@ -112,7 +112,8 @@ def _chosen(view: View, distance: Distance) -> Distance:
 
 def _clip_scale(step: Clip, square: Tensor, names: Sequence[str]) -> Tensor:
     if isinstance(step.bound, Mapping):
-        bounds = torch.tensor([step.bound[name] for name in names], dtype=square.dtype, device=square.device)
+        bounds = torch.tensor([step.bound[name] for name in names], dtype=square.dtype)
+        bounds = bounds.to(square.device, non_blocking=True)
         return clip_factor(_root(square), bounds)
     return clip_factor(_root(square.sum(-1, keepdim=True)), step.bound)
 
