@@ -44,7 +44,7 @@ class Size:
     loop: int
     budget: int
     strategies: tuple[str, ...]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, int]
 
 
 PARTS = ("equality", "rates", "loop", "image", "packed", "memory", "halts", "hours")
@@ -54,15 +54,15 @@ BOTH = ("cma-es", "gauss-newton")
 """One whose searches are one set of tensors on the device, and one of an object a search on the host."""
 
 
-def _seconds(*each: int) -> dict[str, float]:
+def _seconds(*each: int) -> dict[str, int]:
     return dict(zip(PARTS, each, strict=True))
 
 
 SIZES = {
     "full": Size(False, (16, 64, 256), 9, 64, 50, 2000, BOTH, _seconds(50, 150, 25, 30, 40, 20, 15, 60)),
     "quick": Size(False, (64,), 5, 64, 50, 500, BOTH, _seconds(15, 25, 5, 8, 10, 8, 6, 12)),
-    "trial": Size(False, (2,), 1, 2, 2, 18, ("cma-es:population=3",), dict.fromkeys(PARTS, 600.0)),
-    "tiny": Size(True, (4,), 1, 3, 4, 160, BOTH, dict.fromkeys(PARTS, 600.0)),
+    "trial": Size(False, (2,), 1, 2, 2, 18, ("cma-es:population=3",), dict.fromkeys(PARTS, 600)),
+    "tiny": Size(True, (4,), 1, 3, 4, 160, BOTH, dict.fromkeys(PARTS, 600)),
 }
 """A trial is the true shapes on a CPU: whether they run at all."""
 
