@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="two minutes instead of eight")
+    parser.add_argument("--quick", action="store_true", help="two minutes instead of eight, on a GPU")
     parser.add_argument("--tiny", action="store_true", help="the bundled prior and LeNet for all networks")
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)

@@ -101,8 +101,11 @@ def distance_from_moments(
         else:
             square = moments.masked_square
     target = torch.stack([view.target[name].square().sum() for name in names]).to(square.dtype)
+    parts = moments.dot * scale, square * scale.square(), target
     kept = [k for k, name in enumerate(names) if name not in view.ignored]
-    parts = ((moments.dot * scale)[:, kept], (square * scale.square())[:, kept], target[kept])
+    if len(kept) < len(names):
+        places = torch.tensor(kept).to(target.device, non_blocking=True)
+        parts = tuple(part[..., places] for part in parts)
     return _chosen(view, distance).from_moments(*parts)
 
 

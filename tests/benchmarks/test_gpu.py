@@ -169,11 +169,11 @@ def test_the_gpu_has_more_ways():
 def test_turns_end_with_the_time_and_one_is_always_taken():
     calls = []
     found = medians(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, CPU, seconds=-1, rounds=5
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, CPU, seconds=-1.0, rounds=5
     )
     assert calls == ["a", "b", "a", "b"]
     assert found.keys() == {"a", "b"}
-    medians({"a": lambda: calls.append("c")}, CPU, seconds=60, rounds=5)
+    medians({"a": lambda: calls.append("c")}, CPU, seconds=60.0, rounds=5)
     assert calls.count("c") == 6
 
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ class Case:
 
     def oracle(self, victim: nn.Module | None = None, **options: Any) -> GradientOracle:
         """Return the layerwise oracle of the victim, or of a copy in another memory format."""
-        return GradientOracle(victim or self.victim, **{"backend": "layerwise", **options})
+        model = self.victim if victim is None else victim
+        return GradientOracle(model, **{"backend": "layerwise", **options})
 
     def latents(self, n: int, name: str = "latents") -> Tensor:
         """Return n samples of the prior's latents on the device."""
@@ -110,8 +111,7 @@ class Case:
     @torch.no_grad()
     def images(self, n: int) -> Tensor:
         """Return n images of the prior, one after the other: as many as are wanted fit."""
-        labels = self.label
-        return torch.cat([self.prior.decode(z[None], labels) for z in self.latents(n, "private")])
+        return torch.cat([self.prior.decode(z[None], self.label) for z in self.latents(n, "private")])
 
     def shared(self, oracle: GradientOracle, n: int = 1) -> list[Gradients]:
         """Return the gradients of n images of the prior."""
@@ -133,8 +133,6 @@ class Bench:
     size: Size
     ends: float = float("inf")
     """When the part under way has to end, by `time.monotonic`."""
-    found: dict[str, float] = field(default_factory=dict)
-    """Evaluations a second that later parts compare with, by what they are of."""
 
     @property
     def on_gpu(self) -> bool:

@@ -6,7 +6,7 @@ import ggl
 from ggl.benchmarks.speed.gpu_parts.bench import Bench, Case, Outcome, Table
 from ggl.benchmarks.speed.gpu_parts.searching import UNLIMITED, make_search, rate_of
 from ggl.benchmarks.speed.gpu_parts.timing import medians
-from ggl.benchmarks.speed.gpu_parts.variants import PRECISIONS, Variant, make_limit
+from ggl.benchmarks.speed.gpu_parts.variants import Variant, make_limit
 from ggl.benchmarks.speed.published_loop import search as published
 
 __all__ = ["measure_image", "measure_loop"]
@@ -29,30 +29,28 @@ def measure_loop(bench: Bench) -> Outcome:
 
 def _compared(bench: Bench, case: Case, seconds: float) -> list[tuple[object, ...]]:
     size = bench.size
-    rows: list[tuple[object, ...]] = []
     population = size.populations[len(size.populations) // 2]
-    variant = Variant(population, PRECISIONS[1] if bench.on_gpu else PRECISIONS[0])
+    variant = Variant(population, "tf32" if bench.on_gpu else "float32")
+    strategy = f"cma-es:population={population}"
     with variant.rounding():
         oracle = case.oracle()
         shared = case.shared(oracle)
         loop = published(
             *(case.prior, case.victim, shared[0], case.label),
-            budget=size.loop if seconds <= 0 or not bench.on_gpu else UNLIMITED,
+            budget=UNLIMITED if bench.on_gpu else size.loop,
             seed=0,
             strategy=f"nevergrad-cma-ggl:population={size.loop}",
             seconds=seconds,
         )
-        first = loop.evaluations / loop.seconds
-        limit = make_limit(case, variant)
-        took = medians({"plain": limit}, bench.device, seconds=seconds / 4, rounds=size.rounds)
-        plain = population / took["plain"]
-        rows.append(
-            (case.name, variant.precision, f"published, rounds of {size.loop}", first, 1.0, first / plain)
-        )
-        for strategy in (f"cma-es:population={population}",):
-            rate = rate_of(make_search(case, oracle, shared, strategy), seconds if bench.on_gpu else 0)
-            rows.append((case.name, variant.precision, strategy, rate, rate / first, rate / plain))
-    return rows
+        limit = {"plain": make_limit(case, variant)}
+        took = medians(limit, bench.device, seconds=seconds / 4, rounds=size.rounds)
+        found = {
+            f"published, rounds of {size.loop}": loop.evaluations / loop.seconds,
+            strategy: rate_of(make_search(case, oracle, shared, strategy), seconds if bench.on_gpu else 0.0),
+        }
+    first, plain = loop.evaluations / loop.seconds, population / took["plain"]
+    where = case.name, variant.precision
+    return [(*where, search, rate, rate / first, rate / plain) for search, rate in found.items()]
 
 
 def measure_image(bench: Bench) -> Outcome:

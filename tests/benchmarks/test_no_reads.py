@@ -1,4 +1,4 @@
-"""A prior's decode never makes the host wait for a GPU: no number and no shape is read off a tensor."""
+"""Decoding and comparing never make the host wait for a GPU: no number and no shape is read off a tensor."""
 
 import copy
 
@@ -10,6 +10,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from ggl.benchmarks.speed.gpu_parts.host_reads import HostReads
 from ggl.benchmarks.tools.random_weights import write_biggan, write_stylegan2
 from ggl.generators import load_prior
+from ggl.gradients.distance import Moments, distance_from_moments, find_distance
+from ggl.gradients.view import Clip, View
 
 GPU = torch.device("cuda")
 
@@ -65,6 +67,18 @@ def test_images_are_decoded_without_a_read(name, files):
             images = prior.decode(z, labels)
         assert images.device.type == "cuda"
         assert images.shape == (3, *prior.image_shape)
+        assert not reads.lines
+
+
+@pytest.mark.parametrize("ignored", [frozenset(), frozenset({"b"})])
+@pytest.mark.parametrize("steps", [(), (Clip(1.0),), (Clip({"a": 1.0, "b": 2.0}),)])
+def test_distances_are_taken_without_a_read(steps, ignored):
+    with FakeTensorMode():
+        names, moments = ["a", "b"], Moments(*(torch.zeros(3, 2, device=GPU) for _ in range(3)))
+        view = View({name: torch.zeros(4, device=GPU) for name in names}, steps, ignored)
+        with HostReads(GPU) as reads:
+            found = distance_from_moments(moments, view, names, find_distance("cosine"))
+        assert found.shape == (3,)
         assert not reads.lines
 
 
