@@ -105,7 +105,7 @@ def distance_from_moments(
     kept = [k for k, name in enumerate(names) if name not in view.ignored]
     if len(kept) < len(names):
         places = torch.tensor(kept).to(target.device, non_blocking=True)
-        parts = tuple(part[..., places] for part in parts)
+        parts = parts[0][:, places], parts[1][:, places], parts[2][places]
     return _chosen(view, distance).from_moments(*parts)
 
 
