@@ -59,11 +59,16 @@ class Prior(nn.Module, ABC):
         return (z.square().sum(-1) - d).square() / (2 * d) - 1
 
     def check_labels(self, labels: Int[Tensor, " n"] | None) -> None:
-        """Raise `InputError` unless `labels` suit this prior."""
+        """Raise `InputError` unless `labels` suit this prior.
+
+        Those on a GPU are left to the look-up there, which refuses them too: reading them would halt it.
+        """
         if self.num_classes is None:
             return
         if labels is None:
             raise InputError(f"prior {self.name} is class-conditional: expected labels, found none")
+        if labels.is_cuda:
+            return
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             found = int(labels.max()) if int(labels.max()) >= self.num_classes else int(labels.min())
             raise InputError(f"prior {self.name} has the labels 0 to {self.num_classes - 1}, found {found}")

@@ -71,7 +71,7 @@ def _stylegan2(size: int, base: int, depth: int, classes: int | None) -> Iterato
         yield from _linear("mapping.embed", classes, DIM)
     for k in range(depth):
         yield from _linear(
-            f"mapping.fc{k}", DIM * (2 if classes is not None and k == 0 else 1), DIM, scale=100
+            f"mapping.fc{k}", DIM * (2 if classes is not None and k == 0 else 1), DIM, scale=100.0
         )
     yield "mapping.w_avg", torch.zeros(DIM)
     yield "synthesis.b4.const", torch.randn(widths[4], 4, 4)
@@ -85,7 +85,7 @@ def _stylegan2(size: int, base: int, depth: int, classes: int | None) -> Iterato
         yield from _convolution(f"{block}.torgb", width, 3, 1)
 
 
-def _linear(name: str, inputs: int, outputs: int, scale: float = 1) -> Iterator[tuple[str, Tensor]]:
+def _linear(name: str, inputs: int, outputs: int, scale: float = 1.0) -> Iterator[tuple[str, Tensor]]:
     yield f"{name}.weight", scale * torch.randn(outputs, inputs)
     yield f"{name}.bias", torch.zeros(outputs)
 

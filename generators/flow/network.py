@@ -51,7 +51,8 @@ class Condition(nn.Module):
 
     def forward(self, time: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
         """Return a vector per point."""
-        angles = time[:, None] * torch.tensor([math.pi * 2**k for k in range(FREQUENCIES)]).to(time)
+        rates = torch.tensor([math.pi * 2**k for k in range(FREQUENCIES)])
+        angles = time[:, None] * rates.to(time.device, time.dtype, non_blocking=True)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         return F.silu(self.times(waves) + self.classes(labels))
 

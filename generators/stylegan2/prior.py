@@ -52,6 +52,7 @@ class StyleGAN2(StagedPrior):
     licence = "that of the weights file (NVIDIA's own are for non-commercial use)"
     reads_latents = True
     average: Tensor
+    group_of: Tensor
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class StyleGAN2(StagedPrior):
             },
         )
         self.truncation, self.groups = truncation, groups
+        self.register_buffer("group_of", _group_of(self.synthesis.num_ws, groups), persistent=False)
         self.whitening = None if space == "z" else Whitening(self.mapping)
         with named(file):
             self.register_buffer("average", self._average(tensors) if truncation < 1 else None)
@@ -139,7 +141,7 @@ class StyleGAN2(StagedPrior):
         if self.truncation < 1:
             w = self.average + self.truncation * (w - self.average)
         groups: Tensor = w.unflatten(0, (-1, self.groups))
-        return groups[:, _group_of(self.synthesis.num_ws, self.groups)]
+        return groups[:, self.group_of]
 
     def _average(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " w"]:
         """Return the file's mean style, over all classes; where it has none, that of samples."""
@@ -154,10 +156,10 @@ def _stage(maps: tuple[int, int, int], image: tuple[int, int, int]) -> Stage:
     return Stage(f"{maps[0]} maps of {maps[1]} px and the image so far", math.prod(maps) + math.prod(image))
 
 
-def _group_of(num_ws: int, groups: int) -> list[int]:
+def _group_of(num_ws: int, groups: int) -> Int[Tensor, " inputs"]:
     """Return the group of every style input."""
     parts = torch.arange(num_ws).tensor_split(groups)
-    return [group for group, part in enumerate(parts) for _ in part]
+    return torch.cat([torch.full_like(part, group) for group, part in enumerate(parts)])
 
 
 def _check_size(size: int | None, full: int) -> None:

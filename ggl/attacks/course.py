@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BestSoFar", "Milestone", "SearchResult", "courses"]
+__all__ = ["BestSoFar", "Milestone", "SearchResult", "courses", "least"]
 
 HALVINGS = 7
 """Of the budget: where a search notes what it has found so far."""
@@ -71,6 +71,16 @@ def courses(results: Sequence[SearchResult]) -> tuple[NDArray[np.int64], NDArray
     return grid, np.array(rows)
 
 
+def least(asked: Sequence[Tensor], losses: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+    """Return each generation's candidate (d,) of least loss, on the CPU, and that loss: infinite of none.
+
+    Candidates (n, d) are read off their device all at once; losses (n,) are on the CPU.
+    """
+    finite = [torch.where(torch.isfinite(loss), loss, torch.inf) for loss in losses]
+    rows = [z[int(loss.argmin())] for z, loss in zip(asked, finite, strict=True)]
+    return [(z, float(loss.min())) for z, loss in zip(torch.stack(rows).cpu(), finite, strict=True)]
+
+
 @dataclass
 class BestSoFar:
     """The best candidate that one search met, and its loss after every generation."""
@@ -85,14 +95,13 @@ class BestSoFar:
         """Return the objective evaluations so far."""
         return self.history[-1][0] if self.history else 0
 
-    def take(self, z: Tensor, loss: Tensor, choice: tuple[Tensor, float] | None = None) -> None:
-        """Note a generation's evaluations, and its best candidate where that is better, or a search's own."""
-        finite = torch.where(torch.isfinite(loss), loss, torch.inf)
+    def take(self, count: int, z: Tensor, loss: float, choice: tuple[Tensor, float] | None = None) -> None:
+        """Note a generation's evaluations, and its least where that is better, or a search's own choice."""
         if choice is not None:
             self.z, self.loss = choice[0].to("cpu", copy=True), choice[1]
-        elif finite.min() < self.loss:
-            self.loss, self.z = float(finite.min()), z[finite.argmin()].cpu()
-        self.history.append((self.evaluations + len(z), self.loss))
+        elif loss < self.loss:
+            self.z, self.loss = z, loss
+        self.history.append((self.evaluations + count, self.loss))
 
     def mark(self, budget: int, seconds: float) -> None:
         """Note the best so far, in searched coordinates, where a halving of the budget is passed."""

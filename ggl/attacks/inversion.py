@@ -210,7 +210,7 @@ def search_targets(
         label_rule=load_label_rule(settings.label_rule, oracle, prior),
         device=oracle.device,
         checkpoint=checkpoint,
-        identity=fingerprint(identity, tensors),
+        identity="" if checkpoint is None else fingerprint(identity, tensors),
         progress=progress,
         final=objective,
     )
@@ -234,6 +234,7 @@ def invert(
     if read_options(strategy).is_head:
         raise InputError(f"strategy {strategy!r}: an image is compared, no gradient; leave layers=head out")
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
+    tensors = [images, labels, *prior.state_dict().values()]
     return _search(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
         list(labels[:, None]),
@@ -242,7 +243,7 @@ def invert(
         label_rule=KNOWN,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,
-        identity=fingerprint(identity, [images, labels, *prior.state_dict().values()]),
+        identity="" if checkpoint is None else fingerprint(identity, tensors),
         progress=progress,
     )
 

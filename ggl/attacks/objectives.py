@@ -90,14 +90,14 @@ class GradientMatch:
         """Return the losses (n,) of images (n, b, c, h, w)."""
         views = [self.views[k] for k in chosen]
         losses = self.oracle.score_groups(images, labels, views, counts, self.distance, self.trial)
-        return losses + self._untied(images).to(losses)
+        return self._tied(losses, images)
 
-    def _untied(self, images: Float[Tensor, "n b c h w"]) -> Tensor:
-        """Return the penalty on copies of one batch that differ."""
+    def _tied(self, losses: Float[Tensor, " n"], images: Float[Tensor, "n b c h w"]) -> Float[Tensor, " n"]:
+        """Return the losses with the penalty on copies of one batch that differ."""
         if self.copies == 1:
-            return torch.zeros(())
+            return losses
         means: Tensor = images.unflatten(1, (self.copies, -1)).mean(2).flatten(2)
-        return 2 * self.tie * means.var(1, unbiased=False).mean(-1)
+        return losses + (2 * self.tie * means.var(1, unbiased=False).mean(-1)).to(losses)
 
     @cached_property
     def _residuals(self) -> GradientResiduals:
@@ -123,7 +123,7 @@ class GradientMatch:
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n parts m"]]:
         """Return the losses, and the sketches of every image's share or of the batch."""
         losses, values = self._residuals.measure(images, labels, chosen, counts)
-        return losses + self._untied(images).to(losses), values
+        return self._tied(losses, images), values
 
 
 class WithStatistics:
@@ -173,9 +173,8 @@ class ImageMatch:
         counts: Sequence[int],
     ) -> Float[Tensor, " n"]:
         """Return the losses (n,) of images (n, b, c, h, w)."""
-        wanted = self.images[list(chosen)].repeat_interleave(
-            torch.tensor(counts, device=self.images.device), dim=0
-        )
+        owner = torch.tensor(list(chosen)).repeat_interleave(torch.tensor(list(counts)))
+        wanted = self.images[owner.to(self.images.device, non_blocking=True)]
         return (images - wanted.to(images)).square().flatten(1).mean(1)
 
 

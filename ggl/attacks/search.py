@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,14 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ggl.attacks.checkpoints import read_checkpoint
-from ggl.attacks.course import BestSoFar, Milestone, SearchResult
+from ggl.attacks.course import BestSoFar, Milestone, SearchResult, least
 from ggl.attacks.label_rules import KNOWN, LabelRule, classes_of
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective, ResidualObjective
 from ggl.base.errors import CheckpointError, GradientError, InputError
 from ggl.base.weights import save_tensors
 from ggl.generators.base import Prior, check_decoded
-from ggl.gradients.chunks import Chunks, overlaps
+from ggl.gradients.chunks import Chunks, overlaps, runs_within
 from ggl.optimizers import Group
 from ggl.optimizers.base import part_of
 from ggl.optimizers.residuals import Residuals
@@ -54,7 +55,7 @@ class Search:
         final: by which winners are scored, where searching compares less.
 
     Raises:
-        InputError: a budget below one generation.
+        InputError: a budget below one generation, or labels that the prior has not.
         CheckpointError: the checkpoint belongs to another search or is damaged.
         GradientError: a search met no finite loss at all.
     """
@@ -75,6 +76,7 @@ class Search:
         final: Objective | None = None,
     ) -> None:
         check_budget(budget, max(group.sizes()))
+        prior.check_labels(labels.flatten().cpu())
         self.prior, self.labels, self.objective = prior.to(device), labels.to(device), objective
         self.group, self.device, self.budget = group, device, budget
         self.latents, self.label_rule = latents, label_rule
@@ -124,19 +126,12 @@ class Search:
         sizes = self.group.sizes()
         return [k for k, best in enumerate(self.best) if 0 < sizes[k] <= limit - best.evaluations]
 
-    def _together(self, active: Sequence[int]) -> list[list[int]]:
+    def _together(self, active: Sequence[int]) -> list[Sequence[int]]:
         """Split searches so that what is told of a generation fits into memory: they do not meet."""
         if not self.group.needs_residuals:
-            return [list(active)]
-        each = self.labels.shape[1] * self._sum_of_squares.targets.shape[1]
-        sizes, blocks, held = self.group.sizes(), list[list[int]](), TOLD_AT_ONCE + 1
-        for k in active:
-            if held + sizes[k] * each > TOLD_AT_ONCE:
-                blocks.append([])
-                held = 0
-            blocks[-1].append(k)
-            held += sizes[k] * each
-        return blocks
+            return [active]
+        each, sizes = self.labels.shape[1] * self._targets.shape[1], self.group.sizes()
+        return [active[run] for run in runs_within([each * sizes[k] for k in active], TOLD_AT_ONCE)]
 
     def _generation(self, active: Sequence[int]) -> None:
         asked = self.group.ask(active)
@@ -149,14 +144,20 @@ class Search:
             gradients.split(counts) if self.group.needs_gradient else None,
             self._residuals(values, active, counts) if self.group.needs_residuals else None,
         )
-        for k, z, loss, choice in zip(active, asked, parts, self.group.choices(active), strict=True):
-            self.best[k].take(z, loss, choice)
+        found = zip(active, counts, least(asked, parts), self.group.choices(active), strict=True)
+        for k, count, candidate, choice in found:
+            self.best[k].take(count, *candidate, choice)
 
     def _residuals(self, values: Tensor, active: Sequence[int], counts: Sequence[int]) -> list[Residuals]:
         """Return what every search is told that asks for residuals."""
         squares = self._sum_of_squares
-        split = zip(active, values.split(list(counts)), strict=True)
-        return [Residuals(part, squares.targets[k], squares.unit, squares.groups) for k, part in split]
+        split = zip(active, values.cpu().split(list(counts)), strict=True)
+        return [Residuals(part, self._targets[k], squares.unit, squares.groups) for k, part in split]
+
+    @cached_property
+    def _targets(self) -> Float[Tensor, "k m"]:
+        """What residuals are of, on the CPU."""
+        return self._sum_of_squares.targets.cpu()
 
     @property
     def _sum_of_squares(self) -> ResidualObjective:
@@ -170,27 +171,31 @@ class Search:
     def _evaluate(
         self, z: Tensor, active: Sequence[int], counts: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses (n,), their gradients (n, d) and what is squared, empty where not needed."""
+        """Return the losses (n,), their gradients (n, d) and what is squared, empty where not needed.
+
+        A device is halted once, by the read of all losses at the end (and of all gradients).
+        """
         owner = torch.tensor(active).repeat_interleave(torch.tensor(counts))
+        known = self.labels[owner.to(self.device, non_blocking=True)]
+        z = z.to(self.device, torch.float32, non_blocking=True)
         wanted = self.group.needs_gradient
         gradients: list[Tensor] = []
         values: list[Tensor] = []
 
         def evaluate(rows: slice) -> Tensor:
-            latents = z[rows].to(self.device, torch.float32).requires_grad_(wanted)
-            labels = self.labels[owner[rows].to(self.device)]
+            latents = z[rows].detach().requires_grad_(wanted)
             places, shares = overlaps(counts, rows)
             with torch.set_grad_enabled(wanted):
-                loss, squared = self._loss(latents, labels, [active[place] for place in places], shares)
+                loss, squared = self._loss(latents, known[rows], [active[place] for place in places], shares)
             if squared is not None:
                 values.append(squared.detach())
             if wanted:
-                gradients.append(torch.autograd.grad(loss.sum(), latents)[0].cpu())
-            return loss.detach().to("cpu", torch.float64)
+                gradients.append(torch.autograd.grad(loss.sum(), latents)[0])
+            return loss.detach()
 
-        losses = self.chunks.map(len(z), self.labels.shape[1], evaluate)
+        losses = self.chunks.map(len(z), self.labels.shape[1], evaluate).to("cpu", torch.float64)
         nothing = [torch.empty(len(z), 0)]
-        return losses, torch.cat(gradients or nothing), torch.cat(values or nothing)
+        return losses, torch.cat(gradients or nothing).cpu(), torch.cat(values or nothing)
 
     def _loss(
         self, z: Tensor, known: Tensor, chosen: Sequence[int], counts: Sequence[int]

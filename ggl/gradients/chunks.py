@@ -1,11 +1,12 @@
 """Work cut into chunks that fit: a chunk that runs out of memory is halved, and the work goes on."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Chunks", "overlaps"]
+__all__ = ["Chunks", "overlaps", "runs_within"]
 
 CHUNK_IMAGES = {"cpu": 64, "cuda": 1024}
 """How many images a chunk starts with, by device: on CPUs what caches hold, on GPUs what fills them."""
@@ -56,3 +57,18 @@ def _is_out_of_memory(error: Exception) -> bool:
         or "can't allocate memory" in text
         or "out of memory" in text
     )
+
+
+def runs_within(sizes: Sequence[int], most: int) -> list[slice]:
+    """Cut a row of items into runs whose sizes add up to at most `most`; a larger item is a run of its own.
+
+    >>> runs_within([3, 4, 9, 1], 8)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    starts, held = list[int](), 0
+    for k, size in enumerate(sizes):
+        held += size
+        if not starts or held > most:
+            starts.append(k)
+            held = size
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(sizes)])]

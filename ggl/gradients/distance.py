@@ -103,7 +103,8 @@ def distance_from_moments(
             square = masked
     kept = [k for k, name in enumerate(names) if name not in view.ignored]
     if len(kept) < len(names):
-        dot, square = dot[:, kept], square[:, kept]
+        places = torch.tensor(kept).to(dot.device, non_blocking=True)
+        dot, square = dot[:, places], square[:, places]
     target = torch.stack([view.squares[names[k]] for k in kept]).to(square.dtype)
     return _chosen(view, distance).from_moments(dot, square, target)
 
@@ -114,7 +115,8 @@ def _chosen(view: View, distance: Distance) -> Distance:
 
 def _clip_scale(step: Clip, square: Tensor, names: Sequence[str]) -> Tensor:
     if isinstance(step.bound, Mapping):
-        bounds = torch.tensor([step.bound[name] for name in names], dtype=square.dtype, device=square.device)
+        bounds = torch.tensor([step.bound[name] for name in names], dtype=square.dtype)
+        bounds = bounds.to(square.device, non_blocking=True)
         return clip_factor(_root(square), bounds)
     return clip_factor(_root(square.sum(-1, keepdim=True)), step.bound)
 

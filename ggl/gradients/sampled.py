@@ -70,7 +70,7 @@ class Sampled(nn.Module):
         rows = self.batch or len(like)
         names = ("noise", use) if use else ("noise",)
         drawn = numpy_stream(self.seed, *names).standard_normal((rows, *like.shape[1:]))
-        table = torch.from_numpy(drawn).to(like)
+        table = torch.from_numpy(drawn).to(like.device, like.dtype, non_blocking=True)
         if rows == len(like):
             return table
         return table.repeat(-(-len(like) // rows), *[1] * (like.dim() - 1))[: len(like)]

@@ -79,7 +79,10 @@ def variance_loss(constants: Constants, stalled: Tensor) -> Tensor:
 
 
 class FullCovariance:
-    """K covariance matrices (K, d, d) and their eigensystems, which lag by less than the gap."""
+    """K covariance matrices (K, d, d) and their eigensystems, which lag by less than the gap.
+
+    What is seldom needed is done on a CPU only where it is, on a GPU always: asking would halt it.
+    """
 
     def __init__(self, count: int, constants: Constants, device: torch.device) -> None:
         self.constants, self.device = constants, device
@@ -96,22 +99,25 @@ class FullCovariance:
         since = pick(generations - self.decomposed, which)
         due = since >= max(1.0, self.constants.gap)
         past = torch.zeros_like(due)
-        if due.any():
-            everyone = which is None and bool(due.all())
-            indices = torch.arange(len(due), device=self.device) if which is None else which
-            searches = None if everyone else indices[due]
-            past[due] = self._decompose(searches, generations)
+        turns = due.tolist()  # the one read of a device
+        if not any(turns):
+            return past
+        if all(turns):
+            return self._decompose(which, generations)
+        rows = torch.tensor([row for row, turn in enumerate(turns) if turn])
+        rows = rows.to(self.device, non_blocking=True)
+        past[rows] = self._decompose(rows if which is None else which[rows], generations)
         return past
 
     def _decompose(self, which: Which, generations: Tensor) -> Tensor:
         covariance = pick(self.covariance, which)
         finite = covariance.diagonal(dim1=1, dim2=2).isfinite().all(1)
-        if not finite.all():
+        if covariance.is_cuda or not finite.all():
             covariance = torch.where(finite[:, None, None], covariance, pick(self.axes, which))
         variances, vectors = torch.linalg.eigh(covariance)
         sound = finite & (variances[:, 0] > 0) & (variances[:, -1] <= MAX_CONDITION * variances[:, 0])
         axes, lengths = vectors.mT, variances.clamp_min(0).sqrt()
-        if not sound.all():
+        if covariance.is_cuda or not sound.all():
             axes = torch.where(sound[:, None, None], axes, pick(self.axes, which))
             lengths = torch.where(sound[:, None], lengths, pick(self.lengths, which))
         if which is None:
@@ -145,7 +151,7 @@ class FullCovariance:
         scaled = torch.cat([scaled.new_full((len(scaled), 1), c.c1), scaled], dim=1)
         decay = 1 - c.c1 - c.cmu * c.total_weight
         covariance = pick(self.covariance, which)
-        if selection.stalled.any():
+        if covariance.is_cuda or selection.stalled.any():
             gain = 1 + c.c1 * variance_loss(c, selection.stalled) / decay
             covariance = covariance.mul_(gain[:, None, None])
         covariance.baddbmm_((rows * scaled[:, :, None]).mT, rows, beta=decay)

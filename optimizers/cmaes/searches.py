@@ -100,7 +100,9 @@ class BatchedCMAES(Group):
         """Return (λ, d) for each chosen search: m + σ y (40)."""
         if self._asked is not None:
             raise InputError("asked twice: tell the losses of the last generation first")
-        which = None if list(chosen) == list(range(len(self))) else torch.tensor(chosen, device=self.device)
+        which = None
+        if list(chosen) != list(range(len(self))):
+            which = torch.tensor(chosen).to(self.device, non_blocking=True)
         self.stopping.stop(which, self.distribution.prepare(which, self.generations))
         z = self._draw(chosen)
         y = self.distribution.steps(which, z)
@@ -113,7 +115,7 @@ class BatchedCMAES(Group):
         z = torch.empty(len(chosen), self.population, self.latent_dim)
         for row, k in zip(z, chosen, strict=True):
             row.normal_(generator=self._random[k])
-        return z.to(self.device, torch.float64)
+        return z.to(self.device, torch.float64, non_blocking=True)
 
     def tell(
         self,
@@ -150,7 +152,8 @@ class BatchedCMAES(Group):
                 f"expected {count} generations of {expected[0]} with their losses, found {shapes}: "
                 "return what was asked"
             )
-        return finite_losses(torch.stack(list(losses)).detach().to(self.device, torch.float64))
+        told = torch.stack(list(losses)).detach().to(self.device, torch.float64, non_blocking=True)
+        return finite_losses(told)
 
     def _update(self, asked: _Asked, weights: Tensor) -> None:
         """Move the means (42), then adapt step sizes (43, 44) and covariances (45, 47)."""

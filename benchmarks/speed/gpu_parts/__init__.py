@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/speed/gpu.py`: what each measures or checks on a device."""
