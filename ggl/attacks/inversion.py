@@ -239,16 +239,20 @@ def invert(
     budget: int,
     seed: int = 0,
     device: torch.device | None = None,
+    first: int = 0,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
-    """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
+    """Search the prior for each image itself, by mean squared error: the ceiling of every attack.
+
+    `first` is the first one's number among all images; numbers seed the searches.
+    """
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
     return _search(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
         list(labels[:, None]),
         ImageMatch(images[:, None]),
-        [f"invert/{i}" for i in range(len(images))],
+        [f"invert/{first + i}" for i in range(len(images))],
         label_rule=KNOWN,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,

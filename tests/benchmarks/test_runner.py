@@ -302,7 +302,7 @@ IN_PROCESS = """
 import sys
 from pathlib import Path
 from test_runner import SWEEP, Here, sweep
-from ggl.benchmarks.sweeps.engines import prepare_worker
+from ggl.base.processes import prepare_worker
 prepare_worker()
 sweep(SWEEP, Path(sys.argv[1]), Here(slots=1))
 """
