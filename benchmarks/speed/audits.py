@@ -28,10 +28,10 @@ LENET = "--victim lenet --images 10"
 CASES: dict[str, str] = {
     "lenet-tiny": "--victim lenet --images 2 --budget 64 --ceiling-budget 64",
     "lenet-1": f"{LENET} --budget 1000",
-    "lenet-2": f"{LENET} --budget 600 --ceiling-budget 1000 --defense none --defense prune:0.9",
-    "lenet-4": f"{LENET} --budget 400 --ceiling-budget 1000 --defense none --defense prune:0.9 "
+    "lenet-2": f"{LENET} --budget 500 --ceiling-budget 1000 --defense none --defense prune:0.9",
+    "lenet-4": f"{LENET} --budget 250 --ceiling-budget 1000 --defense none --defense prune:0.9 "
     "--defense noise:0.1 --attacker naive --attacker adaptive",
-    "resnet18-1": "--victim resnet18 --images 4 --budget 150 --ceiling-budget 500",
+    "resnet18-1": "--victim resnet18 --images 3 --budget 130 --ceiling-budget 200",
 }
 """Options of `ggl audit`, by the victim and the number of cells; another tiny one."""
 

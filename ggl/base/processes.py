@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+NO_ROOM = (
+    "expected room for another worker, but one could not start, or died as it did; name fewer with --workers"
+)
+
+
 class WorkerDiedError(Exception):
     """A worker ended before its task did."""
 
@@ -41,15 +46,22 @@ class Worker:
     """A process of one thread that computes one call after another, for one thread here.
 
     It is deaf to Ctrl-C, and gone when the process that started it is.
+
+    Raises:
+        InputError: it can't be started.
     """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        with _deaf():
-            self._process.start()
-        theirs.close()
+        try:
+            with _deaf():
+                self._process.start()
+        except OSError as error:
+            raise InputError(f"{NO_ROOM} ({in_one_line(error)})") from error
+        finally:
+            theirs.close()
         self._is_ready = False
 
     @property
@@ -103,8 +115,7 @@ class Worker:
             self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise InputError(
-                "expected room for another worker, but one died as it started; name fewer with --workers "
-                '(a script needs if __name__ == "__main__": before what it runs)'
+                f'{NO_ROOM} (a script needs if __name__ == "__main__": before what it runs)'
             ) from error
         self._is_ready = True
 
@@ -253,6 +264,9 @@ def _follow_parent() -> None:
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
     """Have processes that are started here never hear of Ctrl-C, which is then heard here a little later."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     resource_tracker.ensure_running()  # which would be started within, and hear again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -91,5 +91,5 @@ def test_a_death_is_told_and_nobody_is_started_after_the_end():
 def test_a_death_at_the_start_says_what_it_may_come_from():
     worker = Worker()
     worker.kill()
-    with pytest.raises(InputError, match=r"died as it started; name fewer with --workers .+ if __name__"):
+    with pytest.raises(InputError, match=r"or died as it did; name fewer with --workers .+ if __name__"):
         worker.call(os.getpid)
