@@ -14,7 +14,7 @@ import torch
 from ggl.attacks.course import SearchResult
 from ggl.attacks.jobs import PAUSE, Computed, Job, run_elsewhere
 from ggl.attacks.stages import Stage
-from ggl.base.errors import InputError
+from ggl.base.errors import GradientError, InputError
 from ggl.base.processes import Crew, HandOverError, Worker, WorkerDiedError
 
 __all__ = ["Begun", "WorkersWarning", "Workplace"]
@@ -131,7 +131,7 @@ class Workplace:
             return
         try:
             computed = begun.jobs[k].run(progress)
-        except Exception as error:  # noqa: BLE001  raised where the stage's results are asked for
+        except GradientError as error:
             begun.fail(error)
         else:
             begun.end(k, computed)
@@ -181,8 +181,10 @@ class Workplace:
             raise
         except WorkerDiedError:
             raise
-        except BaseException as error:  # noqa: BLE001  raised where the stage's results are asked for
+        except GradientError as error:
             return partial(begun.fail, error)
+        except BaseException as error:  # noqa: BLE001  which ends the audit, as it would here
+            return partial(_rise, error)
         return partial(begun.end, k, computed)
 
     def _go_on_alone(self, reason: str) -> None:
@@ -202,11 +204,11 @@ class Begun:
         self.jobs, self._place = list(jobs), place
         self._computed: dict[int, Computed] = {}
         self._noted: dict[int, tuple[int, int, float]] = {}
-        self._error: BaseException | None = None
+        self._error: GradientError | None = None
 
     @property
     def has_failed(self) -> bool:
-        """Whether a job has raised."""
+        """Whether a job met no finite gradient or loss."""
         return self._error is not None
 
     @property
@@ -218,7 +220,8 @@ class Begun:
         """Return what the searches found, in the order of the jobs; until they have, compute what waits.
 
         Raises:
-            BaseException: what a job raised.
+            GradientError: a job met no finite gradient or loss. What else a job raises, of this stage or of
+                another, rises at once.
         """
         while self._error is None and len(self._computed) < len(self.jobs):
             self._place.step()
@@ -248,8 +251,8 @@ class Begun:
         self.note(k, done, done, sum(result.loss for result in computed.results) / len(computed.results))
         self._place.show(computed)
 
-    def fail(self, error: BaseException) -> None:
-        """Take what a job raised; what waits of the stage is left out."""
+    def fail(self, error: GradientError) -> None:
+        """Take why a job found nothing; what waits of the stage is left out."""
         self._error = self._error or error
 
 
