@@ -71,7 +71,7 @@ def test_results_are_the_same_by_one_two_and_three_processes(data, prior, at_onc
             lenet(),
             workers=workers,
             defenses=["none", "noise:0.1"],
-            budget=2000,
+            budget=1000,
             progress=progress,
         )
         for workers in (1, 2, 3)
