@@ -243,10 +243,7 @@ def invert(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
-    """Search the prior for each image itself, by mean squared error: the ceiling of every attack.
-
-    `first` is the first one's number among all images; numbers seed the searches.
-    """
+    """Search the prior for each image, number `first` and on, by mean squared error: an attack's ceiling."""
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
     return _search(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
