@@ -1,6 +1,5 @@
 """What `ggl bench`, `ggl report` and `ggl reproduce` do and print."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.processes import processors
 from ggl.benchmarks.report import save
 from ggl.benchmarks.report.words import counts_of
 from ggl.benchmarks.reproduce.run import ReproductionRun, reproduce
@@ -172,7 +172,7 @@ def _engine(name: str, workers: int | None, device: str) -> Iterator[Engine]:
 
 def _default_workers(device: torch.device) -> int:
     """Return one a processor, or one where a GPU does the work."""
-    return 1 if device.type == "cuda" else os.cpu_count() or 1
+    return 1 if device.type == "cuda" else processors()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from ggl.commands.options import (
     Victim,
     VictimOutput,
     VictimWeights,
+    Workers,
 )
 
 __all__ = ["main"]
@@ -89,6 +90,7 @@ def demo(
     budget: Annotated[int, typer.Option(help="objective evaluations of each search")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
+    workers: Workers = None,
     fail_on: FailOn = None,
     evidence: Evidence = None,
     evidence_with_images: EvidenceWithImages = False,
@@ -106,6 +108,7 @@ def demo(
         overwrite=True,
         gate=gate,
         evidence=evidence_file(evidence, evidence_with_images),
+        workers=workers,
     )
     raise typer.Exit(0 if passed else FAILED)
 
@@ -160,6 +163,7 @@ def audit(
     images: Annotated[int, typer.Option(help="private images, drawn evenly from the classes", min=1)] = 10,
     seed: Seed = 0,
     device: Device = "auto",
+    workers: Workers = None,
     distance: Annotated[str, typer.Option(help="cosine or l2")] = "cosine",
     latents: Annotated[
         str | None,
@@ -301,7 +305,8 @@ def audit(
         batch_statistics=batch_statistics,
         ladder=ladder,
     )
-    passed = run(plan, resume, gate=gate, evidence=evidence_file(evidence, evidence_with_images))
+    written = evidence_file(evidence, evidence_with_images)
+    passed = run(plan, resume, gate=gate, evidence=written, workers=workers)
     raise typer.Exit(0 if passed else FAILED)
 
 

@@ -1,8 +1,7 @@
 """What a sweep's work costs on this machine, from a few generations of each distinct thing."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +27,7 @@ from ggl.optimizers import Strategy, load_group, load_strategy
 from ggl.optimizers.bayesian.gp import GaussianProcess
 from ggl.optimizers.bayesian.turbo import TuRBO
 
-__all__ = ["Calibration", "one_thread", "place_of"]
+__all__ = ["Calibration", "place_of"]
 
 SHARES = 4
 """Gradients that an audit of one cell has clients share: the private one is checked first."""
@@ -48,17 +47,6 @@ FEW = 64
 def clock_of(device: torch.device) -> Callable[[], float]:
     """Return the process's time on a CPU, so that other work on it counts little, and else wall time."""
     return time.process_time if device.type == "cpu" else time.perf_counter
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as a worker does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ggl.benchmarks.sweeps.calibration import Calibration, one_thread, place_of
+from ggl.base.processes import one_thread
+from ggl.benchmarks.sweeps.calibration import Calibration, place_of
 from ggl.benchmarks.sweeps.cells import AXES, Pack, SweepCell, packs_of
 from ggl.benchmarks.sweeps.components import Components
 from ggl.benchmarks.sweeps.execute import SEARCHES, ceilings_of

@@ -7,7 +7,8 @@ from typing import Any
 
 from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
-from ggl.benchmarks.sweeps.engines import Failure, in_one_line, prepare_worker
+from ggl.base.processes import in_one_line, prepare_worker
+from ggl.benchmarks.sweeps.engines import Failure
 
 __all__ = ["RayEngine"]
 

@@ -227,10 +227,11 @@ def invert(
     budget: int,
     seed: int = 0,
     device: torch.device | None = None,
+    first: int = 0,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
-    """Search the prior for each image itself, by mean squared error: the ceiling of every attack."""
+    """Search the prior for each image, number `first` and on, by mean squared error: an attack's ceiling."""
     if read_options(strategy).is_head:
         raise InputError(f"strategy {strategy!r}: an image is compared, no gradient; leave layers=head out")
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}
@@ -239,7 +240,7 @@ def invert(
         AttackSettings(prior=prior, budget=budget, strategy=strategy, latents="free", seed=seed),
         list(labels[:, None]),
         ImageMatch(images[:, None]),
-        [f"invert/{i}" for i in range(len(images))],
+        [f"invert/{first + i}" for i in range(len(images))],
         label_rule=KNOWN,
         device=device or torch.device("cpu"),
         checkpoint=checkpoint,

@@ -14,6 +14,7 @@ from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import check_statistics
 from ggl.attacks.settings import AUTO, AttackSettings
 from ggl.attacks.stages import Stage
+from ggl.attacks.workplace import Workplace
 from ggl.audits.attackers import check_attackers
 from ggl.audits.cells import cells_of, invert_private, meet
 from ggl.audits.checks import check_defenses, check_images, check_strategy
@@ -25,6 +26,7 @@ from ggl.audits.scoring import features_distance, passive_controls, scored
 from ggl.audits.setting import AuditSetting
 from ggl.audits.truth import TruthCheck, worst_check
 from ggl.base.errors import InputError
+from ggl.base.processes import one_thread
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
@@ -44,6 +46,7 @@ CEILING_BUDGET = 2000
 """Evaluations that the inversion of each private image may spend: Adam, four starts."""
 
 
+@one_thread()
 def audit(
     victim: nn.Module,
     images: Float[Tensor, "n c h w"],
@@ -77,6 +80,7 @@ def audit(
     ladder: bool = False,
     say: Callable[[str], None] | None = None,
     checkpoints: Path | None = None,
+    workers: int = 1,
     progress: Stage | None = None,
 ) -> Report:
     """Measure how much of private images their clients' gradients give away.
@@ -127,6 +131,10 @@ def audit(
             trying every strategy by every attacker.
         say: told, in a line each, what a ladder is about to run and what not.
         checkpoints: a folder that lets a killed audit resume with an identical result.
+        workers: processes of one thread each that search, this one included; what they find does not depend
+            on how many they are. More than one import the script that calls this, which then needs
+            `if __name__ == "__main__":` before what it runs, and are handed the victim and the prior by
+            pickle; a GPU is one's. This process computes with one thread meanwhile.
         progress: called after every generation.
 
     Raises:
@@ -183,7 +191,7 @@ def audit(
         errors=measures(features_distance(victim, oracle.device), load_lpips()),
         ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
         checkpoints=checkpoints,
-        progress=progress,
+        place=Workplace(workers, oracle.device, progress),
         backend=backend,
         known_ceiling=ceiling,
     )
@@ -196,7 +204,8 @@ def audit(
     for strategy in strategies if plan is None else ():
         check_strategy(setting, strategy)
     truth = worst_check(setting, known) if truth is None else truth
-    report = _run(setting, known, strategies, attackers, plan)
+    with setting.place:
+        report = _run(setting, known, strategies, attackers, plan)
     return replace(report, truth=truth, forced=force)
 
 
@@ -220,23 +229,25 @@ def _run(
         check_defenses(audit, defenses, attackers)
     # In eval mode: an image alone has no batch statistics.
     single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
-    warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=4)
-    doubts = warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=4)
+    warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=5)
+    doubts = warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=5)
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
     if plan is None:
         met = (meet(audit, defense) for defense in defenses)
-        cells, ladder = [c for of in met for c in cells_of(audit, of, strategies, attackers, passive)], None
+        begun = (cell for of in met for cell in cells_of(audit, of, strategies, attackers, passive))
+        cells, ladder = [finish() for finish in audit.place.ahead(begun)], None
     else:
         cells, ladder = climb(audit, plan, passive)
+    ceiling_images = ceiling()
     differs = {} if plan is None else {"label_rule": None, "batch_statistics": None}
     return Report(
         settings={**audit.described(), **differs, "prior_doubts": doubts},
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,
-        ceiling_images=ceiling,
-        ceiling=scored(audit, ceiling),
+        ceiling_images=ceiling_images,
+        ceiling=scored(audit, ceiling_images),
         cells=cells,
         ladder=ladder,
         seconds=time.monotonic() - started,

@@ -1,23 +1,26 @@
 """The cells of an audit: every defense, attacker and strategy on the same clients."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ggl.attacks.analytic import find_first_linear, first_linear_fits
 from ggl.attacks.course import SearchResult
-from ggl.attacks.inversion import invert, search_targets
+from ggl.attacks.jobs import inversion_jobs, search_jobs
 from ggl.attacks.label_sources import infer_client_labels
 from ggl.attacks.objectives import exact_oracle
 from ggl.attacks.settings import AUTO, AttackSettings
-from ggl.attacks.stages import checkpoint_of, progress_of
 from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.target import Target
+from ggl.attacks.workplace import Begun
 from ggl.audits.allowances import cell_allowance
 from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers
 from ggl.audits.clients import KINDS
@@ -60,21 +63,24 @@ def meet(audit: AuditSetting, defense: Defense) -> Met:
     return Met(defense, oracle, shared, find_first_linear(oracle.model, audit.attack.prior.image_shape))
 
 
-def invert_private(audit: AuditSetting) -> Float[Tensor, "n c h w"]:
-    """Return the ceiling: the prior's best image of each private one."""
-    if audit.known_ceiling is not None:
-        return audit.known_ceiling
-    results = invert(
-        audit.clients.images,
-        audit.clients.labels,
-        prior=audit.attack.prior,
-        budget=audit.ceiling_budget,
-        seed=audit.attack.seed,
-        device=audit.oracle.device,
-        checkpoint=checkpoint_of(audit.checkpoints, "ceiling"),
-        progress=progress_of(audit.progress, "ceiling"),
+def invert_private(audit: AuditSetting) -> Callable[[], Float[Tensor, "n c h w"]]:
+    """Begin the ceiling, the prior's best image of each private one; return what waits for it."""
+    known = audit.known_ceiling
+    if known is not None:
+        return lambda: known
+    begun = audit.place.begin(
+        inversion_jobs(
+            "ceiling",
+            audit.clients.images,
+            audit.clients.labels,
+            prior=audit.attack.prior,
+            budget=audit.ceiling_budget,
+            seed=audit.attack.seed,
+            device=audit.oracle.device,
+            checkpoints=audit.checkpoints,
+        )
     )
-    return torch.cat([result.images for result in results])
+    return lambda: torch.cat([result.images for result in begun.results()])
 
 
 def cells_of(
@@ -83,8 +89,12 @@ def cells_of(
     strategies: Sequence[str],
     attackers: Sequence[str],
     passive: Mapping[str, Scores],
-) -> Iterator[AuditCell]:
-    """Attack every kind of shared gradient by every attacker and strategy; score what comes out."""
+) -> Iterator[Callable[[], AuditCell]]:
+    """Begin to attack every kind of shared gradient by every attacker and strategy.
+
+    Yields:
+        What waits for a cell's searches, scores what comes out, and returns the cell.
+    """
     defense, oracle, shared, layer = met.defense, met.oracle, met.shared, met.layer
     prior = audit.attack.prior
     asked = attackers_asked(defense, attackers, solvable=layer is not None and audit.solvable)
@@ -100,38 +110,40 @@ def cells_of(
             chosen = chosen_strategy(told, comparing, view, audit.clients.batch_size, statistics=statistics)
             told = replace(told, strategy=chosen)
             name = told.strategy if strategy == AUTO else strategy
-            results = _search(audit, comparing, name, told, shared)
-            cell = _cell(audit, comparing, name, told, shared, results, passive, started)
-            yield replace(cell, passes=defense.trial(attacker).draws if oracle.is_sampled else 1)
+            # Scored first, which has the backend chosen here, and any warning of it said once.
+            match = matches(comparing, told, audit.clients.batches(), shared["private"])
+            passes = defense.trial(attacker).draws if oracle.is_sampled else 1
+            begun = _begun(audit, comparing, name, told, shared)
+            seconds = time.monotonic() - started
+            cell = _Cell(audit, comparing, name, told, shared, passive, match, seconds, passes)
+            yield partial(cell.searched, begun)
     if ANALYTIC in asked and layer is not None:
         settings, started = replace(audit.attack, defense=defense, attacker=ANALYTIC), time.monotonic()
         results = _solve(audit, oracle, settings, layer, shared)
-        yield _cell(audit, oracle, CLOSED_FORM, settings, shared, results, passive, started)
+        match = matches(oracle, settings, audit.clients.batches(), shared["private"])
+        seconds = time.monotonic() - started
+        cell = _Cell(audit, oracle, CLOSED_FORM, settings, shared, passive, match, seconds)
+        yield partial(cell.scored, results)
 
 
-def _search(
+def _begun(
     audit: AuditSetting,
     oracle: GradientOracle,
     strategy: str,
     settings: AttackSettings,
     shared: SharedByKind,
-) -> list[SearchResult]:
-    """Attack gradients of every kind; the i-th of each has one seed."""
+) -> Begun:
+    """Begin to attack gradients of every kind; the i-th of each has one seed."""
     labels, numbers = audit.clients.batch_labels(), audit.clients.numbers
     title = f"{audit.stage}{settings.defense.name}, {settings.attacker}, {strategy}"
-    return search_targets(
-        oracle,
-        [
-            Target(f"image {number}", g, batch, seen)
-            for kind, of_kind in shared.items()
-            for number, g, batch, seen in zip(
-                numbers, of_kind, labels, audit.clients.observed(oracle, kind), strict=True
-            )
-        ],
-        settings,
-        checkpoint=checkpoint_of(audit.checkpoints, title),
-        progress=progress_of(audit.progress, title),
-    )
+    targets = [
+        Target(f"image {number}", g, batch, seen)
+        for kind, of_kind in shared.items()
+        for number, g, batch, seen in zip(
+            numbers, of_kind, labels, audit.clients.observed(oracle, kind), strict=True
+        )
+    ]
+    return audit.place.begin(search_jobs(title, oracle, targets, settings, audit.checkpoints))
 
 
 def _solve(
@@ -155,36 +167,61 @@ def _solve(
     return results
 
 
-def _cell(
-    audit: AuditSetting,
-    oracle: GradientOracle,
-    strategy: str,
-    settings: AttackSettings,
-    shared: SharedByKind,
-    results: Sequence[SearchResult],
-    passive: Mapping[str, Scores],
-    started: float,
-) -> AuditCell:
-    """Score what came of every kind's gradients, `results` in their order."""
-    n = len(audit.clients)
-    groups = {kind: results[k * n : (k + 1) * n] for k, kind in enumerate(shared)}
-    images = {kind: aligned(audit, torch.cat([r.images for r in group])) for kind, group in groups.items()}
-    scores = {kind: scored(audit, reconstructions) for kind, reconstructions in images.items()}
-    private, found = shared["private"], groups["private"]
-    return AuditCell(
-        defense=settings.defense.name,
-        strategy=strategy,
-        attacker=settings.attacker,
-        attack=scores.pop("private"),
-        controls={**scores, **passive},
-        images=images,
-        label_accuracy=label_accuracies(audit, oracle, private, found, settings.label_rule),
-        matches={
-            "private": matches(oracle, settings, audit.clients.batches(), private),
-            "attack": matches(oracle, settings, [(r.images, r.labels) for r in found], private),
-        },
-        results=groups,
-        seconds=time.monotonic() - started,
-        guarantee=cell_allowance(audit, settings.defense, private[0]),
-        distance=None if settings.distance == audit.attack.distance else settings.distance,
-    )
+@dataclass(frozen=True)
+class _Cell:
+    """A cell whose searches have been begun, or solved.
+
+    Attributes:
+        match: of the private images themselves, as of `matches`.
+        seconds: that its beginning took.
+        passes: of an evaluation.
+    """
+
+    audit: AuditSetting
+    oracle: GradientOracle
+    strategy: str
+    settings: AttackSettings
+    shared: SharedByKind
+    passive: Mapping[str, Scores]
+    match: NDArray[np.float64]
+    seconds: float
+    passes: int = 1
+
+    def searched(self, begun: Begun) -> AuditCell:
+        """Wait for every kind's searches, and score what they found."""
+        results = begun.results()
+        return self.scored(results, begun.seconds)
+
+    def scored(self, results: Sequence[SearchResult], seconds: float = 0.0) -> AuditCell:
+        """Score what came of every kind's gradients, `results` in their order."""
+        started, audit, settings, private = (
+            time.monotonic(),
+            self.audit,
+            self.settings,
+            self.shared["private"],
+        )
+        n = len(audit.clients)
+        groups = {kind: results[k * n : (k + 1) * n] for k, kind in enumerate(self.shared)}
+        images = {
+            kind: aligned(audit, torch.cat([r.images for r in group])) for kind, group in groups.items()
+        }
+        scores = {kind: scored(audit, reconstructions) for kind, reconstructions in images.items()}
+        found = groups["private"]
+        return AuditCell(
+            defense=settings.defense.name,
+            strategy=self.strategy,
+            attacker=settings.attacker,
+            attack=scores.pop("private"),
+            controls={**scores, **self.passive},
+            images=images,
+            label_accuracy=label_accuracies(audit, self.oracle, private, found, settings.label_rule),
+            matches={
+                "private": self.match,
+                "attack": matches(self.oracle, settings, [(r.images, r.labels) for r in found], private),
+            },
+            results=groups,
+            seconds=self.seconds + seconds + time.monotonic() - started,
+            passes=self.passes,
+            guarantee=cell_allowance(audit, settings.defense, private[0]),
+            distance=None if settings.distance == audit.attack.distance else settings.distance,
+        )

@@ -37,6 +37,7 @@ class AuditCell:
         matches: distances (clients,) to the shared gradients as the attacker compares them, of the gradients
             on the "private" images themselves and on the "attack"'s reconstructions, without the penalty.
         results: the searches behind `images`, one a client.
+        seconds: of computing by one thread, those of all processes added up.
         distance: what the losses are, where it is not the audit's own.
         guarantee: what the defense's proof allows any attacker.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
@@ -218,7 +219,7 @@ def _without_scores(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cell_rate(cell: AuditCell) -> float:
-    """Return objective evaluations per second, controls included."""
+    """Return objective evaluations per second of one process, controls included."""
     done = sum(result.evaluations for results in cell.results.values() for result in results)
     return done / max(cell.seconds, 1e-9)
 

@@ -1,7 +1,8 @@
 """The ladder: an attack for each rung and defense, on the same images, beside the same controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from ggl.audits.attackers import ANALYTIC
 from ggl.audits.cells import Met, cells_of, meet
@@ -81,27 +82,43 @@ def climb(
     """
     cells: list[AuditCell] = []
     places: list[Place] = []
-    for defense, attempts in plan.attempts:
-        met = meet(audit, defense)
-        for attempt in attempts:
-            place = attempt.place
-            try:
-                cells += _cells(attempt, met, passive)
-            except GradientError as error:
-                place = replace(place, reason=str(error))
-            places.append(place)
+    for attempt, begun in audit.place.ahead(_begun(audit, plan, passive)):
+        place, rung = attempt.place, attempt.rung
+        try:
+            if isinstance(begun, GradientError):
+                raise begun
+            cells += [replace(finish(), rung=place.rung, kind=rung.kind) for finish in begun]
+        except GradientError as error:
+            place = replace(place, reason=str(error))
+        places.append(place)
     if not cells:
         raise GradientError(f"no rung of the ladder could be climbed: {places[-1].reason}")
     return cells, Ladder(plan.rungs, places)
 
 
-def _cells(attempt: Attempt, met: Met, passive: Mapping[str, Scores]) -> list[AuditCell]:
-    """Return the cell of an attempt, none where there is nothing to run."""
+Beginning: TypeAlias = list[Callable[[], AuditCell]] | GradientError
+"""What waits for the cell of an attempt, nothing where there is nothing to run; or why it can't begin."""
+
+
+def _begun(
+    audit: AuditSetting, plan: LadderPlan, passive: Mapping[str, Scores]
+) -> Iterator[tuple[Attempt, Beginning]]:
+    """Begin every attempt, in their order."""
+    for defense, attempts in plan.attempts:
+        met = meet(audit, defense)
+        for attempt in attempts:
+            try:
+                yield attempt, _begin(attempt, met, passive)
+            except GradientError as error:
+                yield attempt, error
+
+
+def _begin(attempt: Attempt, met: Met, passive: Mapping[str, Scores]) -> list[Callable[[], AuditCell]]:
+    """Begin the cell of an attempt."""
     rung, setting = attempt.rung, attempt.setting
     if setting is None:
         return []
     if rung.alone:
         met, passive = meet(setting, met.defense), passive_controls(setting)
     strategies = [] if attempt.attacker == ANALYTIC else [rung.strategy]
-    found = cells_of(setting, met, strategies, [attempt.attacker], passive)
-    return [replace(cell, rung=attempt.place.rung, kind=rung.kind) for cell in found]
+    return [*cells_of(setting, met, strategies, [attempt.attacker], passive)]

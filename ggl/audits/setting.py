@@ -1,4 +1,4 @@
-"""What every cell of an audit shares: data alone."""
+"""What every cell of an audit shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ggl.attacks.pixel_attacks import find_contrast
 from ggl.attacks.settings import AttackSettings
-from ggl.attacks.stages import Stage
+from ggl.attacks.workplace import Workplace
 from ggl.audits.clients import Clients
 from ggl.audits.controls import Decoys
 from ggl.defenses import Defense
@@ -29,6 +29,7 @@ class AuditSetting:
             and the attacker.
         every_label: of the images of all clients, those that are not attacked here included.
         backend: that was asked of the oracle; a wrapped victim's is chosen anew.
+        place: where searches are computed.
         known_ceiling: the images of the ceiling, where they are known already.
         stage: what the titles of its searches begin with, where several settings share checkpoints.
     """
@@ -44,7 +45,7 @@ class AuditSetting:
     backend: str
     known_ceiling: Tensor | None
     checkpoints: Path | None
-    progress: Stage | None
+    place: Workplace
     stage: str = ""
 
     def searching(self, strategy: str) -> AttackSettings:

@@ -9,6 +9,9 @@ from pathlib import Path
 DEBUG = "GGL_DEBUG"
 """The environment variable that has the command line show tracebacks."""
 
+ELSEWHERE = "_place_elsewhere"
+"""An attribute of errors that another process raised."""
+
 
 class GGLError(Exception):
     """Base of every error that ggl raises on purpose; the command line ends with code 2 on it."""
@@ -68,8 +71,15 @@ def cause(error: BaseException) -> str:
     return text if place is None else f"{text} ({place})"
 
 
+def place_elsewhere(error: BaseException, place: str) -> None:
+    """Say of an error from another process where it was raised there, as `users_line` has it."""
+    vars(error)[ELSEWHERE] = place
+
+
 def users_line(error: BaseException) -> str | None:
     """Return "net.py, line 7": where an error was raised, of code that is neither ggl's nor installed."""
+    if ELSEWHERE in vars(error):
+        return str(vars(error)[ELSEWHERE])
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         file = Path(frame.f_code.co_filename)
         ours = str(frame.f_globals.get("__name__", "")).partition(".")[0] == "ggl"

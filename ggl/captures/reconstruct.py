@@ -17,14 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ggl.attacks.course import SearchResult
-from ggl.attacks.inversion import search_targets
+from ggl.attacks.jobs import search_jobs
 from ggl.attacks.label_sources import check_label_rule
 from ggl.attacks.settings import AUTO, AttackSettings
-from ggl.attacks.stages import Stage, checkpoint_of, progress_of
+from ggl.attacks.stages import Stage
 from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.target import Target
+from ggl.attacks.workplace import Workplace
 from ggl.audits.clients import noise_client
 from ggl.base.errors import InputError
+from ggl.base.processes import one_thread
 from ggl.base.random import stream, stream_seed
 from ggl.captures.reconstruction import Reconstruction
 from ggl.defenses import Client, Defense, load_defense
@@ -48,17 +50,12 @@ class _Attack:
     oracle: GradientOracle
     settings: AttackSettings
     checkpoints: Path | None
-    progress: Stage | None
+    place: Workplace
 
     def run(self, title: str, targets: Sequence[Target]) -> list[SearchResult]:
         """Return what comes of targets that are attacked side by side."""
-        return search_targets(
-            self.oracle,
-            targets,
-            self.settings,
-            checkpoint=checkpoint_of(self.checkpoints, title),
-            progress=progress_of(self.progress, title),
-        )
+        jobs = search_jobs(title, self.oracle, targets, self.settings, self.checkpoints)
+        return self.place.begin(jobs).results()
 
     @torch.no_grad()
     def match(self, result: SearchResult, shared: Gradients) -> float:
@@ -69,6 +66,7 @@ class _Attack:
         return float(self.oracle.score(result.images[None], result.labels, view, settings.distance, trial))
 
 
+@one_thread()
 def reconstruct(
     victim: nn.Module,
     shared: Gradients,
@@ -95,6 +93,7 @@ def reconstruct(
     round: int = 0,  # noqa: A002
     rounds: int = 10_000,
     checkpoints: Path | None = None,
+    workers: int = 1,
     progress: Stage | None = None,
 ) -> Reconstruction:
     """Attack an update of unknown images; as controls, updates of known images with its labels, and noise.
@@ -126,6 +125,7 @@ def reconstruct(
         round: rounds of training before this one, for defenses that change over training.
         rounds: of training in all.
         checkpoints: a folder that lets a killed run resume with an identical result.
+        workers: as in `ggl.audit`.
         progress: called after every generation.
 
     Raises:
@@ -164,21 +164,22 @@ def reconstruct(
         seed=seed,
     )
     target = Target("captured", shared, batch_size if labels is None else labels, statistics)
-    doubts = warn_if_implausible(prior, seed, stacklevel=3)
+    doubts = warn_if_implausible(prior, seed, stacklevel=4)
     view = known.view(shared, attacker, oracle.model)
     chosen = chosen_strategy(settings, oracle, view, target.batch_size, statistics=statistics is not None)
     settings = replace(settings, strategy=chosen)
-    attack = _Attack(oracle, settings, checkpoints, progress)
-    (result,) = attack.run("captured update", [target])
-    batches = _control_batches(result.labels, pool, controls, seed)
-    updates = [shared, *_control_updates(attack, result.labels, batches, round, rounds, shared)]
-    seen = [None if statistics is None else statistics_of(oracle.model, images) for images in batches] * 2
-    names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
-    told = replace(attack, settings=replace(settings, label_rule="known"))
-    others = told.run(
-        "controls",
-        [Target(n, u, result.labels, s) for n, u, s in zip(names, updates[1:], seen, strict=True)],
-    )
+    attack = _Attack(oracle, settings, checkpoints, Workplace(workers, oracle.device, progress))
+    with attack.place:
+        (result,) = attack.run("captured update", [target])
+        batches = _control_batches(result.labels, pool, controls, seed)
+        updates = [shared, *_control_updates(attack, result.labels, batches, round, rounds, shared)]
+        seen = [None if statistics is None else statistics_of(oracle.model, images) for images in batches] * 2
+        names = [f"{kind} {k}" for kind in ("control", "noise") for k in range(controls)]
+        told = replace(attack, settings=replace(settings, label_rule="known"))
+        others = told.run(
+            "controls",
+            [Target(n, u, result.labels, s) for n, u, s in zip(names, updates[1:], seen, strict=True)],
+        )
     results = [result, *others]
     return Reconstruction(
         settings={

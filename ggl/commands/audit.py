@@ -15,6 +15,7 @@ from ggl.audits.report import Report
 from ggl.audits.truth import TruthCheck, check_truth
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.processes import one_thread, processors
 from ggl.base.random import global_stream, stream_seed
 from ggl.captures.reconstruct import reconstruct
 from ggl.captures.reconstruction import Reconstruction
@@ -56,6 +57,7 @@ def run(
     overwrite: bool = False,
     gate: Gate | None = None,
     evidence: EvidenceFile | None = None,
+    workers: int | None = None,
 ) -> bool:
     """Run the audit, save it in the plan's folder, print its table, and say whether the gate is passed.
 
@@ -65,6 +67,7 @@ def run(
         overwrite: replace an earlier run's results instead of refusing.
         gate: what no defense may show.
         evidence: where the evidence goes.
+        workers: processes that search; by default one a processor, or one on a GPU.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     if gate is not None and plan.captured and plan.truth is None:
@@ -80,7 +83,7 @@ def run(
     new = not plan.out.exists()
     try:
         files = [] if evidence is None else input_files(plan)
-        found, inputs = audited(plan, console)
+        found, inputs = audited(plan, console, workers)
     except Exception:
         if new and not (plan.out / CHECKPOINTS).is_dir():
             shutil.rmtree(plan.out, ignore_errors=True)
@@ -97,18 +100,22 @@ def run(
     return gate is None or gate.is_passed(result, console)
 
 
-def audited(plan: AuditPlan, console: Console) -> tuple[Report | Reconstruction, Inputs]:
+@one_thread()
+def audited(
+    plan: AuditPlan, console: Console, workers: int | None = None
+) -> tuple[Report | Reconstruction, Inputs]:
     """Run the audit, its progress shown; return what it found and what was loaded for it."""
     utility = None if plan.utility is None else read_utility(plan.utility, plan.victim)
     with global_stream(stream_seed(plan.seed, "command")):
         device = find_device(plan.device)
         inputs = load_inputs(plan, console.print)
-        found = _audit(plan, inputs, device, console)
+        workers = workers or (processors() if device.type == "cpu" else 1)
+        found = _audit(plan, inputs, device, console, workers)
     return found if isinstance(found, Reconstruction) else replace(found, utility=utility), inputs
 
 
 def _audit(
-    plan: AuditPlan, inputs: Inputs, device: torch.device, console: Console
+    plan: AuditPlan, inputs: Inputs, device: torch.device, console: Console, workers: int
 ) -> Report | Reconstruction:
     if load_lpips() is None:
         console.print(LPIPS_HINT, markup=False)
@@ -120,7 +127,7 @@ def _audit(
             console.print(line, markup=False)
     with progress_bars(console) as stage:
         if inputs.images is None or inputs.labels is None:
-            return _reconstruct(plan, inputs, device, stage)
+            return _reconstruct(plan, inputs, device, _common(plan, inputs, stage, workers))
         report = audit(
             inputs.victim.to(device),
             inputs.images,
@@ -134,7 +141,7 @@ def _audit(
             force=plan.force,
             statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
             **_attackers(plan, console),
-            **_common(plan, inputs, stage),
+            **_common(plan, inputs, stage, workers),
         )
     report = report if inputs.groups is None else report.with_groups(inputs.groups)
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
@@ -171,7 +178,9 @@ def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> Truth
     )
 
 
-def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: Stage) -> Reconstruction:
+def _reconstruct(
+    plan: AuditPlan, inputs: Inputs, device: torch.device, common: dict[str, Any]
+) -> Reconstruction:
     """Attack a captured update whose images nobody knows."""
     found = reconstruct(
         inputs.victim.to(device),
@@ -184,12 +193,12 @@ def _reconstruct(plan: AuditPlan, inputs: Inputs, device: torch.device, stage: S
         attacker=plan.attackers[0],
         strategy=plan.strategies[0],
         statistics=inputs.statistics,
-        **_common(plan, inputs, stage),
+        **common,
     )
     return replace(found, settings={**found.settings, **_asked(plan, inputs)})
 
 
-def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
+def _common(plan: AuditPlan, inputs: Inputs, stage: Stage, workers: int) -> dict[str, Any]:
     """Return the options that audits and reconstructions share."""
     return {
         "prior": inputs.prior,
@@ -204,6 +213,7 @@ def _common(plan: AuditPlan, inputs: Inputs, stage: Stage) -> dict[str, Any]:
         "round": plan.round,
         "rounds": plan.rounds,
         "checkpoints": plan.out / CHECKPOINTS,
+        "workers": workers,
         "progress": stage,
     }
 

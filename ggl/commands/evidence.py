@@ -133,7 +133,7 @@ def machine(device: str) -> dict[str, object]:
         "device": here.type if here.type == "cpu" else torch.cuda.get_device_name(here),
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
+        "threads": 1,  # in every process, whatever the machine has
         "lpips": "none" if load_lpips() is None else "at hand",
         **{package: version(package) for package in ("scipy", "pillow")},
     }

@@ -25,6 +25,7 @@ __all__ = [
     "Victim",
     "VictimOutput",
     "VictimWeights",
+    "Workers",
 ]
 
 
@@ -42,6 +43,12 @@ Seed = Annotated[int, typer.Option(help="of every random draw")]
 Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was killed in --out")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="processes that search, of one thread each; default one a processor, or one on a GPU", min=1
+    ),
+]
 FailOn = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from ggl.audits.evidence import flatten
@@ -33,7 +32,6 @@ __all__ = ["rerun"]
 
 Json = Mapping[str, Any]
 
-MOST_THREADS = 4096
 NAMED = 20
 """Differences that are named one by one."""
 
@@ -62,10 +60,7 @@ def rerun(run: Json, result: Json, inputs: Sequence[str], device: str | None, co
     files, code, lines = _found_inputs(run, plan, _given(run, inputs))
     if lines:
         return lines
-    threads = run["machine"].get("threads")
-    if type(threads) is not int or not 0 < threads <= MOST_THREADS:
-        raise InputError(f"expected a number of threads, found {threads!r}")
-    with tempfile.TemporaryDirectory() as folder, _with_threads(threads), _importable(code):
+    with tempfile.TemporaryDirectory() as folder, _importable(code):
         places = {name: _linked(name, path, Path(folder)) for name, path in files.items()}
         plan = replace(with_files(plan, places), device=device or plan.device, out=Path(folder) / "run")
         read = [InputFile(name, place, run["files"][name]) for name, place in places.items()]
@@ -125,17 +120,6 @@ def _found_inputs(
         if (found := sha256(path)) != expected:
             lines.append(f"module {name}: SHA-256 {expected} in the evidence, {found} here")
     return files, code, lines
-
-
-@contextmanager
-def _with_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads, on which the rounding of sums depends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

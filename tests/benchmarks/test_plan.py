@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from ggl.benchmarks.sweeps.calibration import Calibration, one_thread
+from ggl.base.processes import one_thread
+from ggl.benchmarks.sweeps.calibration import Calibration
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.plan import plan, plan_lines
 from ggl.benchmarks.sweeps.spec import Spec, parse_spec

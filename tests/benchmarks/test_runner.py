@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ggl.base.errors import InputError
+from ggl.base.processes import Crew
 from ggl.benchmarks.sweeps import runner
 from ggl.benchmarks.sweeps.engines import Failure, LocalEngine
 from ggl.benchmarks.sweeps.execute import PackOutcome, run_pack
@@ -241,22 +240,28 @@ def test_a_worker_that_died_while_idle_is_replaced():
         engine.submit(0, os.getpid)
         ((_, process),) = engine.wait()
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(BrokenProcessPool):  # Once it has heard of it.
-            engine._idle[0][0].submit(os.getpid).result()
+        while engine._idle[0].is_alive:  # until it has heard of it
+            time.sleep(0.01)
         engine.submit(1, fail, 5)
         assert engine.wait() == [(1, 5)]
     finally:
         engine.close()
 
 
-def die_at_the_start(*arguments, **options):
-    raise BrokenProcessPool
-
-
 def test_a_worker_that_cannot_start_ends_in_one_line(monkeypatch):
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", die_at_the_start)
-    with pytest.raises(InputError, match=r"expected room for 3 workers, .+; name fewer with --workers"):
-        LocalEngine(3).submit(0, fail, 1)
+    start = Crew.start
+
+    def die_at_the_start(crew):
+        worker = start(crew)
+        worker.kill()
+        return worker
+
+    monkeypatch.setattr(Crew, "start", die_at_the_start)
+    engine = LocalEngine(1)
+    engine.submit(0, fail, 1)
+    with pytest.raises(InputError, match=r"expected room for another worker, .+; name fewer with --workers"):
+        engine.wait()
+    engine.close()
 
 
 def bench(*arguments, **options):
@@ -302,7 +307,7 @@ IN_PROCESS = """
 import sys
 from pathlib import Path
 from test_runner import SWEEP, Here, sweep
-from ggl.benchmarks.sweeps.engines import prepare_worker
+from ggl.base.processes import prepare_worker
 prepare_worker()
 sweep(SWEEP, Path(sys.argv[1]), Here(slots=1))
 """

@@ -1,0 +1,165 @@
+"""Searches cut into jobs: by their number and the device alone, never by who computes them."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ggl.attacks.course import SearchResult
+from ggl.attacks.inversion import invert, search_targets
+from ggl.attacks.search import Progress
+from ggl.attacks.settings import AttackSettings
+from ggl.attacks.stages import checkpoint_of
+from ggl.attacks.target import Target
+from ggl.base.processes import tell
+from ggl.base.random import global_stream, stream_seed
+from ggl.generators import Prior
+from ggl.gradients import GradientOracle
+
+__all__ = ["JOBS", "LARGEST", "PAUSE", "Computed", "Job", "inversion_jobs", "run_elsewhere", "search_jobs"]
+
+JOBS = 6
+"""A stage on a CPU is cut into so many jobs, or into as many as it has searches."""
+
+LARGEST = 8
+"""Searches of a job at most, on a CPU: more side by side are no faster. A GPU takes all at once."""
+
+PAUSE = 0.1
+"""Seconds between what a worker tells of its progress."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of a job: its searches, the seconds that they took, and warnings with their places."""
+
+    results: list[SearchResult]
+    seconds: float
+    warnings: list[tuple[str, type[Warning], str, int]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Searches that run side by side in one process; what they find follows from these fields alone.
+
+    Attributes:
+        title: of the stage that the job is a part of.
+        number: its own in the stage.
+        searches: how many.
+        budget: evaluations of each.
+        seed: of what draws from the global random streams.
+        call: takes `progress` and returns their results.
+    """
+
+    title: str
+    number: int
+    searches: int
+    budget: int
+    seed: int
+    call: Callable[..., list[SearchResult]]
+
+    def run(self, progress: Progress) -> Computed:
+        """Compute it here."""
+        started = time.monotonic()
+        seed = stream_seed(self.seed, "job", self.title, self.number)
+        with warnings.catch_warnings(record=True) as caught, global_stream(seed):
+            warnings.simplefilter("default")
+            results = self.call(progress=progress)
+        told = [(str(w.message), w.category, w.filename, w.lineno) for w in caught]
+        return Computed(results, time.monotonic() - started, told)
+
+
+def run_elsewhere(job: Job) -> Computed:
+    """Compute a job in a worker, which tells its progress."""
+    last = 0.0
+
+    def progress(*noted: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > PAUSE:
+            last = time.monotonic()
+            tell(noted)
+
+    return job.run(progress)
+
+
+def search_jobs(
+    title: str,
+    oracle: GradientOracle,
+    targets: Sequence[Target],
+    settings: AttackSettings,
+    checkpoints: Path | None,
+) -> list[Job]:
+    """Return the jobs of `search_targets`, whose results follow each other in the order of the targets."""
+    return [
+        Job(
+            title,
+            number,
+            len(targets[rows]),
+            settings.budget,
+            settings.seed,
+            partial(
+                search_targets,
+                oracle,
+                targets[rows],
+                settings,
+                checkpoint=_checkpoint(checkpoints, title, number),
+            ),
+        )
+        for number, rows in enumerate(_parts(len(targets), oracle.device))
+    ]
+
+
+def inversion_jobs(
+    title: str,
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    prior: Prior,
+    budget: int,
+    seed: int,
+    device: torch.device,
+    checkpoints: Path | None,
+) -> list[Job]:
+    """Return the jobs of `invert`, whose results follow each other in the order of the images."""
+    return [
+        Job(
+            title,
+            number,
+            len(images[rows]),
+            budget,
+            seed,
+            partial(
+                invert,
+                images[rows].clone(),
+                labels[rows].clone(),
+                prior=prior,
+                budget=budget,
+                seed=seed,
+                device=device,
+                first=rows.start,
+                checkpoint=_checkpoint(checkpoints, title, number),
+            ),
+        )
+        for number, rows in enumerate(_parts(len(images), device))
+    ]
+
+
+def _parts(searches: int, device: torch.device) -> list[slice]:
+    """Return the searches of each job.
+
+    >>> [(rows.start, rows.stop) for rows in _parts(14, torch.device("cpu"))]
+    [(0, 3), (3, 6), (6, 9), (9, 12), (12, 14)]
+    >>> _parts(14, torch.device("cuda"))
+    [slice(0, 14, None)]
+    """
+    size = min(LARGEST, -(-searches // JOBS)) if device.type == "cpu" else searches
+    return [slice(start, min(start + size, searches)) for start in range(0, searches, size)]
+
+
+def _checkpoint(folder: Path | None, title: str, number: int) -> Path | None:
+    return checkpoint_of(folder, f"{title}, job {number}")
