@@ -1,10 +1,10 @@
 """Searches cut into jobs: by their number and the device alone, never by who computes them."""
 
+import pickle
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +17,22 @@ from ggl.attacks.search import Progress
 from ggl.attacks.settings import AttackSettings
 from ggl.attacks.stages import checkpoint_of
 from ggl.attacks.target import Target
-from ggl.base.processes import tell
+from ggl.base.processes import HandOverError, in_one_line, tell
 from ggl.base.random import global_stream, stream_seed
 from ggl.generators import Prior
 from ggl.gradients import GradientOracle
 
-__all__ = ["JOBS", "LARGEST", "PAUSE", "Computed", "Job", "inversion_jobs", "run_elsewhere", "search_jobs"]
+__all__ = [
+    "JOBS",
+    "LARGEST",
+    "PAUSE",
+    "Computed",
+    "Job",
+    "inversion_jobs",
+    "pack",
+    "run_elsewhere",
+    "search_jobs",
+]
 
 JOBS = 6
 """A stage on a CPU is cut into so many jobs, or into as many as it has searches."""
@@ -53,7 +63,9 @@ class Job:
         searches: how many.
         budget: evaluations of each.
         seed: of what draws from the global random streams.
-        call: takes `progress` and returns their results.
+        function: returns their results, given `progress` and all below by name.
+        common: what jobs of the stage share, which computing may touch: only between jobs can it be pickled.
+        own: what is the job's alone.
     """
 
     title: str
@@ -61,7 +73,9 @@ class Job:
     searches: int
     budget: int
     seed: int
-    call: Callable[..., list[SearchResult]]
+    function: Callable[..., list[SearchResult]]
+    common: Mapping[str, object]
+    own: Mapping[str, object]
 
     def run(self, progress: Progress) -> Computed:
         """Compute it here."""
@@ -69,13 +83,33 @@ class Job:
         seed = stream_seed(self.seed, "job", self.title, self.number)
         with warnings.catch_warnings(record=True) as caught, global_stream(seed):
             warnings.simplefilter("default")
-            results = self.call(progress=progress)
+            results = self.function(**self.common, **self.own, progress=progress)
         told = [(str(w.message), w.category, w.filename, w.lineno) for w in caught]
         return Computed(results, time.monotonic() - started, told)
 
 
-def run_elsewhere(job: Job) -> Computed:
-    """Compute a job in a worker, which tells its progress."""
+def pack(job: Job) -> bytes:
+    """Return what the jobs of a stage share, for `run_elsewhere`.
+
+    Raises:
+        HandOverError: it can't be pickled.
+    """
+    try:
+        return pickle.dumps(dict(job.common))
+    except Exception as error:
+        raise HandOverError(in_one_line(error)) from error
+
+
+def run_elsewhere(packed: bytes, job: Job) -> Computed:
+    """Compute a job in a worker, which tells its progress.
+
+    Raises:
+        HandOverError: what was packed can't be made again here.
+    """
+    try:
+        common = pickle.loads(packed)  # noqa: S301
+    except Exception as error:
+        raise HandOverError(in_one_line(error)) from error
     last = 0.0
 
     def progress(*noted: float) -> None:
@@ -84,7 +118,7 @@ def run_elsewhere(job: Job) -> Computed:
             last = time.monotonic()
             tell(noted)
 
-    return job.run(progress)
+    return replace(job, common=common).run(progress)
 
 
 def search_jobs(
@@ -95,6 +129,7 @@ def search_jobs(
     checkpoints: Path | None,
 ) -> list[Job]:
     """Return the jobs of `search_targets`, whose results follow each other in the order of the targets."""
+    common = {"oracle": oracle, "settings": settings}
     return [
         Job(
             title,
@@ -102,13 +137,9 @@ def search_jobs(
             len(targets[rows]),
             settings.budget,
             settings.seed,
-            partial(
-                search_targets,
-                oracle,
-                targets[rows],
-                settings,
-                checkpoint=_checkpoint(checkpoints, title, number),
-            ),
+            search_targets,
+            common,
+            {"targets": targets[rows], "checkpoint": _checkpoint(checkpoints, title, number)},
         )
         for number, rows in enumerate(_parts(len(targets), oracle.device))
     ]
@@ -126,6 +157,7 @@ def inversion_jobs(
     checkpoints: Path | None,
 ) -> list[Job]:
     """Return the jobs of `invert`, whose results follow each other in the order of the images."""
+    common = {"prior": prior, "budget": budget, "seed": seed, "device": device}
     return [
         Job(
             title,
@@ -133,17 +165,14 @@ def inversion_jobs(
             len(images[rows]),
             budget,
             seed,
-            partial(
-                invert,
-                images[rows].clone(),
-                labels[rows].clone(),
-                prior=prior,
-                budget=budget,
-                seed=seed,
-                device=device,
-                first=rows.start,
-                checkpoint=_checkpoint(checkpoints, title, number),
-            ),
+            invert,
+            common,
+            {
+                "images": images[rows].clone(),
+                "labels": labels[rows].clone(),
+                "first": rows.start,
+                "checkpoint": _checkpoint(checkpoints, title, number),
+            },
         )
         for number, rows in enumerate(_parts(len(images), device))
     ]

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from ggl.attacks.course import SearchResult
-from ggl.attacks.jobs import PAUSE, Computed, Job, run_elsewhere
+from ggl.attacks.jobs import PAUSE, Computed, Job, pack, run_elsewhere
 from ggl.attacks.stages import Stage
 from ggl.base.errors import GradientError, InputError
 from ggl.base.processes import Crew, HandOverError, Worker, WorkerDiedError
@@ -76,10 +77,8 @@ class Workplace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the other processes; what they are at is lost, but for its checkpoint."""
-        self._closing.set()
+        self._retire()
         self._crew.close()
-        for _ in self._threads:
-            self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -91,6 +90,11 @@ class Workplace:
     def begin(self, jobs: Sequence[Job]) -> "Begun":
         """Put jobs in the row; what they find is there to be waited for."""
         begun = Begun(self, jobs)
+        if self._threads and not self._closing.is_set():
+            try:
+                begun.packed = pack(begun.jobs[0])
+            except HandOverError as error:
+                self._go_on_alone(str(error))
         for k in range(len(jobs)):
             self._waiting.put((begun, k))
         return begun
@@ -155,7 +159,10 @@ class Workplace:
         try:
             worker = self._crew.start()
             worker.wait_until_ready()
-            while not self._closing.is_set() and (taken := self._waiting.get()) is not None:
+            while (taken := self._waiting.get()) is not None:
+                if self._closing.is_set():
+                    self._waiting.put(taken)
+                    return
                 self._messages.put(self._served(worker, *taken))
         except HandOverError as error:
             self._messages.put(partial(self._go_on_alone, str(error)))
@@ -173,7 +180,8 @@ class Workplace:
         try:
             computed = worker.call(
                 run_elsewhere,
-                begun.jobs[k],
+                begun.packed,
+                replace(begun.jobs[k], common={}),
                 hear=lambda noted: self._messages.put(partial(begun.note, k, *noted)),
             )
         except HandOverError:
@@ -187,7 +195,14 @@ class Workplace:
             return partial(_rise, error)
         return partial(begun.end, k, computed)
 
+    def _retire(self) -> None:
+        """Have other processes take no further jobs."""
+        self._closing.set()
+        for _ in self._threads:
+            self._waiting.put(None)
+
     def _go_on_alone(self, reason: str) -> None:
+        self._retire()
         self._warn(
             f"searched by one process, not by {self.workers}: what others are to search is handed over by "
             f"pickle, which needs classes and functions of a module, and none within a function ({reason})"
@@ -201,7 +216,7 @@ class Begun:
     """Jobs of one stage that wait, run, or have been computed."""
 
     def __init__(self, place: Workplace, jobs: Sequence[Job]) -> None:
-        self.jobs, self._place = list(jobs), place
+        self.jobs, self._place, self.packed = list(jobs), place, b""
         self._computed: dict[int, Computed] = {}
         self._noted: dict[int, tuple[int, int, float]] = {}
         self._error: GradientError | None = None

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import ggl
 from ggl.attacks import jobs, workplace
 from ggl.attacks.workplace import WorkersWarning, Workplace
 from ggl.base.errors import InputError
-from ggl.base.processes import HandOverError
 
 CPU = torch.device("cpu")
 
@@ -94,26 +92,7 @@ def test_jobs_follow_from_the_searches_and_the_device_alone():
     assert jobs._parts(100, torch.device("cuda")) == [slice(0, 100)]
 
 
-class Unable:
-    """Stands for a worker to which nothing can be handed over."""
-
-    def wait_until_ready(self):
-        pass
-
-    def kill(self):
-        pass
-
-    def call(self, function, *arguments, hear):
-        try:
-            pickle.dumps((function, arguments))
-        except Exception as error:
-            raise HandOverError(str(error)) from error
-        raise AssertionError("expected a victim that can't be pickled")
-
-
-def test_what_cannot_be_handed_over_is_searched_by_one_process_which_says_so(
-    data, prior, at_once, monkeypatch
-):
+def test_what_cannot_be_handed_over_is_searched_by_one_process_which_says_so(data, prior):
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
@@ -124,10 +103,9 @@ def test_what_cannot_be_handed_over_is_searched_by_one_process_which_says_so(
 
     torch.manual_seed(0)
     victim = Own()
-    alone = audited(data, prior, victim)
-    monkeypatch.setattr("ggl.base.processes.Crew.start", lambda crew: Unable())
+    alone = audited(data, prior, victim, budget=32)
     with pytest.warns(WorkersWarning, match="by one process, not by 2: .+ pickle.+Own"):
-        assert audited(data, prior, victim, workers=2) == alone
+        assert audited(data, prior, victim, budget=32, workers=2) == alone
 
 
 def test_a_gpu_is_searched_by_one_process_and_numbers_of_workers_are_checked(monkeypatch):
