@@ -162,6 +162,7 @@ class Workplace:
             while (taken := self._waiting.get()) is not None:
                 if self._closing.is_set():
                     self._waiting.put(taken)
+                    self._messages.put(_nothing)  # whoever waits for one looks at the row again
                     return
                 self._messages.put(self._served(worker, *taken))
         except HandOverError as error:
@@ -170,7 +171,7 @@ class Workplace:
             self._messages.put(
                 partial(_rise, InputError(f"{error}; name fewer with --workers, and --resume"))
             )
-        except InputError as error:
+        except BaseException as error:  # noqa: BLE001  nobody would wait for a thread that ended
             self._messages.put(partial(_rise, error))
 
     def _served(self, worker: Worker, begun: "Begun", k: int) -> Message:
