@@ -10,6 +10,7 @@ from torch import Tensor
 from ggl.base.errors import InputError
 from ggl.base.random import stream
 from ggl.generators import Prior
+from ggl.generators.base import check_decoded
 from ggl.gradients import Gradients
 from ggl.gradients.view import global_norm
 
@@ -84,7 +85,9 @@ def prior_samples(
 ) -> Float[Tensor, "n c h w"]:
     """Return a random image of the prior for each label."""
     z = prior.sample(len(labels), generator).to(device)
-    return prior.to(device).decode(z, labels.to(device)).cpu()
+    images = prior.to(device).decode(z, labels.to(device))
+    check_decoded(prior, images, len(z))
+    return images.cpu()
 
 
 def class_means(decoys: Sequence[Float[Tensor, "m c h w"]]) -> Float[Tensor, "n c h w"]:

@@ -175,7 +175,7 @@ def test_an_image_is_attacked_alike_whichever_others_are(audited, victim):
 
 def test_a_known_ceiling_is_taken_as_it_is(audited, victim, monkeypatch):
     first = audited(victim)
-    monkeypatch.setattr(sys.modules["ggl.audits.cells"], "invert", None)
+    monkeypatch.setattr(sys.modules["ggl.audits.cells"], "inversion_jobs", None)
     again = audited(victim, ceiling=first.ceiling_images)
     assert again.to_dict()["results"] == first.to_dict()["results"]
 

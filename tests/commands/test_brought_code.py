@@ -8,7 +8,11 @@ import torch
 from ggl.base.random import GlobalStreams
 
 # The samples of the prior that is brought are noise, which a run says in a warning.
-pytestmark = pytest.mark.filterwarnings("ignore::ggl.generators.plausibility.ImplausiblePriorWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ggl.generators.plausibility.ImplausiblePriorWarning"),
+    # Victims are classes that are made within functions, and no worker can have them.
+    pytest.mark.filterwarnings("ignore::ggl.attacks.workplace.WorkersWarning"),
+]
 
 NETWORKS = """
 import torch

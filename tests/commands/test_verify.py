@@ -503,6 +503,7 @@ def test_a_captured_update_whose_images_nobody_knows(ggl, captured, tmp_path, mo
 
 
 OWN = """
+import torch
 def tiny(in_channels, num_classes, image_size):
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * image_size**2, num_classes))
