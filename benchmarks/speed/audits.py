@@ -27,13 +27,14 @@ from typing import Any
 LENET = "--victim lenet --images 10"
 CASES: dict[str, str] = {
     "lenet-tiny": "--victim lenet --images 2 --budget 64 --ceiling-budget 64",
+    "lenet-short": "--victim lenet --images 4 --budget 300 --ceiling-budget 300",
     "lenet-1": f"{LENET} --budget 1000",
     "lenet-2": f"{LENET} --budget 500 --ceiling-budget 1000 --defense none --defense prune:0.9",
     "lenet-4": f"{LENET} --budget 250 --ceiling-budget 1000 --defense none --defense prune:0.9 "
     "--defense noise:0.1 --attacker naive --attacker adaptive",
     "resnet18-1": "--victim resnet18 --images 3 --budget 130 --ceiling-budget 200",
 }
-"""Options of `ggl audit`, by the victim and the number of cells; another tiny one."""
+"""Options of `ggl audit`, by the victim and the number of cells; a tiny and a short one."""
 
 HERE = Path(__file__).parents[2]
 BUSY = "while True: pass"
