@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from test_update_command import RATE, captured, files  # noqa: F401
 from torch.nn import functional as F
@@ -96,12 +97,12 @@ def test_pictures_are_left_out_unless_they_are_asked_for(evidence):
 def test_the_same_run_is_the_same_bytes_but_for_its_time_killed_and_resumed_too(
     ggl, evidence, tmp_path, monkeypatch
 ):
-    """With pictures; the second run is killed after its first stage."""
+    """With pictures; the second run is killed after its searches."""
     audit = ("audit", *TYPED, "--defense", "sign", "--attacker", "naive", "--images", 2)
     out, file = tmp_path / "out", tmp_path / "new" / "evidence.zip"
     options = ("--out", out, "--evidence", file, "--evidence-with-images")
     with monkeypatch.context() as patch:
-        patch.setattr("ggl.audits.audit.passive_controls", interrupt)
+        patch.setattr("ggl.audits.audit.scored", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(
                 AuditPlan(**SHORT, defenses=("sign",), attackers=("naive",), out=out, images=2),
