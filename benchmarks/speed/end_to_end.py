@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ggl.attacks.inversion import attack, attack_many
 from ggl.attacks.target import Target
-from ggl.benchmarks.speed.oracle import resident
+from ggl.benchmarks.speed.oracle import peak_growth
 from ggl.benchmarks.speed.published_loop import Course, search
 from ggl.benchmarks.studies.tables import markdown_table
 from ggl.benchmarks.tools.random_weights import write_biggan
@@ -200,13 +200,9 @@ def compare_large() -> list[str]:
 def memory_growth(victim: str, way: str) -> float:
     """Return how many MiB one search adds to this process's memory at its peak."""
     bench = Bench(victim, 1)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = resident("VmRSS")
     if way == "loop":
-        bench.loop(bench.private[0], MEMORY_EVALUATIONS)
-    else:
-        bench.side_by_side([0.0], MEMORY_EVALUATIONS)
-    return (resident("VmHWM") - before) / 1024
+        return peak_growth(lambda: bench.loop(bench.private[0], MEMORY_EVALUATIONS))
+    return peak_growth(lambda: bench.side_by_side([0.0], MEMORY_EVALUATIONS))
 
 
 def main() -> None:

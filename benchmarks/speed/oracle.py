@@ -88,7 +88,11 @@ def turn(call: Callable[[], object]) -> float:
 
 def memory_growth(victim: str, backend: str, population: int, size: int, variant: Variant) -> float:
     """Return how many MiB the first score adds to this process's memory at its peak (Linux)."""
-    call = scorer(victim, backend, population, size, variant)
+    return peak_growth(scorer(victim, backend, population, size, variant))
+
+
+def peak_growth(call: Callable[[], object]) -> float:
+    """Return how many MiB a call adds to this process's memory at its peak (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = resident("VmRSS")
     call()

@@ -9,8 +9,8 @@ the time that the step saves over the time of the plain pass, so that columns co
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +26,7 @@ from ggl.gradients import convolutions, layers
 from ggl.gradients.convolutions import ConvolutionWeight
 from ggl.gradients.factors import Factors
 from ggl.gradients.layerwise import Layerwise
-from ggl.gradients.view import View
+from ggl.gradients.readings import Reading
 
 POPULATION, SIZE = 64, 32
 
@@ -59,12 +59,12 @@ def read_at_the_end(
     self: Layerwise,
     images: Tensor,
     labels: Tensor,
-    views: Sequence[View],
+    readings: Sequence[Reading],
     take: Callable[[Any], None],
 ) -> None:
     """Keep all output gradients until the backward pass has ended."""
     kept: list[Any] = []
-    READ(self, images, labels, views, kept.append)
+    READ(self, images, labels, readings, kept.append)
     for factors_of in kept:
         take(factors_of)
 
@@ -84,7 +84,7 @@ BUILD, MOMENTS, READ = ConvolutionWeight.build_as_groups, Factors.moments, Layer
 BEGIN, CONVOLUTION = StreamsAside.begin, layers.FACTORS[nn.Conv2d]
 
 BACK: dict[str, Callable[[], Any]] = {
-    "all kept": lambda: patch.object(layers, "__doc__", layers.__doc__),
+    "all kept": nullcontext,
     "candidates as groups of one convolution": partial(
         patch.object, ConvolutionWeight, "build_as_groups", one_by_one
     ),
@@ -101,13 +101,6 @@ BACK: dict[str, Callable[[], Any]] = {
 """What takes each step back."""
 
 
-@contextmanager
-def taken_back(step: str) -> Iterator[None]:
-    """Run without a step."""
-    with BACK[step]():
-        yield
-
-
 def milliseconds(victim: str, rounds: int) -> dict[str, float]:
     """Return what scoring takes with each step taken back, and the plain pass, medians of turns."""
     plain, call = (scorer(victim, backend, POPULATION, SIZE, Variant()) for backend in ("plain", "layerwise"))
@@ -115,7 +108,7 @@ def milliseconds(victim: str, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         taken["plain"].append(turn(plain))
         for step in BACK:
-            with taken_back(step):
+            with BACK[step]():
                 taken[step].append(turn(call))
     return {step: 1000 * statistics.median(times) for step, times in taken.items()}
 

@@ -21,7 +21,7 @@ from ggl.gradients.distance import Distance
 from ggl.gradients.factors import Factors
 from ggl.gradients.layers import FACTORS, CandidateBatchNorm, with_candidate_batch_norm
 from ggl.gradients.loss import candidate_losses
-from ggl.gradients.readings import Reading, SketchReading, WholeReading, entering, score_reading
+from ggl.gradients.readings import Reading, SketchReading, WholeReading, score_reading
 from ggl.gradients.sampled import Sampled, global_noise
 from ggl.gradients.sketch import Sketch, SketchAsked
 from ggl.gradients.view import View
@@ -67,7 +67,7 @@ class Layerwise:
             for reading in wanted:
                 reading.take(factors)
 
-        self._read(images, labels, views, take)
+        self._read(images, labels, wanted, take)
         return torch.cat([reading.result() for reading in wanted])
 
     def sketch(
@@ -90,21 +90,21 @@ class Layerwise:
                 reading.take(whole)
                 sketch.take(parts)
 
-        self._read(images, labels, views, take)
+        self._read(images, labels, [*wanted, *seen], take)
         scores = torch.cat([reading.result() for reading in wanted])
         sketches = torch.cat([sketch.result() for sketch in seen])
         return torch.cat([scores[:, None], sketches.view(n, -1).to(scores.dtype)], dim=1)
 
     def _read(
-        self, images: Tensor, labels: Tensor, views: Sequence[View], take: Callable[[FactorsOf], None]
+        self, images: Tensor, labels: Tensor, readings: Sequence[Reading], take: Callable[[FactorsOf], None]
     ) -> None:
         """Make one forward and backward pass; `take` meets a layer as soon as its output's gradient is known.
 
-        Layers that no view looks at, or that the loss does not depend on, are not met, and the backward pass
-        goes no further than to the first that is: of the last layer alone to the logits.
+        Layers that no reading looks at, or that the loss does not depend on, are not met, and the backward
+        pass goes no further than to the first that is: of the last layer alone to the logits.
         """
         differentiable = images.requires_grad or labels.requires_grad
-        looked_at = {name.rpartition(".")[0] for view in views for name in entering(view, self.names)}
+        looked_at = {name.rpartition(".")[0] for reading in readings for name in reading.names}
         layers = [layer for layer, name in self.layers.items() if name in looked_at]
         flat = images.flatten(0, 1)
         if not flat.requires_grad and len(layers) == len(self.layers):

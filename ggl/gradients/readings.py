@@ -13,7 +13,7 @@ from ggl.gradients.factors import Factors
 from ggl.gradients.sketch import Sketch
 from ggl.gradients.view import Gradients, View
 
-__all__ = ["MomentsReading", "Reading", "SketchReading", "WholeReading", "entering", "score_reading"]
+__all__ = ["MomentsReading", "Reading", "SketchReading", "WholeReading", "score_reading"]
 
 BUILT_ELEMENTS = 2**24
 """Gradient coordinates that are held at once for steps that need them (64 MiB of float32)."""
@@ -25,10 +25,11 @@ class Reading(ABC):
     Args:
         view: the view.
         rows: where its candidates stand in the chunk.
+        names: parameters that are looked at.
     """
 
-    def __init__(self, view: View, rows: slice) -> None:
-        self.view, self.rows = view, rows
+    def __init__(self, view: View, rows: slice, names: Sequence[str]) -> None:
+        self.view, self.rows, self.names = view, rows, names
         self.target = next(iter(view.target.values()))
 
     def __len__(self) -> int:
@@ -53,10 +54,10 @@ class MomentsReading(Reading):
     """Distances of a view for which inner products and norms are enough, (n,)."""
 
     def __init__(self, view: View, rows: slice, distance: Distance, names: Sequence[str]) -> None:
-        super().__init__(view, rows)
+        super().__init__(view, rows, _entering(view, names))
         self.distance = distance
         self._keep = view.mask.keep if view.mask else {}
-        self._moments: dict[str, tuple[Tensor, ...] | None] = dict.fromkeys(entering(view, names))
+        self._moments: dict[str, tuple[Tensor, ...] | None] = dict.fromkeys(self.names)
 
     def read(self, name: str, factors: Factors) -> None:  # noqa: D102
         if name in self._moments:
@@ -79,20 +80,20 @@ class WholeReading(Reading):
     def __init__(
         self, view: View, rows: slice, measure: Callable[[Gradients], Tensor], names: Sequence[str]
     ) -> None:
-        super().__init__(view, rows)
-        self.measure, self._names = measure, entering(view, names)
+        super().__init__(view, rows, _entering(view, names))
+        self.measure = measure
         self._factors: dict[str, Factors] = {}
 
     def read(self, name: str, factors: Factors) -> None:  # noqa: D102
-        if name in self._names:
+        if name in self.names:
             self._factors[name] = factors
 
     def result(self) -> Tensor:  # noqa: D102
-        block = max(1, BUILT_ELEMENTS // sum(self.view.target[name].numel() for name in self._names))
+        block = max(1, BUILT_ELEMENTS // sum(self.view.target[name].numel() for name in self.names))
         parts = []
         for start in range(0, len(self), block):
             rows = slice(start, min(len(self), start + block))
-            parts.append(vmap(self.measure)({name: self._built(name, rows) for name in self._names}))
+            parts.append(vmap(self.measure)({name: self._built(name, rows) for name in self.names}))
         return torch.cat(parts)
 
     def _built(self, name: str, rows: slice) -> Tensor:
@@ -106,7 +107,7 @@ class SketchReading(Reading):
     """Sketches of what a linear view compares, (n, m)."""
 
     def __init__(self, view: View, rows: slice, sketch: Sketch) -> None:
-        super().__init__(view, rows)
+        super().__init__(view, rows, sketch.names)
         self.sketch = sketch
         self._keep = view.mask.keep if view.mask else {}
         self._parts: dict[str, Tensor | None] = dict.fromkeys(sketch.names)
@@ -139,6 +140,6 @@ def score_reading(view: View, rows: slice, distance: Distance, names: Sequence[s
     return WholeReading(view, rows, lambda gradients: plain_distance(gradients, view, distance), names)
 
 
-def entering(view: View, names: Sequence[str]) -> list[str]:
+def _entering(view: View, names: Sequence[str]) -> list[str]:
     """Return the parameters that enter what a view compares."""
     return [name for name in names if view.needs_ignored or name not in view.ignored]

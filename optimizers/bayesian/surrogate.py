@@ -115,9 +115,8 @@ def standardize(
     Outputs that are equal but for rounding give scores of zero.
     """
     size = outputs.abs().amax(0)
-    small = outputs / torch.where(
-        size > 0, size, 1.0
-    )  # squares of huge losses would overflow, of tiny ones vanish
+    # Squares of huge losses would overflow, of tiny ones vanish.
+    small = outputs / torch.where(size > 0, size, 1.0)
     low = small.amin(0)
     spread = small.amax(0) - low
     varies = spread > 1e-12

@@ -115,7 +115,7 @@ class Linearization:
         both = along_target[0] + along_target[rows].sum()
         slope_value, slope_target = (self._transposed(x) for x in (along_value, along_target))
         if not unit:
-            merit = (value - 2 * both + target) / (2 * target)
+            merit = ((value - 2 * both + target) / (2 * target)).clamp_min(0)
             return Equations(square / target, (slope_value - slope_target) / target, merit)
         norm, length = value.sqrt(), target.sqrt()
         cosine = (both / (norm * length)).clamp(-1, 1)  # products are rounded

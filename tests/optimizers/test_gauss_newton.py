@@ -314,12 +314,11 @@ def test_an_attack_that_was_killed_resumes_bit_for_bit(data, prior, victim, tmp_
 
 
 def test_a_batch_is_ahead_too_by_either_distance(data, prior):
-    """In two of three at least: where a search of so few evaluations ends is a matter of rounding."""
     for distance in ("cosine", "l2"):
         found, scalar = (
-            attacked(data, prior, s, 300, batch=2, distance=distance) for s in ("gauss-newton", "cma-es")
+            attacked(data, prior, s, 400, batch=2, distance=distance) for s in ("gauss-newton", "cma-es")
         )
-        assert sum(a.loss < b.loss for a, b in zip(found, scalar, strict=True)) >= 2
+        assert mean_loss(found) < mean_loss(scalar)
 
 
 def test_a_prior_without_a_derivative_is_attacked_as_its_differentiable_twin(data, prior):
