@@ -116,13 +116,13 @@ def report(
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="of a reproduction: ggl")],
+    name: Annotated[str, typer.Argument(help="of a reproduction: ggl, precode, ppp, dynamic-dp, i2f")],
     scale: Annotated[
         str, typer.Option(help="small: on two cores; paper: the paper's own, on a GPU")
     ] = "small",
     out: Annotated[Path | None, typer.Option(help="folder; default runs/reproduce/NAME-SCALE")] = None,
     files: Annotated[
-        Path | None, typer.Option(help="folder of what scale paper needs; what is missing is named")
+        Path | None, typer.Option(help="folder of what has to be brought; what is missing is named")
     ] = None,
     images: Annotated[int | None, typer.Option(help="fewer, to try it: claims nothing", min=1)] = None,
     budget: Annotated[
@@ -131,8 +131,13 @@ def reproduce(
     ceiling_budget: Annotated[
         int | None, typer.Option(help="of every inversion, to try it: claims nothing", min=1)
     ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="of every training, to try it: claims nothing", min=1)
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="a further place for the page")] = None,
-    results: Annotated[Path | None, typer.Option(help="a further folder for the cells as CSV")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="a further folder for cells and measurements as CSV")
+    ] = None,
     workers: Workers = None,
     device: Device = "auto",
     resume: Resume = False,
@@ -148,7 +153,7 @@ def reproduce(
         out or Path("runs/reproduce") / f"{name}-{scale}",
         resume=resume,
         files=files,
-        less=Overrides(images, budget, ceiling_budget),
+        less=Overrides(images, budget, ceiling_budget, rounds),
         device=device,
         page=page,
         results=results,

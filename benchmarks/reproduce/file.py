@@ -2,14 +2,20 @@
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files as resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
-from ggl.benchmarks.reproduce.claims import Check, check_values, side_of
+from ggl.benchmarks.reproduce.claims import LOSS, Check, check_metrics, check_values, side_of
+from ggl.benchmarks.reproduce.measurements.cosines import Cosines
+from ggl.benchmarks.reproduce.measurements.influences import Influences
+from ggl.benchmarks.reproduce.measurements.spendings import Spendings
+from ggl.benchmarks.reproduce.measurements.trainings import Trainings
+from ggl.benchmarks.sweeps.records import METRICS as RECORDED
 
 __all__ = [
     "SCALES",
@@ -27,19 +33,29 @@ __all__ = [
 
 SCALES = ("small", "paper")
 
+AnyMeasurement: TypeAlias = Annotated[
+    Trainings | Spendings | Cosines | Influences, Field(discriminator="kind")
+]
+
 
 class _Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Reported(_Closed):
-    """A row of the paper: images in [-1, 1], a PSNR of peak 1; the groups that stand for it here."""
+    """A row of the paper, and the groups that stand for it here.
+
+    GGL's rows have an MSE of images in [-1, 1] and a PSNR of peak 1; others a figure by its name, and its
+    value in the paper's words where one is known.
+    """
 
     what: str
-    mse: float
-    psnr: float
+    mse: float | None = None
+    psnr: float | None = None
     lpips: float | None = None
     mse_r: float | None = None
+    figure: str | None = None
+    value: str | None = None
     small: str | None = None
     paper: str | None = None
 
@@ -52,12 +68,13 @@ class Judged(_Closed):
 
 
 class Claim(_Closed):
-    """What is claimed, and where."""
+    """What is claimed, and where; or, where `today` is set, what an attacker of today makes of it."""
 
     id: str
     place: str
     statement: str
     note: str = ""
+    today: bool = False
     reported: list[Reported] = []
     small: Judged
     paper: Judged
@@ -68,18 +85,20 @@ class Claim(_Closed):
 
 
 class NeededFile(_Closed):
-    """A file or folder to be brought, and from where."""
+    """A file or folder to be brought, and from where; without an optional one its claims are not tested."""
 
     path: str
     source: str
+    optional: bool = False
 
 
 class Scale(_Closed):
-    """Sweeps, each a spec's table; groups by name: a sweep's cells with the values given."""
+    """Sweeps, each a spec's table, and measurements; groups by name: what of one has the values given."""
 
     about: str
-    sweeps: dict[str, dict[str, Any]]
-    groups: dict[str, dict[str, str | int]]
+    sweeps: dict[str, dict[str, Any]] = {}
+    measured: dict[str, AnyMeasurement] = {}
+    groups: dict[str, dict[str, str | int | float]] = {}
     files: list[NeededFile] = []
     shortened: dict[str, str] = {}
 
@@ -111,7 +130,13 @@ class Reproduction(_Closed):
         return self._digest
 
     def at(self, scale: str) -> Scale:
-        """Return a scale by its name."""
+        """Return a scale by its name.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        if scale not in SCALES:
+            raise unknown_name("scale", scale, list(SCALES))
         return self.scales["small" if scale == "small" else "paper"]
 
 
@@ -180,7 +205,17 @@ def _check_claim(claim: Claim, scale: str, known: Scale, what: str) -> None:
     for check in judged.checks:
         check_values(check, where)
     asked = [side_of(side)[0] for check in judged.checks for side in (check.a, check.b) if side is not None]
+    asked += [name for check in judged.checks for name in check.trained]
     shown = [row.small if scale == "small" else row.paper for row in claim.reported]
     for group in [*asked, *(name for name in shown if name is not None)]:
         if group not in known.groups:
             raise unknown_name(f"{where}: group", group, sorted(known.groups))
+    metrics = {name: _metrics_of(table, known) for name, table in known.groups.items()}
+    for check in judged.checks:
+        check_metrics(check, where, metrics)
+
+
+def _metrics_of(group: Mapping[str, object], scale: Scale) -> tuple[str, ...]:
+    """Return what figures a group has: a measurement's own, or a cell's."""
+    measurement = scale.measured.get(str(group.get("measured")))
+    return (*RECORDED, LOSS) if measurement is None else measurement.figures

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from ggl.base.errors import CheckpointError, InputError
 from ggl.base.files import write_atomically
-from ggl.benchmarks.reproduce.claims import Finding, judge
-from ggl.benchmarks.reproduce.file import Claim, Scale, load_reproduction
+from ggl.benchmarks.reproduce.claims import Check, side_of
+from ggl.benchmarks.reproduce.file import Claim, NeededFile, Scale, load_reproduction
+from ggl.benchmarks.reproduce.groups import groups_of_plan
+from ggl.benchmarks.reproduce.judging import Finding, judge
+from ggl.benchmarks.reproduce.measuring import Measured, measure, rows_as_csv
 from ggl.benchmarks.reproduce.page import page_of
 from ggl.benchmarks.reproduce.plan import Overrides, ReproductionPlan, plan_of
-from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import Record
-from ggl.benchmarks.sweeps.spec import Spec
 from ggl.commands.folders import check_folder
 
-__all__ = ["ReproductionRun", "check_files", "groups_by_name", "judged", "reproduce"]
+__all__ = ["ReproductionRun", "check_files", "judged", "lacking", "reproduce"]
 
 STORE = "store.sqlite"
 
@@ -58,7 +59,7 @@ class ReproductionRun:
 
 
 def reproduce(run: ReproductionRun, note: Note | None = None) -> None:
-    """Run a reproduction's sweeps in a folder, judge its claims, and write a page and tables.
+    """Run a reproduction's measurements and sweeps in a folder, judge its claims, write a page and tables.
 
     What the folder holds already is kept: with `resume` the rest is run, and where nothing is left page
     and tables are written anew, the same to the byte. `note` is told of the progress.
@@ -71,36 +72,47 @@ def reproduce(run: ReproductionRun, note: Note | None = None) -> None:
     reproduction = load_reproduction(run.name)
     if run.less.any and (run.page is not None or run.results is not None):
         raise InputError("a shortened run claims nothing: expected no place for its page, leave --page out")
-    plan = plan_of(reproduction, run.scale, None if run.files is None else run.files.absolute(), run.less)
-    check_files(reproduction.at(run.scale), run.files)
+    scale = reproduction.at(run.scale)
+    check_files(scale, run.files)
     _check_place(run.out, run.resume)
-    records = _run(list(plan.specs.values()), run, note or (lambda _: None))
-    text = page_of(plan, records, judged(plan, records))
+    plan = plan_of(
+        reproduction,
+        run.scale,
+        None if run.files is None else run.files.absolute(),
+        run.less,
+        out=run.out.absolute(),
+        lacking=lacking(scale, run.files),
+    )
+    records, measured = _run(plan, run, note or (lambda _: None))
+    text = page_of(plan, records, measured, judged(plan, records, measured))
     for place in (run.own_page, run.page):
         if place is not None:
             _write(place, text)
     for folder in (run.out, run.results):
         if folder is not None:
-            _write_tables(records, folder)
+            _write_tables(records, measured, folder)
 
 
-def groups_by_name(plan: ReproductionPlan, records: Sequence[Record]) -> dict[str, CellGroup]:
-    """Return the groups of which a record is there, by the names that claims use."""
-    known = {record.cell: record for record in records}
-    found = {
-        name: tuple(known[cell] for cell in cells if cell in known) for name, cells in plan.groups.items()
-    }
-    return {name: CellGroup(members[0].cell, members) for name, members in found.items() if members}
-
-
-def judged(plan: ReproductionPlan, records: Sequence[Record]) -> Mapping[str, Sequence[Finding]]:
+def judged(
+    plan: ReproductionPlan, records: Sequence[Record], measured: Measured | None = None
+) -> Mapping[str, Sequence[Finding]]:
     """Return what every check found, by the claims' ids; nothing of a shortened run."""
-    groups = groups_by_name(plan, records)
+    groups = groups_of_plan(plan, records, measured or Measured())
+
+    def finding(check: Check) -> Finding:
+        asked = [side_of(side)[0] for side in (check.a, check.b) if side is not None]
+        lacks = [plan.missing[name] for name in (*asked, *check.trained) if name in plan.missing]
+        return Finding("not testable", lacks[0]) if lacks else judge(check, groups)
 
     def findings(claim: Claim) -> list[Finding]:
-        return [judge(check, groups) for check in claim.at(plan.scale).checks]
+        return [finding(check) for check in claim.at(plan.scale).checks]
 
     return {} if plan.shortened else {claim.id: findings(claim) for claim in plan.reproduction.claims}
+
+
+def lacking(scale: Scale, files: Path | None) -> list[NeededFile]:
+    """Return the optional files that were not brought."""
+    return [n for n in scale.files if n.optional and (files is None or not (files / n.path).exists())]
 
 
 def check_files(scale: Scale, files: Path | None) -> None:
@@ -113,14 +125,17 @@ def check_files(scale: Scale, files: Path | None) -> None:
         if files is not None:
             raise InputError("this scale needs no files: leave --files out")
         return
+    wanted = [needed for needed in scale.files if not needed.optional]
     if files is None:
-        names = ", ".join(needed.path for needed in scale.files)
+        if not wanted:
+            return
+        names = ", ".join(needed.path for needed in wanted)
         raise InputError(
             f"this scale needs files: expected --files DIR with {names}; the page says from where"
         )
     if "," in str(files.absolute()):
         raise InputError(f"{files}: expected a path without a comma, which separates a prior's options")
-    for needed in scale.files:
+    for needed in wanted:
         if not (files / needed.path).exists():
             raise InputError(
                 f"{files / needed.path}: expected it there, found nothing; get it: {needed.source}"
@@ -136,12 +151,13 @@ def _check_place(out: Path, resume: bool) -> None:
         raise InputError(f"{out}: holds a reproduction already; add --resume, or choose another folder")
 
 
-def _run(specs: Sequence[Spec], asked: ReproductionRun, note: Note) -> list[Record]:
-    """Run what is missing of the sweeps in one store, and return the records of their cells."""
+def _run(plan: ReproductionPlan, asked: ReproductionRun, note: Note) -> tuple[list[Record], Measured]:
+    """Run what is missing; return the records of the sweeps' cells, and what was measured."""
     from ggl.benchmarks.sweeps.engines import LocalEngine
     from ggl.benchmarks.sweeps.runner import run
     from ggl.benchmarks.sweeps.store import Store
 
+    specs = list(plan.specs.values())
     cells = {cell for spec in specs for cell in spec.cells()}
     with Store(asked.out, create=True) as store:
         ended = {record.cell for record in store.records()} & cells
@@ -152,11 +168,12 @@ def _run(specs: Sequence[Spec], asked: ReproductionRun, note: Note) -> list[Reco
 
         engine = LocalEngine(asked.workers)
         try:
+            measured = measure(plan.measured, plan.folders, engine, note, asked.device)
             for spec in specs:
                 run(spec, store, engine, device=asked.device, watch=watch)
         finally:
             engine.close()
-        return [record for record in store.records() if record.cell in cells]
+        return [record for record in store.records() if record.cell in cells], measured
 
 
 def _write(place: Path, text: str) -> None:
@@ -165,9 +182,12 @@ def _write(place: Path, text: str) -> None:
     write_atomically(place, text.encode())
 
 
-def _write_tables(records: Sequence[Record], folder: Path) -> None:
+def _write_tables(records: Sequence[Record], measured: Measured, folder: Path) -> None:
     from ggl.benchmarks.sweeps.export import write_csv
 
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(records, folder / "cells.csv")
+    if records:
+        write_csv(records, folder / "cells.csv")
+    for name, rows in measured.rows.items():
+        write_atomically(folder / f"{name}.csv", rows_as_csv(rows).encode())

@@ -37,6 +37,7 @@ def train(
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[int, nn.Module], None] | None = None,
 ) -> tuple[nn.Module, Training]:
     """Train a copy of the victim, wrapped by the defense; return it and what that took.
 
@@ -52,6 +53,8 @@ def train(
         federation: how they train.
         seed: of the split, the mini-batches, the drawn clients and the defense's noise.
         progress: called after every round with the rounds done.
+        watch: called with the rounds done and the model, which it must leave as it is, before the first
+            round and after every one.
 
     Raises:
         InputError: a victim with batch normalization, dropout that no seed can draw, or inputs that do not
@@ -60,12 +63,18 @@ def train(
     model = _wrapped(victim, defense, seed)
     server = _Server(model, federation.learning_rate, federation.momentum)
     clients = _Clients(images, labels, defense, federation, seed)
-    done, started = 0, _clock(model)
-    while done < federation.rounds and server.step(clients.update(model, done)):
+    done, started, watching = 0, _clock(model), 0.0
+    while True:
+        if watch is not None:
+            begun = _clock(model)
+            watch(done, model)
+            watching += _clock(model) - begun
+        if done == federation.rounds or not server.step(clients.update(model, done)):
+            break
         done += 1
         if progress is not None:
             progress(done)
-    seconds = (_clock(model) - started) / max(done, 1)
+    seconds = (_clock(model) - started - watching) / max(done, 1)
     return model, Training(done, done < federation.rounds, *clients.means(), seconds)
 
 

@@ -11,11 +11,14 @@ import pytest
 from made_records import failed, made_record
 
 from ggl.base.errors import CheckpointError, InputError, UnknownNameError
-from ggl.benchmarks.reproduce.claims import side_of, verdict_of
+from ggl.benchmarks.reproduce.claims import side_of
 from ggl.benchmarks.reproduce.file import SCALES, load_reproduction, parse_reproduction
+from ggl.benchmarks.reproduce.groups import groups_of_plan
+from ggl.benchmarks.reproduce.judging import verdict_of
+from ggl.benchmarks.reproduce.measuring import Measured
 from ggl.benchmarks.reproduce.page import page_of
 from ggl.benchmarks.reproduce.plan import Overrides, plan_of
-from ggl.benchmarks.reproduce.run import ReproductionRun, check_files, groups_by_name, judged, reproduce
+from ggl.benchmarks.reproduce.run import ReproductionRun, check_files, judged, reproduce
 from ggl.benchmarks.sweeps.store import Store
 
 SMALLEST = """
@@ -145,7 +148,7 @@ def test_verdicts_follow_the_figures():
         records = records_of(plan, lambda cell: 0.01 if cell.strategy == ahead else 0.03)  # noqa: B023
         findings = judged(plan, records)
         assert verdict_of(findings["c"]) == verdict
-        assert f"Verdict: **{verdict}**." in page_of(plan, records, findings)
+        assert f"Verdict: **{verdict}**." in page_of(plan, records, Measured(), findings)
 
 
 def test_nothing_is_claimed_of_too_few_images_or_of_what_has_failed():
@@ -153,7 +156,7 @@ def test_nothing_is_claimed_of_too_few_images_or_of_what_has_failed():
     records = records_of(plan, lambda cell: 0.01 if cell.strategy == "random" else 0.03)
     cut = [failed(records[0]), *records[1:]]
     assert verdict_of(judged(plan, cut)["c"]) == "undecided"
-    page = page_of(plan, cut, judged(plan, cut))
+    page = page_of(plan, cut, Measured(), judged(plan, cut))
     assert "5 images, and fewer than 6 show nothing" in page
     assert "- 1 failed: GradientError: the gradient is zero" in page
     assert "11 of 12 ok, 1 failed" in page
@@ -164,7 +167,7 @@ def test_a_shortened_run_claims_nothing():
     plan = plan_of(smallest(), "small", overrides=Overrides(images=7))
     records = records_of(plan)
     assert judged(plan, records) == {}
-    page = page_of(plan, records, judged(plan, records))
+    page = page_of(plan, records, Measured(), judged(plan, records))
     assert "Verdict: **not judged: shortened**." in page
     assert "**Shortened: 7 images, 20 evaluations, 2000 for the ceiling. No verdict is claimed.**" in page
 
@@ -172,23 +175,23 @@ def test_a_shortened_run_claims_nothing():
 def test_the_page_depends_on_the_records_alone():
     plan = plan_of(smallest(), "small")
     records = records_of(plan)
-    page = page_of(plan, records, judged(plan, records))
+    page = page_of(plan, records, Measured(), judged(plan, records))
     random.Random(0).shuffle(records)
-    assert page_of(plan, records, judged(plan, records)) == page
+    assert page_of(plan, records, Measured(), judged(plan, records)) == page
 
 
 def test_the_page_pins_the_claims():
     for text in (SMALLEST, SMALLEST.replace("one beats two", "one beats two, perhaps")):
         plan = plan_of(parse_reproduction(text, "x.toml"), "small")
         digest = hashlib.sha256(text.encode()).hexdigest()
-        assert f"SHA-256 {digest[:16]}… of `x.toml`" in page_of(plan, [], {"c": []})
+        assert f"SHA-256 {digest[:16]}… of `x.toml`" in page_of(plan, [], Measured(), {"c": []})
 
 
 def test_the_page_gives_both_conventions_and_the_cost():
     plan = plan_of(smallest(), "small")
     records = records_of(plan)
-    page = page_of(plan, records, judged(plan, records))
-    group = groups_by_name(plan, records)["one"]
+    page = page_of(plan, records, Measured(), judged(plan, records))
+    group = groups_of_plan(plan, records, Measured())["one"]
     errors = [4 * record.figures["attack_mse"] for record in group.records]
     assert f"| one | 0.1000 | 10.00 (16.02) | - | - | one | {sum(errors) / 6:.3g} [" in page
     # 12 cells of 20 evaluations, three searches each; made records take 3 ms an evaluation of one search.
@@ -342,5 +345,5 @@ def test_a_group_may_hold_several_seeds():
     plan = plan_of(known, "small")
     assert len(plan.groups["one"]) == 12
     records = records_of(plan)
-    assert groups_by_name(plan, records)["one"].n == 6
+    assert groups_of_plan(plan, records, Measured())["one"].n == 6
     assert replace(plan.groups["one"][0], seed=1) in plan.groups["one"]

@@ -1,0 +1,1 @@
+"""What a reproduction measures beside sweeps of attacks: a module each kind."""
