@@ -27,10 +27,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# A minute of `ggl reproduce ggl`: too short to claim anything, long enough to break.
+# Two minutes of `ggl reproduce --all`: too short to claim anything, long enough to break.
 reproduce-smoke: $(INSTALLED)
 	rm -rf runs/reproduce-smoke
-	$(BIN)/ggl reproduce ggl --images 1 --budget 50 --ceiling-budget 20 --out runs/reproduce-smoke
+	$(BIN)/ggl reproduce --all --images 1 --budget 20 --ceiling-budget 20 --rounds 2 --out runs/reproduce-smoke
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

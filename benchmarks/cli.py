@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ggl.base.errors import InputError
 from ggl.commands.options import Device, Resume
 
 __all__ = ["bench_app", "report", "reproduce"]
@@ -116,11 +117,16 @@ def report(
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="of a reproduction: ggl, precode, ppp, dynamic-dp, i2f")],
+    name: Annotated[
+        str | None, typer.Argument(help="of a reproduction: ggl, precode, ppp, dynamic-dp, i2f")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="all of them, one after the other")] = False,
     scale: Annotated[
         str, typer.Option(help="small: on two cores; paper: the paper's own, on a GPU")
     ] = "small",
-    out: Annotated[Path | None, typer.Option(help="folder; default runs/reproduce/NAME-SCALE")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder, with --all of one each; default runs/reproduce/NAME-SCALE")
+    ] = None,
     files: Annotated[
         Path | None, typer.Option(help="folder of what has to be brought; what is missing is named")
     ] = None,
@@ -147,10 +153,14 @@ def reproduce(
     from ggl.benchmarks.reproduce.plan import Overrides
     from ggl.benchmarks.reproduce.run import ReproductionRun
 
+    if every == (name is not None):
+        raise InputError("expected the name of a reproduction, or --all and no name; `ggl reproduce --help`")
+    if every and (page is not None or results is not None):
+        raise InputError("--all: expected no --page and no --results, which are of one reproduction")
     run = ReproductionRun(
-        name,
+        name or "",
         scale,
-        out or Path("runs/reproduce") / f"{name}-{scale}",
+        out or Path("runs/reproduce") / (f"{name}-{scale}" if name else ""),
         resume=resume,
         files=files,
         less=Overrides(images, budget, ceiling_budget, rounds),
@@ -158,4 +168,4 @@ def reproduce(
         page=page,
         results=results,
     )
-    commands.reproduce_paper(run, workers)
+    commands.reproduce_papers(run, workers)

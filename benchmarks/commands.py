@@ -17,7 +17,8 @@ from ggl.base.errors import InputError
 from ggl.base.processes import processors
 from ggl.benchmarks.report import save
 from ggl.benchmarks.report.words import counts_of
-from ggl.benchmarks.reproduce.run import ReproductionRun, reproduce
+from ggl.benchmarks.reproduce.file import known_reproductions, load_reproduction
+from ggl.benchmarks.reproduce.run import ReproductionRun, is_begun, reproduce
 from ggl.benchmarks.sweeps.engines import Engine, LocalEngine
 from ggl.benchmarks.sweeps.export import Format
 from ggl.benchmarks.sweeps.export import export as write_table
@@ -31,7 +32,7 @@ from ggl.benchmarks.trackers import Tracker, load_tracker, settings_of
 from ggl.commands.console import LOG_WIDTH
 from ggl.costs.utility_file import read_utility
 
-__all__ = ["export", "report", "reproduce_paper", "resume", "retry_failed", "show_plan", "start", "status"]
+__all__ = ["export", "report", "reproduce_papers", "resume", "retry_failed", "show_plan", "start", "status"]
 
 ENGINES = ("local", "ray")
 SHOWN_REASONS = 5
@@ -110,11 +111,33 @@ def report(folder: Path, out: Path | None, utility: Path | None) -> None:
     print(f"{len(records)} cells: {(out or folder) / 'report.html'}")
 
 
-def reproduce_paper(run: ReproductionRun, workers: int | None) -> None:
-    """Run a reproduction, on all processors where no number of workers is given; name its page."""
+def reproduce_papers(run: ReproductionRun, workers: int | None) -> None:
+    """Run a reproduction, or without a name all of them, each in a folder of its own; name their pages.
+
+    Where no number of workers is given, all processors are used. Of all, a reproduction that is there
+    already is resumed where asked, and one that is not is begun.
+    """
     run = replace(run, workers=workers or _default_workers(find_device(run.device)))
-    reproduce(run, lambda line: print(line, flush=True))
-    print(f"page: {run.own_page}")
+    if run.name:
+        _reproduce(run)
+        return
+    for name in known_reproductions():
+        out = run.out / f"{name}-{run.scale}"
+        needed = load_reproduction(name).at(run.scale).files
+        _reproduce(
+            replace(
+                run,
+                name=name,
+                out=out,
+                files=run.files if needed else None,
+                resume=run.resume and is_begun(out),
+            )
+        )
+
+
+def _reproduce(run: ReproductionRun) -> None:
+    reproduce(run, lambda line: print(f"{run.name}: {line}", flush=True))
+    print(f"page: {run.own_page}", flush=True)
 
 
 def _costs(utility: Path, records: Sequence[Record]) -> dict[str, Any]:

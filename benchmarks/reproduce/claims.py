@@ -8,10 +8,13 @@ from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.sweeps.records import SOURCES
 
-__all__ = ["LOSS", "RULES", "Check", "check_metrics", "check_values", "metrics_of", "side_of"]
+__all__ = ["LOSS", "RULES", "SUCCESS", "Check", "check_metrics", "check_values", "metrics_of", "side_of"]
 
 LOSS = "loss"
 """A metric without a source: of the attack's winner, penalty included."""
+
+SUCCESS = "success"
+"""A metric: 1 where an image is found with an SSIM of 0.6 or more, else 0."""
 
 RULES = {
     "better": "a is better than b: paired permutation test over images, p < 0.05; else it fails",
@@ -35,6 +38,7 @@ RULES = {
         "Spearman's ρ of a's and b's figures, point by point, is above the value: its 95 % interval, over "
         "images, lies above; fails where it lies below"
     ),
+    "by_class": "a's figures differ among classes: Kruskal-Wallis over images, p < 0.05; else it fails",
 }
 """What a check may ask, in words; fewer than six images or three seeds decide nothing."""
 

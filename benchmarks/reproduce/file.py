@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
-from ggl.benchmarks.reproduce.claims import LOSS, Check, check_metrics, check_values, side_of
+from ggl.benchmarks.reproduce.claims import LOSS, SUCCESS, Check, check_metrics, check_values, side_of
 from ggl.benchmarks.reproduce.measurements.cosines import Cosines
 from ggl.benchmarks.reproduce.measurements.influences import Influences
 from ggl.benchmarks.reproduce.measurements.spendings import Spendings
@@ -218,4 +218,4 @@ def _check_claim(claim: Claim, scale: str, known: Scale, what: str) -> None:
 def _metrics_of(group: Mapping[str, object], scale: Scale) -> tuple[str, ...]:
     """Return what figures a group has: a measurement's own, or a cell's."""
     measurement = scale.measured.get(str(group.get("measured")))
-    return (*RECORDED, LOSS) if measurement is None else measurement.figures
+    return (*RECORDED, LOSS, SUCCESS) if measurement is None else measurement.figures

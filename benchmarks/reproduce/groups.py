@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ggl.benchmarks.reproduce.claims import LOSS
+from ggl.benchmarks.reproduce.claims import LOSS, SUCCESS
 from ggl.benchmarks.reproduce.measurements.base import Over, Row
 from ggl.benchmarks.reproduce.measuring import Measured
 from ggl.benchmarks.reproduce.plan import MEASURED, ReproductionPlan
@@ -26,6 +26,7 @@ __all__ = [
     "mean_of",
     "over_of",
     "points_of",
+    "same_images",
     "values_of",
 ]
 
@@ -48,12 +49,13 @@ class RowGroup:
         return len({row.unit for row in self.rows})
 
     def values(self, metric: str) -> dict[int, float] | None:
-        """Return a figure by image or seed; None where a row does not have it."""
+        """Return a figure, or a time, by image or seed; None where a row does not have it."""
         found: dict[int, list[float]] = {}
         for row in self.rows:
-            if metric not in row.figures:
+            figures = {**row.timing, **row.figures}
+            if metric not in figures:
                 return None
-            found.setdefault(row.unit, []).append(row.figures[metric])
+            found.setdefault(row.unit, []).append(figures[metric])
         return {unit: fmean(values) for unit, values in sorted(found.items())}
 
 
@@ -61,6 +63,9 @@ Group: TypeAlias = CellGroup | RowGroup
 
 LEAK_SCORE = "leak_score"
 """A figure of cells together, not of each."""
+
+RECOGNIZED = 0.6
+"""The SSIM from which PRECODE's authors count an image as found (arXiv 2108.04725)."""
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -76,12 +81,33 @@ def values_of(group: Group, source: str, metric: str) -> dict[int, float] | None
         return group.values(metric)
     found: dict[int, float] = {}
     for image, records in group.by_image.items():
-        figures = [r.figures.get(LOSS) if metric == LOSS else r.figure(source, metric) for r in records]
+        figures = [_figure(record, source, metric) for record in records]
         known = [figure for figure in figures if figure is not None]
         if len(known) < len(figures):
             return None
         found[image] = fmean(known)
     return found
+
+
+def _figure(record: Record, source: str, metric: str) -> float | None:
+    if metric == LOSS:
+        return record.figures.get(LOSS)
+    if metric == SUCCESS:
+        ssim = record.figure(source, "ssim")
+        return None if ssim is None else float(ssim >= RECOGNIZED)
+    return record.figure(source, metric)
+
+
+def same_images(groups: Sequence[Group]) -> bool:
+    """Return whether groups of cells number their private images alike, as far as they share numbers."""
+    known: dict[int, str] = {}
+    for group in groups:
+        if isinstance(group, RowGroup):
+            continue
+        for image, records in group.by_image.items():
+            if known.setdefault(image, records[0].private_image) != records[0].private_image:
+                return False
+    return True
 
 
 def mean_of(group: Group, figure: str) -> Interval | None:

@@ -7,11 +7,21 @@ from statistics import fmean
 from typing import Literal, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from ggl.audits.verdicts import FEWEST_IMAGES
 from ggl.benchmarks.reproduce.claims import Check, metrics_of, side_of
-from ggl.benchmarks.reproduce.groups import MEANS, Group, RowGroup, over_of, points_of, values_of
+from ggl.benchmarks.reproduce.groups import (
+    MEANS,
+    Group,
+    RowGroup,
+    mean_of,
+    over_of,
+    points_of,
+    same_images,
+    values_of,
+)
 from ggl.benchmarks.reproduce.measurements.base import Over
 from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.measures.metrics import METRICS
@@ -26,6 +36,9 @@ ClaimVerdict: TypeAlias = Literal["reproduced", "partly", "not", "undecided", "n
 Values: TypeAlias = NDArray[np.float64]
 
 SIGNIFICANCE = 0.05
+
+LABEL = "label"
+"""The figure that is an image's class."""
 
 DECIBELS = ("psnr", "psnr_signed")
 
@@ -72,9 +85,13 @@ def judge(check: Check, groups: Mapping[str, Group]) -> Finding:
         return _leaks(here[0])
     if check.rule == "ranks":
         return _ranks(check, here[0], here[1])
+    if check.rule == "by_class":
+        return _by_class(check, here[0])
     found = [values_of(group, source, check.metric) for group, (_, source) in zip(here, sides, strict=True)]
     if any(values is None for values in found):
         return Finding("not testable", f"{check.metric} is not at hand")
+    if not same_images(here):
+        return Finding("undecided", "the two sides are of other images")
     known = [values for values in found if values is not None]
     over = over_of(here[0])
     units = sorted(set.intersection(*(set(values) for values in known)))
@@ -115,6 +132,23 @@ def _ranks(check: Check, a: Group, b: Group) -> Finding:
     if rho.n >= FEWEST_IMAGES:
         outcome, why = _beside(rho, value)
     return Finding(outcome, why, rho, n=rho.n)
+
+
+def _by_class(check: Check, group: Group) -> Finding:
+    """Return whether figures differ among classes (Kruskal and Wallis 1952)."""
+    values = values_of(group, "attack", check.metric)
+    labels = values_of(group, "attack", LABEL)
+    if values is None or labels is None:
+        return Finding("not testable", f"{check.metric} by class is not at hand")
+    classes = [[v for unit, v in values.items() if labels[unit] == label] for label in set(labels.values())]
+    n = len(values)
+    if n < FEWEST_IMAGES or len(classes) < 2 or min(map(len, classes)) < 2:
+        return Finding("undecided", "fewer than two classes, or two images of one", n=n)
+    p_value = float(scipy.stats.kruskal(*classes).pvalue)
+    outcome: ClaimOutcome = "holds" if p_value < SIGNIFICANCE else "fails"
+    means = [fmean(members) for members in classes]
+    why = f"means of {len(classes)} classes from {min(means):.3g} to {max(means):.3g}"
+    return Finding(outcome, why, mean_of(group, check.metric), p_value=p_value, n=n)
 
 
 def _beside(figure: Interval, value: float) -> tuple[ClaimOutcome, str]:

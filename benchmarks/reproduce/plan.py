@@ -175,15 +175,22 @@ def _spec(
 
 
 def _toml(content: Mapping[str, Any]) -> str:
-    """Return a table of values and of one level of tables as TOML; JSON's scalars and lists are TOML's."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
-    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
-    inner = [
-        line
-        for key, table in tables.items()
-        for line in (f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items()))
-    ]
-    return "\n".join([*plain, *inner, ""])
+    """Return values, tables of them, and lists of tables as TOML; JSON's scalars and lists are TOML's."""
+    lines = [line for key, value in content.items() if not _is_table(value) for line in _pairs({key: value})]
+    for key, value in content.items():
+        if isinstance(value, dict):
+            lines += [f"[{key}]", *_pairs(value)]
+        elif _is_table(value):
+            lines += [line for table in value for line in (f"[[{key}]]", *_pairs(table))]
+    return "\n".join([*lines, ""])
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+
+
+def _pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
 
 
 def _shortened(table: Mapping[str, Any], scale: Scale, less: Overrides) -> dict[str, Any]:

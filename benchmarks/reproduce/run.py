@@ -16,7 +16,7 @@ from ggl.benchmarks.reproduce.plan import Overrides, ReproductionPlan, plan_of
 from ggl.benchmarks.sweeps.records import Record
 from ggl.commands.folders import check_folder
 
-__all__ = ["ReproductionRun", "check_files", "judged", "lacking", "reproduce"]
+__all__ = ["ReproductionRun", "check_files", "is_begun", "judged", "lacking", "reproduce"]
 
 STORE = "store.sqlite"
 
@@ -142,9 +142,14 @@ def check_files(scale: Scale, files: Path | None) -> None:
             )
 
 
+def is_begun(out: Path) -> bool:
+    """Return whether a folder holds a reproduction, whole or not."""
+    return (out / STORE).exists()
+
+
 def _check_place(out: Path, resume: bool) -> None:
     check_folder(out)
-    there = (out / STORE).exists()
+    there = is_begun(out)
     if resume and not there:
         raise CheckpointError(f"{out}: holds no reproduction to resume; leave --resume out")
     if there and not resume:

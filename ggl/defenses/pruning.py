@@ -1,11 +1,15 @@
-"""Magnitude pruning. Its attacker reads the mask off the zeros and compares what was left."""
+"""Magnitude pruning. Its attackers read the mask off the zeros, or prune their trials as GGL does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ggl.base.errors import InputError
-from ggl.defenses.base import Defense, number_text
+from ggl.defenses.base import ATTACKERS, Defense, number_text
 from ggl.gradients import Gradients, Mask, Step, View
 
 __all__ = ["GlobalPruning", "LayerPruning", "mask_of_zeros", "smallest_zeroed"]
@@ -15,7 +19,13 @@ class LayerPruning(Defense):
     """Zeroes the `share` of smallest magnitudes in every parameter's gradient (as GGL and Soteria do).
 
     Exactly ⌊share · size⌋ coordinates of each tensor go, ties broken by position.
+
+    The attackers "adaptive" and "informed" read the mask off the zeros and compare what was left;
+    "pruned-trial", GGL's own, prunes every trial gradient at the share of zeros that each observed tensor
+    shows, so that a trial keeps other coordinates than the client did.
     """
+
+    attackers: ClassVar[tuple[str, ...]] = (*ATTACKERS, "pruned-trial")
 
     def __init__(self, share: float) -> None:
         self.pruned = _share("prune", share)
@@ -28,7 +38,23 @@ class LayerPruning(Defense):
         return before
 
     def adapt(self, observed: Gradients, attacker: str, model: nn.Module | None) -> View:
+        if attacker == "pruned-trial":
+            zeros = {name: int((g == 0).sum()) for name, g in observed.items()}
+            return View(observed, (Prune(zeros),))
         return View(observed, mask_of_zeros(observed))
+
+
+@dataclass(frozen=True)
+class Prune(Step):
+    """Zero so many coordinates of least magnitude of every parameter's gradient, ties broken by position."""
+
+    counts: Mapping[str, int]
+
+    def apply(self, gradients: Gradients) -> Gradients:
+        """Return the pruned gradient; of what is kept the derivative is 1."""
+        return {
+            name: _smallest_zeroed(g.flatten(), self.counts[name]).view_as(g) for name, g in gradients.items()
+        }
 
 
 class GlobalPruning(Defense):
@@ -62,7 +88,10 @@ def mask_of_zeros(observed: Gradients) -> tuple[Step, ...]:
 
 def smallest_zeroed(values: Float[Tensor, " m"], share: float) -> Float[Tensor, " m"]:
     """Return the values with the ⌊share · m⌋ of least magnitude set to zero, ties broken by position."""
-    count = int(share * len(values) + 1e-9)
+    return _smallest_zeroed(values, int(share * len(values) + 1e-9))
+
+
+def _smallest_zeroed(values: Tensor, count: int) -> Tensor:
     smallest = values.abs().argsort(stable=True)[:count]
     return values.index_fill(0, smallest, 0.0)
 

@@ -27,6 +27,10 @@ LISTED = {
         "ggl.victims.mlp:mlp",
         "Multilayer perceptron of FedAvg: two hidden layers of 200 ReLU units.",
     ),
+    "mlp-1024": (
+        "ggl.victims.mlp:mlp_1024",
+        "Multilayer perceptron of PRECODE (arXiv 2108.04725): two hidden layers of 1,024 ReLU units.",
+    ),
     "resnet18": (
         "ggl.victims.resnet:resnet18",
         "ResNet-18 for small images: 3x3 stem, no max pooling, BatchNorm.",

@@ -140,7 +140,7 @@ def test_a_rung_assumes_what_the_one_below_does_and_what_it_adds():
 
 
 def test_rungs_that_do_the_same_are_one_and_the_others_say_which(planned):
-    plan = planned(linear(), defenses=["none", "prune:0.5"])
+    plan = planned(linear(), defenses=["none", "prune-global:0.5"])
     alike = {
         "closed form": "analytic, analytic, inferred",
         "pixels": "ig, naive, inferred",
@@ -151,7 +151,7 @@ def test_rungs_that_do_the_same_are_one_and_the_others_say_which(planned):
     }
     for defense, known, last in (
         ("none", "as prior", "as prior"),
-        ("prune:0.5", "auto, adaptive, inferred", "as defense known"),
+        ("prune-global:0.5", "auto, adaptive, inferred", "as defense known"),
     ):
         found = places(plan, defense)
         reason = found.pop("batch statistics")
@@ -159,15 +159,16 @@ def test_rungs_that_do_the_same_are_one_and_the_others_say_which(planned):
         assert found == {**alike, "defense known": known, "true labels": last, "parameters told": last}
     notes = plan.lines()[1:]
     assert "under none, rungs 5, 8 and 9 do what rung 4 does" in notes
-    assert "under prune:0.5, rungs 10 and 11 do what rung 6 does" in notes
+    assert "under prune-global:0.5, rungs 10 and 11 do what rung 6 does" in notes
     assert any(
-        note.startswith("under none, prune:0.5, rung 7, batch statistics, cannot be") for note in notes
+        note.startswith("under none, prune-global:0.5, rung 7, batch statistics, cannot be") for note in notes
     )
 
 
 def test_published_attacks_are_of_the_defenses_that_know_them(planned):
-    plan = planned(linear(), defenses=["prune:0.5", "precode:4"])
-    assert not any(name.startswith("published") for name in places(plan, "prune:0.5"))
+    plan = planned(linear(), defenses=["prune-global:0.5", "precode:4"])
+    assert not any(name.startswith("published") for name in places(plan, "prune-global:0.5"))
+    assert "published: pruned-trial" in places(planned(linear(), defenses=["prune:0.5"]), "prune:0.5")
     found = places(plan, ggl.load_defense("precode:4").name)
     assert found["published: matched"] == "auto, matched, inferred"
     assert found["published: expectation"] == "auto, expectation, inferred"
@@ -244,7 +245,7 @@ def test_a_rung_that_meets_no_finite_loss_is_left_out_and_the_others_stand(audit
 
 def test_it_is_said_before_how_much_is_run(audited):
     said = []
-    report = audited(linear(), defenses=["none", "prune:0.5"], ladder=True, say=said.append)
+    report = audited(linear(), defenses=["none", "prune-global:0.5"], ladder=True, say=said.append)
     searched = [cell for cell in report.cells if cell.strategy != "closed form"]
     targets = sum(len(group) for cell in searched for group in cell.results.values())
     assert said[0] == (
@@ -281,7 +282,7 @@ def test_the_closed_form_is_told_no_label_that_it_is_to_infer(audited):
 
 @pytest.mark.slow("every attack twice")
 @pytest.mark.parametrize(
-    ("victim", "defense", "rungs"), [(linear, "prune:0.5", 5), (convolutional, "noise:9", 5)]
+    ("victim", "defense", "rungs"), [(linear, "prune-global:0.5", 5), (convolutional, "noise:9", 5)]
 )
 def test_every_rung_has_the_figures_of_the_plain_audit(audited, victim, defense, rungs):
     report = audited(victim(), count=2, defenses=[defense], ladder=True)
@@ -322,7 +323,7 @@ def test_a_ladder_that_was_stopped_goes_on_to_the_same_result(audited, tmp_path)
         if title.startswith("rung 6") and done > planned / 2:
             raise KeyboardInterrupt
 
-    settings = {"victim": convolutional(), "defenses": ["none", "prune:0.5"], "ladder": True}
+    settings = {"victim": convolutional(), "defenses": ["none", "prune-global:0.5"], "ladder": True}
     with pytest.raises(KeyboardInterrupt):
         audited(**settings, checkpoints=tmp_path, progress=stop)
     assert list(tmp_path.iterdir())

@@ -115,7 +115,7 @@ def test_leaks_is_undecided_where_the_ceiling_is_no_better_than_the_control():
     assert found.outcome == "undecided"
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {"ranks"}))
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"ranks", "by_class"}))
 def test_five_images_decide_nothing(rule):
     parts = {
         "better": {"b": "b"},
@@ -281,3 +281,28 @@ def test_ranks_asks_for_a_correlation_above_the_value(sign, expected):
     assert judge(check, {"a": group}).outcome == expected
     cut = RowGroup(tuple(point for point in points if point.unit < 5), "images")
     assert judge(check, {"a": cut}).outcome == "undecided"
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1.0, "holds"), (0.0, "fails")])
+def test_classes_are_compared_by_their_images(step, expected):
+    points = [
+        Row({}, i, {"bound": step * (i % 3) + 0.1 * ((7 * i) % 5), "label": float(i % 3)}) for i in range(12)
+    ]
+    found = judge(Check("by_class", "a", metric="bound"), {"a": RowGroup(tuple(points), "images")})
+    assert (found.outcome, found.n) == (expected, 12)
+    alone = RowGroup(tuple(points[:5]), "images")
+    assert judge(Check("by_class", "a", metric="bound"), {"a": alone}).outcome == "undecided"
+    assert judge(Check("by_class", "a", metric="exact"), {"a": alone}).outcome == "not testable"
+
+
+def test_images_of_other_sets_are_not_compared():
+    other = CellGroup(CELL, tuple(replace(r, private_image="another") for r in group(BASE).records))
+    found = judge(Check("better", "a", "b"), {"a": group(BASE), "b": other})
+    assert (found.outcome, found.why) == ("undecided", "the two sides are of other images")
+
+
+def test_success_is_an_ssim_of_six_tenths():
+    values = [0.59, 0.6, 0.9, 0.1, 0.7, 0.8, 0.2, 0.65]
+    found = judge(Check("above", "a", metric="success", value=0.1), {"a": group(values, metric="ssim")})
+    assert found.a.mean == 5 / 8
+    assert found.outcome == "holds"

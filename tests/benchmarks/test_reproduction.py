@@ -11,7 +11,6 @@ import pytest
 from made_records import failed, made_record
 
 from ggl.base.errors import CheckpointError, InputError, UnknownNameError
-from ggl.benchmarks.reproduce.claims import side_of
 from ggl.benchmarks.reproduce.file import SCALES, load_reproduction, parse_reproduction
 from ggl.benchmarks.reproduce.groups import groups_of_plan
 from ggl.benchmarks.reproduce.judging import verdict_of
@@ -79,25 +78,6 @@ def run_ggl(out, scale="small", *, name="ggl", less=(None, None, None), note=Non
     reproduce(ReproductionRun(name, scale, out, less=Overrides(*less), **options), note)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("less", [None, Overrides(2, 50, 20)])
-def test_every_group_of_ggl_is_cells_that_are_run(scale, less):
-    plan = plan_of(load_reproduction("ggl"), scale, overrides=less)
-    run = {cell for spec in plan.specs.values() for cell in spec.cells()}
-    for cells in plan.groups.values():
-        assert run.issuperset(cells)
-        assert [cell.image for cell in cells] == list(range(2 if less else 10))
-    assert run == {cell for cells in plan.groups.values() for cell in cells}
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_every_group_of_ggl_stands_in_a_claim(scale):
-    known = load_reproduction("ggl")
-    checks = [check for claim in known.claims for check in claim.at(scale).checks]
-    asked = {side_of(side)[0] for check in checks for side in (check.a, check.b) if side is not None}
-    assert asked == set(known.at(scale).groups)
-
-
 def test_optimizers_are_compared_at_equal_evaluations():
     known = load_reproduction("ggl")
     plan = plan_of(known, "small")
@@ -120,7 +100,7 @@ def test_losses_are_compared_without_a_penalty():
 def test_reported_figures_agree_with_each_other():
     """The mean PSNR is at least that of the mean error (Jensen); both are printed rounded."""
     for claim in load_reproduction("ggl").claims:
-        for row in claim.reported:
+        for row in (row for row in claim.reported if row.mse is not None):
             assert row.psnr > -10 * math.log10(row.mse) - 0.06, row.what
 
 
@@ -129,7 +109,7 @@ def test_a_shortened_plan_runs_what_is_asked():
     cells = [cell for spec in plan.specs.values() for cell in spec.cells()]
     assert plan.shortened
     assert {cell.budget for cell in cells} == {60}
-    assert {cell.images for cell in cells} == {10}
+    assert {cell.images for cell in cells} == {10, 30}
     assert "turbo:population=10,initial=20" in {cell.strategy for cell in cells}
     assert {cell.budget for spec in plan.whole.values() for cell in spec.cells()} == {500, 2000}
 
@@ -198,7 +178,7 @@ def test_the_page_gives_both_conventions_and_the_cost():
     assert f"| main | 720 | 1e+03 | {720 / 1000 / 3600:.3g} |" in page
 
 
-@pytest.mark.slow("a page of 220 cells, twice")
+@pytest.mark.slow("a page of 630 cells, twice")
 def test_reproduce_writes_the_same_page_and_tables_again(tmp_path, made):
     out, page, results = tmp_path / "out", tmp_path / "docs" / "ggl.md", tmp_path / "results"
     notes = []
@@ -206,20 +186,20 @@ def test_reproduce_writes_the_same_page_and_tables_again(tmp_path, made):
     first = page.read_bytes(), (results / "cells.csv").read_bytes()
     assert (out / "ggl-small.md").read_bytes() == first[0]
     assert (out / "cells.csv").read_bytes() == first[1]
-    assert (len(made), notes[-1]) == (220, "220 of 220 cells")
+    assert (len(made), notes[-1]) == (630, "630 of 630 cells")
     run_ggl(out, page=page, resume=True, results=results)
     assert (page.read_bytes(), (results / "cells.csv").read_bytes()) == first
-    assert len(made) == 220
+    assert len(made) == 630
 
 
 def test_reproduce_keeps_to_its_own_cells(tmp_path, made):
     """What a shortened run left in the folder is not in the page of the whole one."""
     run_ggl(tmp_path, less=(1, 50, 20))
     run_ggl(tmp_path, resume=True)
-    assert "- cells: 220 of 220 ok" in (tmp_path / "ggl-small.md").read_text()
-    assert len((tmp_path / "cells.csv").read_text().splitlines()) == 221
+    assert "- cells: 630 of 630 ok" in (tmp_path / "ggl-small.md").read_text()
+    assert len((tmp_path / "cells.csv").read_text().splitlines()) == 631
     with Store(tmp_path) as store:
-        assert len(store.records()) == 239
+        assert len(store.records()) == 656
 
 
 def test_what_reproduce_refuses(tmp_path, made):

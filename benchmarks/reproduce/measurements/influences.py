@@ -98,7 +98,7 @@ class Influences(Measurement):
         *("bound", "exact", "measured", "forecast", "attacked", "ceiling"),
         *("lambda_max", "gradient_norm", "delta_norm", "relative", "label"),
     )
-    pooled: ClassVar[frozenset[str]] = frozenset({"defense", "draw", "victim_seed"})
+    pooled: ClassVar[frozenset[str]] = frozenset({"kind", "defense", "draw", "victim_seed"})
     limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {
         "images": "images",
         "evaluations": "rounds",
@@ -107,29 +107,28 @@ class Influences(Measurement):
     }
 
     def axes(self) -> Mapping[str, Sequence[Key]]:
-        """Return what rows are told apart by."""
+        """Return what rows are told apart by; `kind` is a defense's name without its options."""
         return {
             "victim": self.victim,
             "initialization": list(self.initialization),
             "state": list(self.state) or [OWN],
+            "kind": list(dict.fromkeys(map(_kind, self.defense))),
             "defense": self.defense,
             "draw": list(range(self.draws)),
             "victim_seed": list(range(self.victim_seeds)),
         }
 
     def jobs(self, places: Places) -> Mapping[str, Job]:
-        """Return a job for every victim and defense, of all that it predicts and measures."""
+        """Return a job for every victim: its Jacobians are computed once for all defenses."""
         axes = self.axes()
         return {
-            file_name(victim, initialization, state, seed, number): Job(
-                predicted,
-                (self, places, victim, str(initialization), str(state), seed, defense),
+            file_name(victim, initialization, state, seed): Job(
+                predicted, (self, places, victim, str(initialization), str(state), seed)
             )
             for victim in self.victim
             for initialization in axes["initialization"]
             for state in axes["state"]
             for seed in range(self.victim_seeds)
-            for number, defense in enumerate(self.defense)
         }
 
     def units(self) -> int:
@@ -138,58 +137,66 @@ class Influences(Measurement):
 
 
 def predicted(
-    asked: Influences,
-    places: Places,
-    victim: str,
-    initialization: str,
-    state: str,
-    victim_seed: int,
-    defense: str,
+    asked: Influences, places: Places, victim: str, initialization: str, state: str, victim_seed: int
 ) -> Rows:
-    """Return the rows of one victim under one defense."""
+    """Return the rows of one victim under every defense."""
     data = load_square(places.fill(asked.data), "test", None if asked.size is None else "pad", asked.size)
     chosen = pick_private(data.labels, asked.images, 0)
     images, labels = data.images[chosen], data.labels[chosen]
     model = _victim(asked, places, data, victim, initialization, state, victim_seed)
     device = find_device(places.device)
     prior = None if asked.prior is None else load_prior(asked.prior).to(device)
-    drawn = Draws(asked.draws)
     found = influences(
         model,
         images,
         labels,
-        [defense],
-        drawn,
+        asked.defense,
+        Draws(asked.draws),
         exact=asked.exact,
         prior=prior,
         ceiling_budget=asked.ceiling_budget,
-    )[0]
-    errors_by_name: dict[str, Mapping[tuple[int, int], float]] = {}
-    if asked.attack is not None:
-        errors = measured_errors(
-            model, images, labels, defense, drawn, attack=asked.attack, evaluations=asked.evaluations
-        )
-        errors_by_name["measured"] = {at[1:]: error for at, error in errors.items()}
-    if prior is not None:
-        errors_by_name["attacked"] = _attacked(asked, prior, model, images, labels, defense, drawn)
+    )
     keys: dict[str, Key] = {
         "victim": victim,
         "initialization": initialization,
         "state": state,
-        "defense": defense,
         "victim_seed": victim_seed,
     }
-    return [
-        Row(
-            {**keys, "draw": draw},
-            image,
-            _figures(found, image, draw)
-            | {"label": float(labels[image])}
-            | {name: errors[image, draw] for name, errors in errors_by_name.items()},
+    rows: Rows = []
+    for name, one in zip(asked.defense, found, strict=True):
+        errors = _errors(asked, prior, model, images, labels, name)
+        rows += [
+            Row(
+                {**keys, "kind": _kind(name), "defense": name, "draw": draw},
+                image,
+                _figures(one, image, draw)
+                | {"label": float(labels[image])}
+                | {what: by_point[image, draw] for what, by_point in errors.items()},
+            )
+            for image in range(asked.images)
+            for draw in range(asked.draws)
+        ]
+    return rows
+
+
+def _kind(defense: str) -> str:
+    return defense.partition(":")[0]
+
+
+def _errors(
+    asked: Influences, prior: Prior | None, model: nn.Module, images: Tensor, labels: Tensor, defense: str
+) -> dict[str, Mapping[tuple[int, int], float]]:
+    """Return what attacks find under one defense, by image and draw."""
+    drawn = Draws(asked.draws)
+    found: dict[str, Mapping[tuple[int, int], float]] = {}
+    if asked.attack is not None:
+        errors = measured_errors(
+            model, images, labels, defense, drawn, attack=asked.attack, evaluations=asked.evaluations
         )
-        for image in range(asked.images)
-        for draw in range(asked.draws)
-    ]
+        found["measured"] = {at[1:]: error for at, error in errors.items()}
+    if prior is not None:
+        found["attacked"] = _attacked(asked, prior, model, images, labels, defense, drawn)
+    return found
 
 
 def _figures(found: Influence, image: int, draw: int) -> dict[str, float]:
