@@ -101,6 +101,41 @@ def export_cells(
     commands.export(store, to)
 
 
+@bench_app.command()
+def leaderboard(
+    files: Annotated[Path, typer.Option(help="folder of the data sets that it names")],
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/leaderboard"),
+    images: Annotated[int | None, typer.Option(help="fewer, to try it: claims nothing", min=1)] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="of every search, to try it: claims nothing", min=1)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="of every training, to try it: claims nothing", min=1)
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="a further place for the page")] = None,
+    results: Annotated[Path | None, typer.Option(help="a further folder for the tables as CSV")] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Make the leaderboard: defenses that keep accuracy, by what the strongest attacker finds."""
+    from ggl.benchmarks import commands
+    from ggl.benchmarks.leaderboard.run import BoardRun
+
+    asked = BoardRun(
+        files,
+        out,
+        resume=resume,
+        images=images,
+        budget=budget,
+        rounds=rounds,
+        device=device,
+        page=page,
+        results=results,
+    )
+    commands.leaderboard(asked, workers)
+
+
 def report(
     store: StoreFolder,
     out: Annotated[

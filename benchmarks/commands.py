@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
 from ggl.base.processes import processors
+from ggl.benchmarks.leaderboard.run import PAGE, BoardRun, make_leaderboard
 from ggl.benchmarks.report import save
 from ggl.benchmarks.report.words import counts_of
 from ggl.benchmarks.reproduce.file import known_reproductions, load_reproduction
@@ -32,7 +33,17 @@ from ggl.benchmarks.trackers import Tracker, load_tracker, settings_of
 from ggl.commands.console import LOG_WIDTH
 from ggl.costs.utility_file import read_utility
 
-__all__ = ["export", "report", "reproduce_papers", "resume", "retry_failed", "show_plan", "start", "status"]
+__all__ = [
+    "export",
+    "leaderboard",
+    "report",
+    "reproduce_papers",
+    "resume",
+    "retry_failed",
+    "show_plan",
+    "start",
+    "status",
+]
 
 ENGINES = ("local", "ray")
 SHOWN_REASONS = 5
@@ -138,6 +149,13 @@ def reproduce_papers(run: ReproductionRun, workers: int | None) -> None:
 def _reproduce(run: ReproductionRun) -> None:
     reproduce(run, lambda line: print(f"{run.name}: {line}", flush=True))
     print(f"page: {run.own_page}", flush=True)
+
+
+def leaderboard(asked: BoardRun, workers: int | None) -> None:
+    """Make the leaderboard, on all processors where no number of workers is given; name its page."""
+    asked = replace(asked, workers=workers or _default_workers(find_device(asked.device)))
+    make_leaderboard(asked, lambda line: print(line, flush=True))
+    print(f"page: {asked.out / PAGE}")
 
 
 def _costs(utility: Path, records: Sequence[Record]) -> dict[str, Any]:

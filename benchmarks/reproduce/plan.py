@@ -14,7 +14,7 @@ from ggl.benchmarks.reproduce.measurements.base import Key, Measurement, filled
 from ggl.benchmarks.sweeps.cells import CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.spec import Spec, parse_spec
 
-__all__ = ["MEASURED", "Overrides", "ReproductionPlan", "plan_of"]
+__all__ = ["FILES", "MEASURED", "Overrides", "ReproductionPlan", "folder_names", "plan_of"]
 
 FILES = "files"
 """Stands in braces for the folder of the files that were brought; a measurement's name for its own."""
@@ -97,7 +97,7 @@ def plan_of(
     measured = {name: m.shortened(less.images, less.rounds) for name, m in wanted.measured.items()}
     folders = {} if files is None else {FILES: str(files)}
     if out is not None:
-        folders |= {name: str(out / MEASURED / folder) for name, folder in _folders(measured).items()}
+        folders |= {name: str(out / MEASURED / folder) for name, folder in folder_names(measured).items()}
     left = _left_out(wanted, lacking)
     plain = {name: _spec(reproduction, name, table, {}) for name, table in wanted.sweeps.items()}
     whole = {name: _spec(reproduction, name, table, folders) for name, table in wanted.sweeps.items()}
@@ -134,7 +134,7 @@ def plan_of(
     )
 
 
-def _folders(measured: Mapping[str, Measurement]) -> dict[str, str]:
+def folder_names(measured: Mapping[str, Measurement]) -> dict[str, str]:
     """Return a folder's name for every measurement: another where it, or what it builds on, is another."""
     found: dict[str, str] = {}
     for name, measurement in measured.items():

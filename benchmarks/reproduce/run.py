@@ -16,7 +16,7 @@ from ggl.benchmarks.reproduce.plan import Overrides, ReproductionPlan, plan_of
 from ggl.benchmarks.sweeps.records import Record
 from ggl.commands.folders import check_folder
 
-__all__ = ["ReproductionRun", "check_files", "is_begun", "judged", "lacking", "reproduce"]
+__all__ = ["STORE", "ReproductionRun", "check_files", "is_begun", "judged", "lacking", "reproduce"]
 
 STORE = "store.sqlite"
 

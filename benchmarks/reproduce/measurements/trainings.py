@@ -82,7 +82,13 @@ class Trainings(Measurement):
 
     over: ClassVar[Over] = "seeds"
     limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {"rounds": "rounds", "seeds": "images"}
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "learning_rate", "client_bytes", "rounds_done")
+    figures: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "validation",
+        "learning_rate",
+        "client_bytes",
+        "rounds_done",
+    )
 
     def axes(self) -> Mapping[str, Sequence[Key]]:
         """Return defenses and the times at which models are measured."""
@@ -163,11 +169,14 @@ def trained(asked: Trainings, places: Places, number: int, learning_rate: float,
     """Return the accuracies of a training at the times that are asked for, and keep its states."""
     data = _data(places.fill(asked.data), asked.size, asked.images, asked.test_images)
     defense, times = asked.defense[number], asked.times()
-    accuracies: dict[str, tuple[float, int]] = {}
+    accuracies: dict[str, tuple[float, float, int]] = {}
 
     def measure(names: Sequence[str], done: int, model: nn.Module) -> None:
         for name in names:
-            accuracies[name] = accuracy(model, data.test.images, data.test.labels, seed), done
+            right, chosen_by = (
+                accuracy(model, d.images, d.labels, seed) for d in (data.test, data.validation)
+            )
+            accuracies[name] = right, chosen_by, done
             if asked.keep:
                 save_tensors(Path(places.own) / f"{number}-{seed}-{name}.safetensors", model.state_dict())
 
@@ -189,10 +198,10 @@ def trained(asked: Trainings, places: Places, number: int, learning_rate: float,
         Row(
             {"defense": defense, "at": name},
             seed,
-            {"accuracy": right, "rounds_done": done, **common},
+            {"accuracy": right, "validation": known, "rounds_done": done, **common},
             timing,
         )
-        for name, (right, done) in accuracies.items()
+        for name, (right, known, done) in accuracies.items()
     ]
 
 

@@ -1,0 +1,1 @@
+"""The leaderboard: defenses at a strength that keeps accuracy, by what the strongest attacker finds."""
