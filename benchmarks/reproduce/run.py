@@ -163,13 +163,13 @@ def _run(plan: ReproductionPlan, asked: ReproductionRun, note: Note) -> tuple[li
     from ggl.benchmarks.sweeps.store import Store
 
     specs = list(plan.specs.values())
-    cells = {cell for spec in specs for cell in spec.cells()}
+    cells = dict.fromkeys(cell for spec in specs for cell in spec.cells())
     with Store(asked.out, create=True) as store:
-        ended = {record.cell for record in store.records()} & cells
+        ended = {record.cell for record in store.records()} & cells.keys()
 
         def watch(records: Sequence[Record]) -> None:
             ended.update(record.cell for record in records)
-            note(f"{len(ended & cells)} of {len(cells)} cells")
+            note(f"{len(ended & cells.keys())} of {len(cells)} cells")
 
         engine = LocalEngine(asked.workers)
         try:
@@ -178,7 +178,8 @@ def _run(plan: ReproductionPlan, asked: ReproductionRun, note: Note) -> tuple[li
                 run(spec, store, engine, device=asked.device, watch=watch)
         finally:
             engine.close()
-        return [record for record in store.records() if record.cell in cells], measured
+        known = {record.cell: record for record in store.records()}
+        return [known[cell] for cell in cells if cell in known], measured
 
 
 def _write(place: Path, text: str) -> None:

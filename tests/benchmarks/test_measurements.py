@@ -1,8 +1,13 @@
 """What reproductions measure beside sweeps: trainings, ε, cosines and influences, at tiny sizes."""
 
+import csv
 import json
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -370,3 +375,48 @@ def test_rows_are_written_as_a_table(run):
     assert rows_as_csv([]) == "unit\n"
     assert isinstance(Measured().rows, dict)
     assert math.isfinite(measured.seconds["privacy"])
+
+
+@pytest.mark.slow("a reproduction killed ten times, beside one that is not")
+def test_precode_killed_at_ten_moments_ends_the_same(files, tmp_path):
+    """Sweeps and trainings; all but times is the same to the byte."""
+    brought = tmp_path / "files"
+    brought.mkdir()
+    (brought / "fashion-mnist.npz").write_bytes((files / "data.npz").read_bytes())
+    command = [sys.executable, "-c", "from ggl.cli import main; main()", "reproduce", "precode"]
+    command += ["--files", str(brought), "--images", "1", "--budget", "20", "--ceiling-budget", "20"]
+    command += ["--rounds", "2", "--workers", "2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    moments = random.Random(0)
+    ended = 0
+    for _ in range(10):
+        resume = ["--resume"] if (killed / "store.sqlite").exists() else []
+        process = subprocess.Popen(
+            [*command, "--out", str(killed), *resume],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            process.wait(moments.uniform(4, 12))
+            assert process.returncode == 0, process.stderr.read()
+            ended += 1
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stderr.close()
+    assert ended < 10
+    subprocess.run([*command, "--out", str(killed), "--resume"], check=True, capture_output=True)
+    assert figures(killed / "cells.csv") == figures(whole / "cells.csv")
+    for name in ("accuracy-mlp", "accuracy-lenet"):
+        assert figures(killed / f"{name}.csv") == figures(whole / f"{name}.csv")
+
+
+def figures(path):
+    """Return a table's rows without what may differ from run to run."""
+    times = {"client_seconds", "round_seconds", "seconds", "peak_memory", "finished", "packed", "curve"}
+    with path.open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(file)]
+    assert rows
+    return rows
