@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.reproduce.claims import LOSS, SUCCESS, Check, check_metrics, check_values, side_of
+from ggl.benchmarks.reproduce.measurements.batches import Batches
 from ggl.benchmarks.reproduce.measurements.cosines import Cosines
 from ggl.benchmarks.reproduce.measurements.influences import Influences
 from ggl.benchmarks.reproduce.measurements.spendings import Spendings
@@ -34,7 +35,7 @@ __all__ = [
 SCALES = ("small", "paper")
 
 AnyMeasurement: TypeAlias = Annotated[
-    Trainings | Spendings | Cosines | Influences, Field(discriminator="kind")
+    Trainings | Spendings | Cosines | Influences | Batches, Field(discriminator="kind")
 ]
 
 

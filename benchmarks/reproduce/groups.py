@@ -134,6 +134,7 @@ def _exact(values: Values) -> Interval:
 
 MEANS: Mapping[Over, Callable[[Values], Interval]] = {
     "images": bootstrap_mean,
+    "clients": bootstrap_mean,
     "seeds": lambda values: t_interval(values.tolist()),
     "nothing": _exact,
 }

@@ -163,8 +163,8 @@ def _beside(figure: Interval, value: float) -> tuple[ClaimOutcome, str]:
 def _compare(check: Check, a: Values, b: Values, over: Over) -> Finding:
     mean = MEANS[over]
     difference, n = mean(a - b), len(a)
-    p_value = paired_test(a, b) if over == "images" else None
-    least = {"images": FEWEST_IMAGES, "seeds": FEWEST_SEEDS, "nothing": 1}[over]
+    p_value = paired_test(a, b) if over in ("images", "clients") else None
+    least = {"seeds": FEWEST_SEEDS, "nothing": 1}.get(over, FEWEST_IMAGES)
     outcome: ClaimOutcome = "undecided"
     why = _few(n, over)
     if n >= least:
@@ -218,7 +218,7 @@ def _limit(check: Check, b: Values) -> float:
 
 
 def _few(n: int, over: Over) -> str:
-    least = FEWEST_IMAGES if over == "images" else FEWEST_SEEDS
+    least = FEWEST_SEEDS if over == "seeds" else FEWEST_IMAGES
     return f"{n} {over}, and fewer than {least} show nothing"
 
 

@@ -81,7 +81,9 @@ def test_every_figure_is_of_ten_images_or_three_seeds_at_least(name, scale):
         assert len({cell.image for cell in cells}) >= 10
     for where in found.row_groups.values():
         measurement = found.measured[str(where["measured"])]
-        assert measurement.units() >= {"images": 10, "seeds": 3, "nothing": 1}[measurement.over]
+        assert (
+            measurement.units() >= {"images": 10, "clients": 10, "seeds": 3, "nothing": 1}[measurement.over]
+        )
 
 
 @BOTH

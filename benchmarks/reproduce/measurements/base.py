@@ -16,7 +16,7 @@ __all__ = ["Job", "Key", "Measurement", "Over", "Places", "Row", "Rows", "file_n
 
 Key: TypeAlias = str | int | float
 
-Over: TypeAlias = Literal["images", "seeds", "nothing"]
+Over: TypeAlias = Literal["images", "clients", "seeds", "nothing"]
 """What intervals are over: nothing where a figure is computed exactly."""
 
 
