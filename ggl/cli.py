@@ -667,6 +667,14 @@ def where(name: EntryName) -> None:
     weights.where(name)
 
 
+@app.command()
+def doctor() -> None:
+    """Say what is here and what is missing, each with the line that brings it."""
+    from ggl.commands.doctor import diagnose
+
+    diagnose()
+
+
 @app.command("verify")
 def verify_evidence(
     file: Annotated[Path, typer.Argument(help="of `ggl audit --evidence`")],

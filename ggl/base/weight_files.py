@@ -23,6 +23,7 @@ __all__ = [
     "Url",
     "WeightCatalog",
     "WeightFiles",
+    "cache_folder",
     "locate",
     "weight_catalog",
 ]
@@ -85,6 +86,11 @@ class PypiFile:
         return f"pypi-file {self.requirement}"
 
 
+def cache_folder() -> Path:
+    """Return where what is fetched is kept: $GGL_CACHE, or ~/.cache/ggl."""
+    return Path(os.environ.get("GGL_CACHE") or Path.home() / ".cache" / "ggl")
+
+
 @dataclass(frozen=True)
 class WeightFiles:
     """An entry of the catalog."""
@@ -100,8 +106,7 @@ class WeightFiles:
         """Return where its files lie, or will: in the package, else under $GGL_CACHE or ~/.cache/ggl."""
         if isinstance(self.source, Bundled):
             return Path(str(files(self.source.package) / self.source.folder))
-        root = os.environ.get("GGL_CACHE") or Path.home() / ".cache" / "ggl"
-        return Path(root) / "weights" / self.name
+        return cache_folder() / "weights" / self.name
 
     @property
     def is_here(self) -> bool:
