@@ -101,10 +101,10 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
     rows = measured.rows[TRAINING]
     commits = [*(record.commit for record in records), *measured.commits]
     text = page_of(board, chosen, records, rows, commits=commits, shortened=asked.shortened)
-    for place in (asked.out / PAGE, asked.page):
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, text.encode())
+    for page in (asked.out / PAGE, asked.page):
+        if page is not None:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(page, text.encode())
     for folder in (asked.out, asked.results):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

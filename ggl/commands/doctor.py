@@ -103,14 +103,14 @@ def _extras() -> list[tuple[str, str]]:
     packages: dict[str, list[str]] = {}
     for requirement in requires(NAME) or []:
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        name = re.match(r"[\w.-]+", requirement)
-        if extra and name and extra[1] != OF_DEVELOPERS:
-            packages.setdefault(extra[1], []).append(name[0])
+        package = re.match(r"[\w.-]+", requirement)
+        if extra and package and extra[1] != OF_DEVELOPERS:
+            packages.setdefault(extra[1], []).append(package[0])
     lines = []
-    for extra, names in sorted(packages.items()):
-        missing = [name for name in names if not _is_installed(name)]
+    for name, names in sorted(packages.items()):
+        missing = [package for package in names if not _is_installed(package)]
         text = "here" if not missing else f"lacks {', '.join(missing)}: {install_command(*missing)}"
-        lines.append(("extra", f"{extra}: {text}"))
+        lines.append(("extra", f"{name}: {text}"))
     return lines
 
 
