@@ -60,7 +60,7 @@ def records_of(plan, attack=lambda cell: 0.02):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Let sweeps end at once with made figures, and count those that ran."""
+    """Let sweeps end at once with made figures, and count those that ran; nothing else is measured."""
     ran = []
 
     def run(spec, store, engine, *, device, watch):
@@ -70,6 +70,7 @@ def made(monkeypatch):
         watch(records)
 
     monkeypatch.setitem(sys.modules, "ggl.benchmarks.sweeps.runner", SimpleNamespace(run=run))
+    monkeypatch.setattr("ggl.benchmarks.reproduce.run.measure", lambda *_: Measured())
     return ran
 
 
