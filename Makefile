@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 # Two minutes of `ggl reproduce --all`: too short to claim anything, long enough to break.
 reproduce-smoke: $(INSTALLED)
 	rm -rf runs/reproduce-smoke
-	$(BIN)/ggl reproduce --all --images 1 --budget 20 --ceiling-budget 20 --rounds 2 --out runs/reproduce-smoke
+	$(BIN)/ggl reproduce --all --images 1 --budget 50 --ceiling-budget 20 --rounds 2 --out runs/reproduce-smoke
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -92,6 +92,7 @@ def _done(
             job = running.pop(task)
             if isinstance(result, Failure):
                 failures.append(f"{name}, {job}: {result.reason}")
+                note(f"failed: {failures[-1]}")
                 continue
             write_atomically(folder / f"{job}.json", json.dumps(asdict(result), indent=1).encode())
             kept[job] = result

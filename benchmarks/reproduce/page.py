@@ -97,6 +97,8 @@ def _head(plan: ReproductionPlan, records: Sequence[Record], measured: Measured)
 
 def _short(plan: ReproductionPlan) -> str:
     cells = [cell for spec in plan.specs.values() for cell in spec.cells()]
+    if not cells:
+        return "fewer images, rounds or evaluations"
     budgets = ", ".join(f"{budget:,}" for budget in sorted({cell.budget for cell in cells}))
     return f"{cells[0].images} images, {budgets} evaluations, {cells[0].ceiling_budget} for the ceiling"
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.benchmarks.reproduce.file import NeededFile, Reproduction, Scale
-from ggl.benchmarks.reproduce.measurements.base import Key, Measurement, filled
+from ggl.benchmarks.reproduce.measurements.base import Key, Limit, Measurement, filled
 from ggl.benchmarks.sweeps.cells import CELL_FIELDS, SweepCell
 from ggl.benchmarks.sweeps.spec import Spec, parse_spec
 
@@ -33,11 +33,19 @@ class Overrides:
     rounds: int | None = None
 
     @property
+    def most(self) -> dict[Limit, int | None]:
+        """Everything by its name."""
+        return {
+            "images": self.images,
+            "budget": self.budget,
+            "ceiling_budget": self.ceiling_budget,
+            "rounds": self.rounds,
+        }
+
+    @property
     def any(self) -> bool:
         """Whether something is overridden, so that no verdict may be claimed."""
-        return any(
-            value is not None for value in (self.images, self.budget, self.ceiling_budget, self.rounds)
-        )
+        return any(value is not None for value in self.most.values())
 
 
 RowKeys: TypeAlias = Mapping[str, Key]
@@ -94,7 +102,7 @@ def plan_of(
     """
     wanted = reproduction.at(scale)
     less = overrides or Overrides()
-    measured = {name: m.shortened(less.images, less.rounds) for name, m in wanted.measured.items()}
+    measured = {name: m.shortened(less.most) for name, m in wanted.measured.items()}
     folders = {} if files is None else {FILES: str(files)}
     if out is not None:
         folders |= {name: str(out / MEASURED / folder) for name, folder in folder_names(measured).items()}

@@ -296,6 +296,12 @@ def test_the_page_begins_with_what_holds(run):
     assert page == page_of(plan, [], measured, judged(plan, [], measured))
 
 
+def test_a_shortened_run_without_sweeps_has_a_page_that_claims_nothing(tmp_path):
+    plan = planned(None, tmp_path, overrides=Overrides(rounds=2))
+    page = page_of(plan, [], Measured(), judged(plan, [], Measured()))
+    assert "**Shortened: fewer images, rounds or evaluations. No verdict is claimed.**" in page
+
+
 def test_a_job_that_fails_stops_no_other_and_is_tried_again(files, tmp_path):
     text = FILE.replace('"precode"]', '"precode", "none"]').replace("images = 2\ndraws", "images = 1\ndraws")
     text = text.replace('layer = "first" }', 'layer = "first", defense = "precode" }')

@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict
 from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 
-__all__ = ["Job", "Key", "Measurement", "Over", "Places", "Row", "Rows", "file_name", "filled"]
+__all__ = ["Job", "Key", "Limit", "Measurement", "Over", "Places", "Row", "Rows", "file_name", "filled"]
 
 Key: TypeAlias = str | int | float
 
 Over: TypeAlias = Literal["images", "clients", "seeds", "nothing"]
 """What intervals are over: nothing where a figure is computed exactly."""
+
+
+Limit: TypeAlias = Literal["images", "budget", "ceiling_budget", "rounds"]
+"""What a run may be shortened by."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Measurement(BaseModel):
     pooled: ClassVar[frozenset[str]] = frozenset()
     """Axes over which a group may take several values: their mean is the unit's figure."""
 
-    limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {}
+    limits: ClassVar[Mapping[str, Limit]] = {}
     """Its numbers that a shortened run makes smaller, each by what it is compared with."""
 
     @abstractmethod
@@ -101,9 +105,8 @@ class Measurement(BaseModel):
         """Return those that depend on what `jobs` gave, once all of them are done."""
         return {}
 
-    def shortened(self, images: int | None, rounds: int | None) -> "Measurement":
-        """Return it with no more images and rounds than these; None leaves them."""
-        most = {"images": images, "rounds": rounds}
+    def shortened(self, most: Mapping[Limit, int | None]) -> "Measurement":
+        """Return it with no more of anything than `most` has; None leaves it."""
         change = {
             name: min(getattr(self, name), limit)
             for name, which in self.limits.items()

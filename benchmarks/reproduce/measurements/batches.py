@@ -10,6 +10,7 @@ from ggl.base.devices import find_device
 from ggl.benchmarks.reproduce.measurements.base import (
     Job,
     Key,
+    Limit,
     Measurement,
     Over,
     Places,
@@ -56,10 +57,10 @@ class Batches(Measurement):
     latents: str | None = None
 
     over: ClassVar[Over] = "clients"
-    limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {
+    limits: ClassVar[Mapping[str, Limit]] = {
         "clients": "images",
-        "budget": "rounds",
-        "ceiling_budget": "rounds",
+        "budget": "budget",
+        "ceiling_budget": "ceiling_budget",
     }
     figures: ClassVar[tuple[str, ...]] = METRICS
 

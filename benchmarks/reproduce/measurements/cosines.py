@@ -10,6 +10,7 @@ from ggl.base.errors import InputError
 from ggl.benchmarks.reproduce.measurements.base import (
     Job,
     Key,
+    Limit,
     Measurement,
     Over,
     Places,
@@ -54,7 +55,7 @@ class Cosines(Measurement):
 
     over: ClassVar[Over] = "images"
     figures: ClassVar[tuple[str, ...]] = ("cosine",)
-    limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {"images": "images"}
+    limits: ClassVar[Mapping[str, Limit]] = {"images": "images"}
 
     def axes(self) -> Mapping[str, Sequence[Key]]:
         """Return victims, defenses and the layers' names."""

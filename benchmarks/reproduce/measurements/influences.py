@@ -17,6 +17,7 @@ from ggl.base.weights import load_tensors
 from ggl.benchmarks.reproduce.measurements.base import (
     Job,
     Key,
+    Limit,
     Measurement,
     Over,
     Places,
@@ -99,11 +100,11 @@ class Influences(Measurement):
         *("lambda_max", "gradient_norm", "delta_norm", "relative", "label"),
     )
     pooled: ClassVar[frozenset[str]] = frozenset({"kind", "defense", "draw", "victim_seed"})
-    limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {
+    limits: ClassVar[Mapping[str, Limit]] = {
         "images": "images",
-        "evaluations": "rounds",
-        "budget": "rounds",
-        "ceiling_budget": "rounds",
+        "evaluations": "budget",
+        "budget": "budget",
+        "ceiling_budget": "ceiling_budget",
     }
 
     def axes(self) -> Mapping[str, Sequence[Key]]:

@@ -17,6 +17,7 @@ from ggl.base.weights import save_tensors
 from ggl.benchmarks.reproduce.measurements.base import (
     Job,
     Key,
+    Limit,
     Measurement,
     Over,
     Places,
@@ -81,7 +82,7 @@ class Trainings(Measurement):
     keep: bool = False
 
     over: ClassVar[Over] = "seeds"
-    limits: ClassVar[Mapping[str, Literal["images", "rounds"]]] = {"rounds": "rounds", "seeds": "images"}
+    limits: ClassVar[Mapping[str, Limit]] = {"rounds": "rounds", "seeds": "images"}
     figures: ClassVar[tuple[str, ...]] = (
         "accuracy",
         "validation",
