@@ -58,18 +58,18 @@ class Standing:
         return math.inf if mean is None else mean
 
 
-def standings(chosen: Mapping[str, str], records: Sequence[Record], rows: Sequence[Row]) -> list[Standing]:
+def standings(chosen: Mapping[str, str], groups: Sequence[StoreRow], rows: Sequence[Row]) -> list[Standing]:
     """Return a row a defense, the least leaking first; no defense has one too."""
-    groups = rows_of(records, None)
+    plain = _trainings(rows, NONE)
+    usual = mean_of(plain, "client_seconds")
     found = []
     for family, defense in {NONE: NONE, **chosen}.items():
         worst = strongest(row for row in groups if row.group.cell.defense == defense)
         if worst is None:
             continue
-        here, plain = _trainings(rows, defense), _trainings(rows, NONE)
+        here = _trainings(rows, defense)
         mine, theirs = here.values("accuracy") or {}, plain.values("accuracy") or {}
         size, seconds = mean_of(here, "client_bytes"), mean_of(here, "client_seconds")
-        usual = mean_of(plain, "client_seconds")
         found.append(
             Standing(
                 family,
@@ -112,7 +112,8 @@ def page_of(
     shortened: bool,
 ) -> str:
     """Return the page; the same records and rows give the same text."""
-    found = standings(chosen, records, rows)
+    groups = rows_of(records, None)
+    found = standings(chosen, groups, rows)
     images = {record.cell.image for record in records if record.status == "ok"}
     lost = [family for family in board.families if family.name not in chosen]
     seeds = len({row.unit for row in rows if "accuracy" in row.figures})
@@ -146,7 +147,7 @@ def page_of(
                     _share(row.identification),
                     str(row.group.n),
                 )
-                for row in rows_of(records, None)
+                for row in groups
             ],
         ),
         "## Not on the board",

@@ -1,6 +1,6 @@
 """The leaderboard made: defenses trained, strengths chosen, what is chosen attacked, a page written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from ggl.benchmarks.leaderboard.board import choose, load_board, spec_of
 from ggl.benchmarks.leaderboard.page import page_of
 from ggl.benchmarks.reproduce.measuring import measure, rows_as_csv
 from ggl.benchmarks.reproduce.plan import FILES, MEASURED, folder_names
-from ggl.benchmarks.reproduce.run import STORE
-from ggl.benchmarks.sweeps.records import Record
+from ggl.benchmarks.reproduce.run import is_begun, run_sweeps
 from ggl.commands.folders import check_folder
 
 __all__ = ["PAGE", "BoardRun", "make_leaderboard"]
@@ -61,7 +60,6 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
     """
     from ggl.benchmarks.sweeps.engines import LocalEngine
     from ggl.benchmarks.sweeps.export import write_csv
-    from ggl.benchmarks.sweeps.runner import run
     from ggl.benchmarks.sweeps.store import Store
 
     board = load_board().shortened(asked.images, asked.budget, asked.rounds)
@@ -72,9 +70,9 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
         if not place.exists():
             raise InputError(f"{place}: expected it there, found nothing; get it: {needed.source}")
     check_folder(asked.out)
-    if asked.resume and not (asked.out / STORE).exists():
+    if asked.resume and not is_begun(asked.out):
         raise CheckpointError(f"{asked.out}: holds no leaderboard to resume; leave --resume out")
-    if not asked.resume and (asked.out / STORE).exists():
+    if not asked.resume and is_begun(asked.out):
         raise InputError(f"{asked.out}: holds a leaderboard already; add --resume, or choose another folder")
     parts = {TRAINING: board.trainings()}
     own = folder_names(parts)[TRAINING]
@@ -86,18 +84,9 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
             if measured.failures:
                 raise InputError(f"a training failed: {measured.failures[0]}; --resume tries it again")
             chosen = choose(board, measured.rows[TRAINING])
-            spec = spec_of(board, chosen)
-            cells = set(spec.cells())
-            ended = {record.cell for record in store.records()} & cells
-
-            def watch(records: Sequence[Record]) -> None:
-                ended.update(record.cell for record in records)
-                note(f"{len(ended & cells)} of {len(cells)} cells")
-
-            run(spec, store, engine, device=asked.device, watch=watch)
+            records = run_sweeps([spec_of(board, chosen)], store, engine, asked.device, note)
         finally:
             engine.close()
-        records = [record for record in store.records() if record.cell in cells]
     rows = measured.rows[TRAINING]
     commits = [*(record.commit for record in records), *measured.commits]
     text = page_of(board, chosen, records, rows, commits=commits, shortened=asked.shortened)

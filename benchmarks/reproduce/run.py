@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggl.base.errors import CheckpointError, InputError
 from ggl.base.files import write_atomically
@@ -14,9 +15,23 @@ from ggl.benchmarks.reproduce.measuring import Measured, measure, rows_as_csv
 from ggl.benchmarks.reproduce.page import page_of
 from ggl.benchmarks.reproduce.plan import Overrides, ReproductionPlan, plan_of
 from ggl.benchmarks.sweeps.records import Record
+from ggl.benchmarks.sweeps.spec import Spec
 from ggl.commands.folders import check_folder
 
-__all__ = ["STORE", "ReproductionRun", "check_files", "is_begun", "judged", "lacking", "reproduce"]
+if TYPE_CHECKING:
+    from ggl.benchmarks.sweeps.engines import Engine
+    from ggl.benchmarks.sweeps.store import Store
+
+__all__ = [
+    "STORE",
+    "ReproductionRun",
+    "check_files",
+    "is_begun",
+    "judged",
+    "lacking",
+    "reproduce",
+    "run_sweeps",
+]
 
 STORE = "store.sqlite"
 
@@ -159,27 +174,34 @@ def _check_place(out: Path, resume: bool) -> None:
 def _run(plan: ReproductionPlan, asked: ReproductionRun, note: Note) -> tuple[list[Record], Measured]:
     """Run what is missing; return the records of the sweeps' cells, and what was measured."""
     from ggl.benchmarks.sweeps.engines import LocalEngine
-    from ggl.benchmarks.sweeps.runner import run
     from ggl.benchmarks.sweeps.store import Store
 
-    specs = list(plan.specs.values())
-    cells = dict.fromkeys(cell for spec in specs for cell in spec.cells())
     with Store(asked.out, create=True) as store:
-        ended = {record.cell for record in store.records()} & cells.keys()
-
-        def watch(records: Sequence[Record]) -> None:
-            ended.update(record.cell for record in records)
-            note(f"{len(ended & cells.keys())} of {len(cells)} cells")
-
         engine = LocalEngine(asked.workers)
         try:
             measured = measure(plan.measured, plan.folders, engine, note, asked.device)
-            for spec in specs:
-                run(spec, store, engine, device=asked.device, watch=watch)
+            return run_sweeps(list(plan.specs.values()), store, engine, asked.device, note), measured
         finally:
             engine.close()
-        known = {record.cell: record for record in store.records()}
-        return [known[cell] for cell in cells if cell in known], measured
+
+
+def run_sweeps(
+    specs: Sequence[Spec], store: "Store", engine: "Engine", device: str, note: Note
+) -> list[Record]:
+    """Run what a store lacks of sweeps; return their records in the order of the sweeps' cells."""
+    from ggl.benchmarks.sweeps.runner import run
+
+    cells = dict.fromkeys(cell for spec in specs for cell in spec.cells())
+    ended = {record.cell for record in store.records()} & cells.keys()
+
+    def watch(records: Sequence[Record]) -> None:
+        ended.update(record.cell for record in records)
+        note(f"{len(ended & cells.keys())} of {len(cells)} cells")
+
+    for spec in specs:
+        run(spec, store, engine, device=device, watch=watch)
+    known = {record.cell: record for record in store.records()}
+    return [known[cell] for cell in cells if cell in known]
 
 
 def _write(place: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from ggl.base.errors import CheckpointError, InputError
 from ggl.benchmarks.leaderboard.board import NONE, choose, load_board, parse_board, spec_of
 from ggl.benchmarks.leaderboard.page import page_of, standings, table_rows
 from ggl.benchmarks.leaderboard.run import BoardRun, make_leaderboard
+from ggl.benchmarks.report.rows import rows_of
 from ggl.benchmarks.reproduce.measurements.base import Row
 from ggl.defenses import load_defense
 
@@ -102,9 +103,8 @@ def test_every_defense_meets_its_attackers_by_every_strategy():
 def test_rows_are_sorted_by_the_worst_case():
     chosen = choose(board(), trainings())
     errors = {("prune:0.9", "adaptive", "random"): 0.012, ("none", "adaptive", "cma-es"): 0.011}
-    found = standings(
-        chosen, records(spec_of(board(), chosen), lambda *key: errors.get(key, 0.03)), trainings()
-    )
+    made = records(spec_of(board(), chosen), lambda *key: errors.get(key, 0.03))
+    found = standings(chosen, rows_of(made, None), trainings())
     assert [standing.family for standing in found] == ["noise", "pruning", NONE]
     worst = found[1].worst
     assert (worst.group.cell.attacker, worst.strategy) == ("adaptive", "random")
