@@ -19,7 +19,7 @@ __all__ = ["HEAVY", "STATEMENTS", "Cost", "cost_of", "heavy_after"]
 
 HEAVY = (
     "botorch", "cma", "gpytorch", "matplotlib", "nevergrad", "numpy", "opacus", "pandas", "ray", "scipy",
-    "torch", "torchmetrics", "torchvision",
+    "torch", "torchvision",
 )  # fmt: skip
 """Packages that no answer imports."""
 

@@ -1,7 +1,7 @@
 """The one search loop: many searches side by side, each with its own strategy and its own budget."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ggl.attacks.checkpoints import read_checkpoint
+from ggl.attacks.checkpoints import whole_checkpoint
 from ggl.attacks.course import BestSoFar, Milestone, SearchResult, least
 from ggl.attacks.label_rules import KNOWN, LabelRule, classes_of
 from ggl.attacks.latents import LatentRule
 from ggl.attacks.objectives import Objective, ResidualObjective
-from ggl.base.errors import CheckpointError, GradientError, InputError
+from ggl.base.errors import GradientError, InputError
 from ggl.base.weights import save_tensors
 from ggl.generators.base import Prior, check_decoded
 from ggl.gradients.chunks import Chunks, overlaps, runs_within
@@ -85,6 +85,7 @@ class Search:
         self.best = [BestSoFar(torch.zeros(group.latent_dim, dtype=torch.float64)) for _ in range(len(group))]
         self.chunks = Chunks(device)
         self.seconds = 0.0
+        self._ended = False
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
@@ -113,6 +114,7 @@ class Search:
                 pause = max(CHECKPOINT_SECONDS, SAVING_SHARE * (saved - started))
             if progress is not None:
                 progress(*self._progress(limit))
+        self._ended = not self._active(self.budget)
         if self.checkpoint is not None:
             self._save(self.checkpoint)
         if any(best.loss == float("inf") for best in self.best):
@@ -123,6 +125,8 @@ class Search:
 
     def _active(self, limit: int) -> list[int]:
         """Return the searches that go on and whose next whole generation is within the limit."""
+        if self._ended:
+            return []
         sizes = self.group.sizes()
         return [k for k, best in enumerate(self.best) if 0 < sizes[k] <= limit - best.evaluations]
 
@@ -267,7 +271,10 @@ class Search:
         return sum(spent), sum(spent) + left, sum(best.loss for best in self.best) / len(self.best)
 
     def _save(self, path: Path) -> None:
-        state = {f"strategy.{name}": tensor for name, tensor in self.group.state_dict().items()}
+        """Write what the search goes on from: when it has ended, what it found alone."""
+        strategy = {} if self._ended else self.group.state_dict()
+        state = {f"strategy.{name}": tensor for name, tensor in strategy.items()}
+        state["ended"] = torch.tensor(self._ended)
         for k, best in enumerate(self.best):
             state |= {f"{k}.best.{name}": tensor for name, tensor in best.state_dict().items()}
         state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
@@ -275,18 +282,12 @@ class Search:
         save_tensors(path, state, {"identity": self.identity})
 
     def _load(self, path: Path) -> None:
-        try:
-            self._restore(read_checkpoint(path, self.identity))
-        except KeyError as error:
-            raise CheckpointError(
-                f"{path}: expected a whole checkpoint, but it lacks {error}; delete it to start anew"
-            ) from error
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        for k, best in enumerate(self.best):
-            best.load_state_dict(part_of(state, f"{k}.best."))
-        self.seconds = float(state["seconds"])
-        self.group.load_state_dict(part_of(state, "strategy."))
+        with whole_checkpoint(path, self.identity) as state:
+            for k, best in enumerate(self.best):
+                best.load_state_dict(part_of(state, f"{k}.best."))
+            self.seconds, self._ended = float(state["seconds"]), bool(state["ended"])
+            if not self._ended:
+                self.group.load_state_dict(part_of(state, "strategy."))
 
 
 def check_budget(budget: int, generation: int) -> None:

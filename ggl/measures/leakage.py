@@ -200,7 +200,7 @@ def identification_test(scores: Scores) -> float:
         return 1.0
     chance = scores.chances()
     if scores.batch == 1:
-        found = scipy.stats.binomtest(  # type: ignore[attr-defined]
+        found = scipy.stats.binomtest(
             int(first.sum()), len(first), float(chance.mean()), alternative="greater"
         )
         return float(found.pvalue)

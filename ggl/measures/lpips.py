@@ -10,6 +10,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ LPIPS_HINT = (
     "then ggl weights fetch lpips-alexnet (64 MB)"
 )
 
+EXPECTED = "expected AlexNet's convolutions and the five heads of LPIPS"
+
 CONVOLUTIONS = (0, 3, 6, 8, 10)
 """Positions of the five convolutions in torchvision's `alexnet().features`."""
 
@@ -54,11 +57,19 @@ class Lpips:
             heads under the `lpips` package's (`lin0.model.1.weight`).
 
     Raises:
-        WeightsError: a tensor is missing or of another shape.
+        WeightsError: a tensor is missing; at the first call, one is of another shape.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._network = _network(weights)
+        try:
+            self._weights = _renamed(weights)
+        except KeyError as error:
+            raise WeightsError(f"{EXPECTED}: it lacks {error}") from error
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        """Made when it is first asked: what is imported for it takes a second or more."""
+        return _network(self._weights)
 
     @torch.no_grad()
     def __call__(self, a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
@@ -86,12 +97,13 @@ def load_lpips() -> Lpips | None:
     Raises:
         WeightsError: a file is there but damaged.
     """
-    if importlib.util.find_spec("lpips") is None:
+    package = importlib.util.find_spec("lpips")
+    if package is None or package.origin is None:
         return None
     if ENTRY.is_here:
         return Lpips(_from_flax(_read_arrays((locate(ENTRY.name) / CHECKPOINT).read_bytes())))
     checkpoint = next(Path(torch.hub.get_dir(), "checkpoints").glob("alexnet-owt-*.pth"), None)
-    return Lpips(_torchvision_weights(checkpoint)) if checkpoint else None
+    return Lpips(_torchvision_weights(checkpoint, Path(package.origin).parent)) if checkpoint else None
 
 
 def lpips_note(side: int) -> str | None:
@@ -110,6 +122,7 @@ def _prepare(images: Tensor) -> Tensor:
 
 
 def _network(weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the package's network, with weights under its own names."""
     import lpips
 
     with warnings.catch_warnings(), torch.device("meta"):
@@ -118,9 +131,9 @@ def _network(weights: Mapping[str, Tensor]) -> nn.Module:
     network.scaling_layer = lpips.ScalingLayer()  # type: ignore[no-untyped-call]
     scaling = network.scaling_layer.state_dict(prefix="scaling_layer.")
     try:
-        network.load_state_dict({**scaling, **_renamed(weights)}, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"expected AlexNet's convolutions and the five heads of LPIPS: {error}") from error
+        network.load_state_dict({**scaling, **weights}, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{EXPECTED}: {error}") from error
     return network.requires_grad_(False).eval()
 
 
@@ -136,14 +149,11 @@ def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _torchvision_weights(checkpoint: Path) -> dict[str, Tensor]:
-    import lpips
-
+def _torchvision_weights(checkpoint: Path, package: Path) -> dict[str, Tensor]:
     prefix = checkpoint.stem.rpartition("-")[2]
     if not sha256(checkpoint).startswith(prefix):
         raise WeightsError(f"{checkpoint}: expected a SHA-256 that starts with {prefix}; delete the file")
-    heads = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    return {**load_tensors(checkpoint), **load_tensors(heads)}
+    return {**load_tensors(checkpoint), **load_tensors(package / "weights" / "v0.1" / "alex.pth")}
 
 
 def _from_flax(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

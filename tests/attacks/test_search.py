@@ -186,7 +186,8 @@ def test_a_search_may_be_looked_at_on_its_way():
 
 def test_a_checkpoint_of_another_strategy_is_refused(tmp_path):
     path = tmp_path / "search.safetensors"
-    search("cma-es", checkpoint=path).run()
+    with pytest.raises(StoppedError):
+        search("cma-es", checkpoint=path).run(stop_after(2))
     for name in ("sep-cma-es", "cma-es:population=20", "adam", "pycma"):
         with pytest.raises(CheckpointError):
             search(name, checkpoint=path)
@@ -321,6 +322,25 @@ def test_a_finished_search_is_not_run_again(tmp_path):
     expected = search(checkpoint=path).run()
     assert_same(search(objective=objective, checkpoint=path).run(), expected)
     assert objective.calls == [1]
+
+
+def test_a_finished_search_keeps_what_it_found_alone(tmp_path):
+    path = tmp_path / "search.safetensors"
+
+    def kept():
+        return {name for name in load_tensors_and_metadata(path)[0] if name.startswith("strategy.")}
+
+    with pytest.raises(StoppedError):
+        search(checkpoint=path).run(stop_after(2))
+    assert kept()
+    search(checkpoint=path).run()
+    assert not kept()
+
+
+def test_a_search_that_goes_on_later_keeps_its_strategy(tmp_path):
+    path = tmp_path / "search.safetensors"
+    search(checkpoint=path, budget=128).run(until=64)
+    assert_same(search(checkpoint=path, budget=128).run(), search(budget=128).run())
 
 
 def test_a_checkpoint_is_not_written_at_every_generation(tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ def test_weights_of_another_shape_are_refused(flax_tree):
         ggl.measures.lpips._read_arrays(pickle.dumps(flax_tree, protocol=3))
     )
     with pytest.raises(WeightsError, match="size mismatch"):
-        Lpips({**weights, "lin0.model.1.weight": torch.zeros(1, 3, 1, 1)})
+        Lpips({**weights, "lin0.model.1.weight": torch.zeros(1, 3, 1, 1)})(images(1), images(1))
 
 
 class Executes:
