@@ -44,6 +44,8 @@ class Board(_Closed):
 
     Attributes:
         within: how much less accurate than without a defense a strength may leave the model, in [0, 1].
+        floor: accuracy on validation images that training without a defense must reach: what does not train
+            says nothing of what a defense costs.
         images: private ones that are attacked.
         strategies: every attacker searches by each.
         training: fields of `Trainings`, kind and defenses apart.
@@ -52,6 +54,7 @@ class Board(_Closed):
     name: str
     about: str
     within: Annotated[float, Field(gt=0, lt=1)]
+    floor: Annotated[float, Field(ge=0, lt=1)]
     images: Annotated[int, Field(ge=1)]
     strategies: list[str]
     prior: str
@@ -78,6 +81,7 @@ class Board(_Closed):
             "budget": budget or self.budget,
             "ceiling_budget": min(self.ceiling_budget, budget or self.ceiling_budget),
             "training": training,
+            "floor": self.floor if rounds is None else 0.0,
         }
         return self.model_copy(update=change)
 
@@ -110,12 +114,21 @@ def choose(board: Board, rows: Sequence[Row]) -> dict[str, str]:
     """Return every family's strongest strength that keeps the accuracy, of those that have one.
 
     It is chosen by validation images; what the board shows is of test images.
+
+    Raises:
+        InputError: no defense at all does not reach the board's floor.
     """
     accuracies: dict[str, list[float]] = {}
     for row in rows:
         if "accuracy" in row.figures:
             accuracies.setdefault(str(row.keys["defense"]), []).append(row.figures["validation"])
-    least = fmean(accuracies[NONE]) - board.within
+    usual = fmean(accuracies[NONE])
+    if usual < board.floor:
+        raise InputError(
+            f"leaderboard {board.name}: expected an accuracy of at least {board.floor:g} without a defense, "
+            f"found {usual:.3g}: it did not train, give it more rounds"
+        )
+    least = usual - board.within
     chosen = {}
     for family in board.families:
         kept = [s for s in family.strengths if s in accuracies and fmean(accuracies[s]) >= least]

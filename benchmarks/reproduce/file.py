@@ -214,6 +214,9 @@ def _check_claim(claim: Claim, scale: str, known: Scale, what: str) -> None:
     metrics = {name: _metrics_of(table, known) for name, table in known.groups.items()}
     for check in judged.checks:
         check_metrics(check, where, metrics)
+        for side in (check.a, check.b):
+            if side is not None and "/" in side and "measured" in known.groups[side_of(side)[0]]:
+                raise InputError(f"{where}: expected no source of a measurement's group, found {side!r}")
 
 
 def _metrics_of(group: Mapping[str, object], scale: Scale) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ BOARD = """
 name = "b"
 about = "a"
 within = 0.02
+floor = 0.6
 images = 8
 strategies = ["cma-es", "random"]
 prior = "fashion-dcgan32"
@@ -81,6 +82,13 @@ def test_the_strongest_strength_that_keeps_accuracy_is_chosen():
     assert choose(board(), trainings()) == {"noise": "noise:0.1", "pruning": "prune:0.9"}
     assert choose(board(), trainings(validation={**ACCURACY, "noise:1": 0.781}))["noise"] == "noise:1"
     assert "noise" not in choose(board(), trainings(validation={**ACCURACY, "noise:0.1": 0.7}))
+
+
+def test_what_did_not_train_chooses_nothing():
+    lower = {name: value - 0.25 for name, value in ACCURACY.items()}
+    with pytest.raises(InputError, match=r"at least 0\.6 without a defense, found 0\.551: it did not"):
+        choose(board(), trainings(validation=lower))
+    assert choose(board().shortened(None, None, 2), trainings(validation=lower))
 
 
 def test_test_images_choose_nothing():

@@ -1,11 +1,13 @@
 """The five papers' files: whatever is run is judged, whatever is judged is run, and alike."""
 
+from importlib.resources import files as resources
 from pathlib import Path
 
 import pytest
 
+from ggl.base.errors import InputError
 from ggl.benchmarks.reproduce.claims import side_of
-from ggl.benchmarks.reproduce.file import SCALES, known_reproductions, load_reproduction
+from ggl.benchmarks.reproduce.file import SCALES, known_reproductions, load_reproduction, parse_reproduction
 from ggl.benchmarks.reproduce.plan import Overrides, plan_of
 from ggl.defenses import load_defense
 
@@ -43,6 +45,14 @@ def test_every_group_stands_in_a_claim_and_no_claim_is_without_one(name, scale):
         if getattr(row, scale) is not None
     }
     assert asked | shown == set(known.at(scale).groups)
+
+
+def test_a_source_of_a_measurements_group_is_refused():
+    text = (resources("ggl.benchmarks") / "reproduce" / "precode.toml").read_text("utf-8")
+    wrong = text.replace('b = "train-mlp-none"', 'b = "train-mlp-none/noise"', 1)
+    message = "expected no source of a measurement's group, found 'train-mlp-none/noise'"
+    with pytest.raises(InputError, match=message):
+        parse_reproduction(wrong, "precode.toml")
 
 
 @BOTH
