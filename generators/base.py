@@ -17,6 +17,16 @@ class Prior(nn.Module, ABC):
     A strategy searches the latent coordinates of `sample`; everything that turns them into an image
     (truncation, tanh, W space, resizing) happens in `decode`. A subclass sets the four attributes
     and writes `decode`; coordinates that are not standard normal also need `sample` and `penalty`.
+
+    Example:
+        >>> class Grey(ggl.Prior):
+        ...     name, licence = "grey", "MIT"
+        ...     latent_dim, image_shape = 1, (1, 32, 32)
+        ...     def decode(self, z, labels=None):
+        ...         return torch.sigmoid(z)[:, :, None, None].expand(-1, *self.image_shape)
+        >>> prior = Grey()
+        >>> prior.decode(prior.sample(2, torch.Generator())).shape
+        torch.Size([2, 1, 32, 32])
     """
 
     name: str

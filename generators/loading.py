@@ -35,6 +35,12 @@ def load_prior(specification: str) -> Prior:
         UnknownNameError: a name or an option that is not known.
         InputError: an option is missing or of the wrong kind, or what was found is no prior.
         WeightsError: its weights are missing, cut short or altered.
+
+    Example:
+        >>> prior = ggl.load_prior("fashion-dcgan32")
+        >>> z = prior.sample(2, torch.Generator().manual_seed(0))
+        >>> prior.decode(z, torch.tensor([0, 9])).shape
+        torch.Size([2, 1, 32, 32])
     """
     factory, text = priors.resolve(specification)
     text, asked = _features_asked(specification, text)

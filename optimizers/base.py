@@ -22,6 +22,21 @@ class Strategy(ABC):
 
     A subclass writes `_ask`, `_tell`, `_state` and `_load`. Latents are float64 on the CPU; a group's are on
     its device.
+
+    Example:
+        >>> class Wander(ggl.Strategy):
+        ...     def __init__(self, latent_dim, *, budget, seed):
+        ...         super().__init__(latent_dim, batch_size=4)
+        ...         self.random = torch.Generator().manual_seed(seed)
+        ...     def _ask(self):
+        ...         return torch.randn(4, self.latent_dim, generator=self.random, dtype=torch.float64)
+        ...     def _tell(self, z, loss, gradient): ...
+        ...     def _state(self):
+        ...         return {"random": self.random.get_state()}
+        ...     def _load(self, state):
+        ...         self.random.set_state(state["random"])
+        >>> Wander(8, budget=100, seed=0).ask().shape
+        torch.Size([4, 8])
     """
 
     needs_gradient: ClassVar[bool] = False

@@ -41,6 +41,14 @@ def load_strategy(
     Raises:
         UnknownNameError: a name or an option that is not known.
         InputError: an option of the wrong kind or out of range.
+
+    Example:
+        >>> strategy = ggl.load_strategy("cma-es:population=10", latent_dim=4, budget=500, seed=0)
+        >>> for _ in range(50):
+        ...     z = strategy.ask()
+        ...     strategy.tell(z, z.square().sum(1))
+        >>> bool(strategy.ask().square().sum(1).min() < 1e-3)
+        True
     """
     factory, options = _resolve(specification, blocks)
     return _build(specification, factory, options, latent_dim=latent_dim, budget=budget, seed=seed)

@@ -134,9 +134,13 @@ def test_every_package_stands_in_the_order():
     assert {module for module in MODULES if package_of(module) == "ggl"} == {"ggl"}
 
 
+EXAMPLE = re.compile(r"\n\n +Example:\n.*?(?=\n +\"{3}\n)", re.DOTALL)
+
+
 def test_modules_are_short():
-    """One concept a module; the command line is the one long list."""
-    long = {name for file, name in FILES.items() if len(file.read_text("utf-8").splitlines()) > 300}
+    """One concept a module; the command line is the one long list. Examples in docstrings do not count."""
+    texts = {name: EXAMPLE.sub("", file.read_text("utf-8")) for file, name in FILES.items()}
+    long = {name for name, text in texts.items() if len(text.splitlines()) > 300}
     assert long <= {"ggl.cli"}
 
 

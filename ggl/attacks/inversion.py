@@ -86,6 +86,15 @@ def attack(
             labels that cannot be inferred.
         GradientError: `shared` is zero or not finite.
         CheckpointError: `checkpoint` belongs to another attack.
+
+    Example:
+        >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> oracle = ggl.GradientOracle(victim)
+        >>> shared = oracle.observe(data.images[:1], data.labels[:1])
+        >>> result = ggl.attack(oracle, shared, data.labels[:1], prior=prior, budget=200)
+        >>> result.images.shape, result.evaluations
+        (torch.Size([1, 1, 32, 32]), 198)
     """
     return attack_many(
         oracle,
@@ -125,6 +134,17 @@ def attack_many(
     """Attack several targets side by side in shared batches; arguments and errors as in `attack`.
 
     `budget` is per target. Targets of one name share their strategy's random stream.
+
+    Example:
+        >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> oracle = ggl.GradientOracle(victim)
+        >>> targets = [
+        ...     ggl.Target(f"client {i}", oracle.observe(data.images[i : i + 1], labels), labels)
+        ...     for i, labels in enumerate(data.labels[:2].split(1))
+        ... ]
+        >>> len(ggl.attack_many(oracle, targets, prior=prior, strategy="cma-es", budget=100))
+        2
     """
     given = all(isinstance(target.labels, Tensor) for target in targets)
     settings = AttackSettings(
@@ -231,7 +251,14 @@ def invert(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
-    """Search the prior for each image, number `first` and on, by mean squared error: an attack's ceiling."""
+    """Search the prior for each image, number `first` and on, by mean squared error: an attack's ceiling.
+
+    Example:
+        >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
+        >>> (result,) = ggl.invert(data.images[:1], data.labels[:1], prior=prior, budget=100)
+        >>> result.images.shape  # the nearest that the prior has, as far as 100 evaluations find it
+        torch.Size([1, 1, 32, 32])
+    """
     if read_options(strategy).is_head:
         raise InputError(f"strategy {strategy!r}: an image is compared, no gradient; leave layers=head out")
     identity = {"invert": prior.name, "strategy": strategy, "budget": budget, "seed": seed}

@@ -18,6 +18,13 @@ class Target:
     Attributes:
         labels: (b,) of the private batch, or b alone where the attacker does not know them.
         statistics: of the batch at the victim's batch normalization, where they were observed.
+
+    Example:
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> data = ggl.load_dataset("fashion-mnist-heldout")
+        >>> shared = ggl.GradientOracle(victim).observe(data.images[:2], data.labels[:2])
+        >>> ggl.Target("client 7", shared, data.labels[:2]).batch_size
+        2
     """
 
     name: str

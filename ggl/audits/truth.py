@@ -138,6 +138,14 @@ def check_truth(
     Raises:
         InputError: shapes, labels or parameter names that do not fit.
         GradientError: the images' own update is zero or not finite.
+
+    Example:
+        >>> data = ggl.load_dataset("fashion-mnist-heldout")
+        >>> images, labels = data.images[:2], data.labels[:2]
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> captured = ggl.GradientOracle(victim).observe(images, labels)
+        >>> ggl.check_truth(victim, images, labels, captured).lines()[0]
+        'the truth reproduces the captured update: relative distance 0'
     """
     known = load_defense(defense)
     model = known.wrap(victim, seed)

@@ -14,7 +14,15 @@ ELSEWHERE = "_place_elsewhere"
 
 
 class GGLError(Exception):
-    """Base of every error that ggl raises on purpose; the command line ends with code 2 on it."""
+    """Base of every error that ggl raises on purpose; the command line ends with code 2 on it.
+
+    Example:
+        >>> try:
+        ...     ggl.load_defense("prunee:0.9")
+        ... except ggl.GGLError as error:
+        ...     print(str(error).partition(";")[0])
+        no defense is named 'prunee'
+    """
 
 
 class InputError(GGLError, ValueError):

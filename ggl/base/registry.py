@@ -37,7 +37,17 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers under `name`; a name that is taken is refused."""
+        """Return a decorator that registers under `name`; a name that is taken is refused.
+
+        Example:
+            >>> @ggl.register_defense("halve")
+            ... class Halve(ggl.Defense):
+            ...     name = "halve"
+            ...     def protect(self, gradients, generator):
+            ...         return {name: g / 2 for name, g in gradients.items()}
+            >>> ggl.load_defense("halve+prune:0.9").name
+            'halve+prune:0.9'
+        """
 
         def decorate(entry: T) -> T:
             if name in self.names():

@@ -132,6 +132,15 @@ def reconstruct(
         InputError: names, shapes or labels that do not fit, or a pool without enough images of a label.
         GradientError: the update is zero or not finite.
         CheckpointError: `checkpoints` holds those of another run.
+
+    Example:
+        >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> shared = ggl.GradientOracle(victim).observe(data.images[:1], data.labels[:1])
+        >>> pool = data.images[20:], data.labels[20:]
+        >>> found = ggl.reconstruct(victim, shared, prior=prior, pool=pool, budget=100)
+        >>> found.results[0].images.shape
+        torch.Size([1, 1, 32, 32])
     """
     started = time.monotonic()
     if controls < 2:

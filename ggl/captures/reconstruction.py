@@ -28,6 +28,15 @@ class Reconstruction:
     Attributes:
         results: (k,), the searches.
         matches: (k, k), the distance of reconstruction i's gradient to update u, as the attacker compares.
+
+    Example:
+        >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> shared = ggl.GradientOracle(victim).observe(data.images[:1], data.labels[:1])
+        >>> pool = data.images[20:], data.labels[20:]
+        >>> found = ggl.reconstruct(victim, shared, prior=prior, pool=pool, budget=100)
+        >>> found.results[0].images.shape, found.stands_out
+        (torch.Size([1, 1, 32, 32]), True)
     """
 
     settings: Mapping[str, object]

@@ -83,6 +83,19 @@ def captured_update(
         WeightsError: a file cannot be read, its names, shapes, types or values are not the victim's, `after`
             holds a difference of weights, or the files are in the wrong order by their counts of batches.
         GradientError: nothing that is trained differs, or the update is not finite at this rate.
+
+    Example:
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> torch.save(victim.state_dict(), "before.pt")
+        >>> client = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> client(torch.rand(1, 1, 32, 32)).square().sum().backward()
+        >>> with torch.no_grad():
+        ...     for parameter in client.parameters():
+        ...         parameter -= 0.1 * parameter.grad
+        >>> torch.save(client.state_dict(), "after.pt")
+        >>> captured = ggl.captured_update(victim, "before.pt", "after.pt", learning_rate=0.1)
+        >>> len(captured.gradients) == len(list(victim.parameters()))
+        True
     """
     _check_rate(learning_rate)
     model = copy.deepcopy(victim)
@@ -136,6 +149,14 @@ def captured_difference(
         InputError: as `captured_update`, or `sign` is neither 1 nor -1.
         WeightsError: as `captured_update`, or the file holds weights.
         GradientError: as `captured_update`.
+
+    Example:
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> difference = {name: torch.full_like(p, 0.01) for name, p in victim.named_parameters()}
+        >>> torch.save(difference, "difference.pt")
+        >>> captured = ggl.captured_difference(victim, "difference.pt", learning_rate=0.1)
+        >>> round(float(captured.gradients[next(iter(captured.gradients))].mean()), 4)
+        -0.1
     """
     _check_rate(learning_rate)
     if sign not in (1, -1):

@@ -30,6 +30,14 @@ class Defense:
     A subclass sets `name`, in the form that loads it again ("prune:0.9"), and writes `protect`, or
     `share` where it needs more than the gradient. What an attacker can do about it goes into `adapt` and,
     for victims that sample, `trial`; `attackers` names whom these tell apart.
+
+    Example:
+        >>> class Halve(ggl.Defense):
+        ...     name = "halve"
+        ...     def protect(self, gradients, generator):
+        ...         return {name: g / 2 for name, g in gradients.items()}
+        >>> Halve().protect({"weight": torch.ones(2)}, torch.Generator())
+        {'weight': tensor([0.5000, 0.5000])}
     """
 
     name: str

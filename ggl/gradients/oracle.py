@@ -61,6 +61,15 @@ class GradientOracle:
         InputError: an unknown precision, a TorchScript victim, a model or local steps that "layerwise" can't
             take, or several local steps of a victim that samples.
         UnknownNameError: an unknown backend or loss.
+
+    Example:
+        >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
+        >>> oracle = ggl.GradientOracle(victim)
+        >>> data = ggl.load_dataset("fashion-mnist-heldout")
+        >>> shared = oracle.observe(data.images[:1], data.labels[:1])
+        >>> losses = oracle.score(data.images[:3, None], data.labels[:1], shared)
+        >>> losses.shape, int(losses.argmin())
+        (torch.Size([3]), 0)
     """
 
     def __init__(

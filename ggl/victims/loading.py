@@ -55,6 +55,11 @@ def load_victim(
             (TorchScript is refused), or neither `num_classes` nor the file says how many classes there are.
         UserCodeError: the user's function raised.
         WeightsError: the weight file cannot be read, or its names or shapes are not the victim's.
+
+    Example:
+        >>> victim = ggl.load_victim("resnet18", in_channels=3, num_classes=10, image_size=32, seed=0)
+        >>> victim(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     if num_classes is None:
         num_classes = _classes_of_file(name, in_channels, image_size, weights, key)

@@ -199,6 +199,10 @@ def load_loss(specification: str | Loss) -> Loss:
         UnknownNameError: a name or an option that is not known.
         InputError: an option that is missing, of the wrong kind or out of range, or what was found is
             no loss.
+
+    Example:
+        >>> ggl.load_loss("cross-entropy")(torch.zeros(2, 10), torch.tensor([0, 1])).shape
+        torch.Size([2])
     """
     if not isinstance(specification, str):
         return specification
