@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
+# make demo | test | test-slow | lint | docs | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := 1
 # Compile a module once and not in every process, of which the tests start hundreds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow lint reproduce-smoke lock clean
+.PHONY: demo test test-slow lint docs reproduce-smoke lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ggl demo
@@ -39,11 +39,22 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
+# The site, into site/: every page, the Python reference, and two pages as the tool makes them.
+docs: $(INSTALLED)
+	test -s runs/demo/report.html || $(BIN)/ggl demo
+	rm -rf docs/shown
+	mkdir -p docs/shown/benchmarks docs/shown/generators
+	cp -r runs/demo docs/shown/audit
+	cp benchmarks/results/cpu/report.html docs/shown/benchmark.html
+	cp -r benchmarks/results docs/shown/benchmarks
+	cp -r generators/assets docs/shown/generators
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Exact versions and hashes of everything, without any index address.
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-annotate --extra dev --extra bench --extra report --extra lpips --extra biggan --extra ray --extra flower \
+		--no-emit-index-url --no-annotate --extra dev --extra docs --extra bench --extra report --extra lpips --extra biggan --extra ray --extra flower \
 		--output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist ggl_audit.egg-info
+	rm -rf $(VENV) build dist site docs/shown ggl_audit.egg-info

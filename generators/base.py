@@ -18,7 +18,7 @@ class Prior(nn.Module, ABC):
     (truncation, tanh, W space, resizing) happens in `decode`. A subclass sets the four attributes
     and writes `decode`; coordinates that are not standard normal also need `sample` and `penalty`.
 
-    Example:
+    Examples:
         >>> class Grey(ggl.Prior):
         ...     name, licence = "grey", "MIT"
         ...     latent_dim, image_shape = 1, (1, 32, 32)

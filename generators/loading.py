@@ -36,7 +36,7 @@ def load_prior(specification: str) -> Prior:
         InputError: an option is missing or of the wrong kind, or what was found is no prior.
         WeightsError: its weights are missing, cut short or altered.
 
-    Example:
+    Examples:
         >>> prior = ggl.load_prior("fashion-dcgan32")
         >>> z = prior.sample(2, torch.Generator().manual_seed(0))
         >>> prior.decode(z, torch.tensor([0, 9])).shape

@@ -23,7 +23,7 @@ class Strategy(ABC):
     A subclass writes `_ask`, `_tell`, `_state` and `_load`. Latents are float64 on the CPU; a group's are on
     its device.
 
-    Example:
+    Examples:
         >>> class Wander(ggl.Strategy):
         ...     def __init__(self, latent_dim, *, budget, seed):
         ...         super().__init__(latent_dim, batch_size=4)

@@ -42,7 +42,7 @@ def load_strategy(
         UnknownNameError: a name or an option that is not known.
         InputError: an option of the wrong kind or out of range.
 
-    Example:
+    Examples:
         >>> strategy = ggl.load_strategy("cma-es:population=10", latent_dim=4, budget=500, seed=0)
         >>> for _ in range(50):
         ...     z = strategy.ask()

@@ -134,7 +134,7 @@ def test_every_package_stands_in_the_order():
     assert {module for module in MODULES if package_of(module) == "ggl"} == {"ggl"}
 
 
-EXAMPLE = re.compile(r"\n\n +Example:\n.*?(?=\n +\"{3}\n)", re.DOTALL)
+EXAMPLE = re.compile(r"\n\n +Examples:\n.*?(?=\n +\"{3}\n)", re.DOTALL)
 
 
 def test_modules_are_short():

@@ -87,7 +87,7 @@ def attack(
         GradientError: `shared` is zero or not finite.
         CheckpointError: `checkpoint` belongs to another attack.
 
-    Example:
+    Examples:
         >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> oracle = ggl.GradientOracle(victim)
@@ -135,7 +135,7 @@ def attack_many(
 
     `budget` is per target. Targets of one name share their strategy's random stream.
 
-    Example:
+    Examples:
         >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> oracle = ggl.GradientOracle(victim)
@@ -253,7 +253,7 @@ def invert(
 ) -> list[SearchResult]:
     """Search the prior for each image, number `first` and on, by mean squared error: an attack's ceiling.
 
-    Example:
+    Examples:
         >>> prior, data = ggl.load_prior("fashion-dcgan32"), ggl.load_dataset("fashion-mnist-heldout")
         >>> (result,) = ggl.invert(data.images[:1], data.labels[:1], prior=prior, budget=100)
         >>> result.images.shape  # the nearest that the prior has, as far as 100 evaluations find it

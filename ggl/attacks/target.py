@@ -19,7 +19,7 @@ class Target:
         labels: (b,) of the private batch, or b alone where the attacker does not know them.
         statistics: of the batch at the victim's batch normalization, where they were observed.
 
-    Example:
+    Examples:
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> data = ggl.load_dataset("fashion-mnist-heldout")
         >>> shared = ggl.GradientOracle(victim).observe(data.images[:2], data.labels[:2])

@@ -142,7 +142,7 @@ def audit(
         GradientError: a private image's gradient is zero or not finite.
         CheckpointError: `checkpoints` holds those of another audit.
 
-    Example:
+    Examples:
         >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> report = ggl.audit(victim, data.images[:2], data.labels[:2], prior=prior, defenses=["prune:0.9"],

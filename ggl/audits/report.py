@@ -23,7 +23,7 @@ OWN_PICTURE = re.compile(r"(private|ceiling|cell\d\d-(attack|sibling|noise))-\d{
 class Report(Findings):
     """What `ggl.audit` returns: the findings, to be set beside costs and saved as a folder of files.
 
-    Example:
+    Examples:
         >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> report = ggl.audit(victim, data.images[:1], data.labels[:1], prior=prior, budget=100)

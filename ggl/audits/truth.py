@@ -139,7 +139,7 @@ def check_truth(
         InputError: shapes, labels or parameter names that do not fit.
         GradientError: the images' own update is zero or not finite.
 
-    Example:
+    Examples:
         >>> data = ggl.load_dataset("fashion-mnist-heldout")
         >>> images, labels = data.images[:2], data.labels[:2]
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)

@@ -16,7 +16,7 @@ ELSEWHERE = "_place_elsewhere"
 class GGLError(Exception):
     """Base of every error that ggl raises on purpose; the command line ends with code 2 on it.
 
-    Example:
+    Examples:
         >>> try:
         ...     ggl.load_defense("prunee:0.9")
         ... except ggl.GGLError as error:

@@ -39,7 +39,7 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers under `name`; a name that is taken is refused.
 
-        Example:
+        Examples:
             >>> @ggl.register_defense("halve")
             ... class Halve(ggl.Defense):
             ...     name = "halve"

@@ -133,7 +133,7 @@ def reconstruct(
         GradientError: the update is zero or not finite.
         CheckpointError: `checkpoints` holds those of another run.
 
-    Example:
+    Examples:
         >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> shared = ggl.GradientOracle(victim).observe(data.images[:1], data.labels[:1])

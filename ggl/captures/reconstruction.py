@@ -29,7 +29,7 @@ class Reconstruction:
         results: (k,), the searches.
         matches: (k, k), the distance of reconstruction i's gradient to update u, as the attacker compares.
 
-    Example:
+    Examples:
         >>> data, prior = ggl.load_dataset("fashion-mnist-heldout"), ggl.load_prior("fashion-dcgan32")
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> shared = ggl.GradientOracle(victim).observe(data.images[:1], data.labels[:1])

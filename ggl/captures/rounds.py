@@ -27,7 +27,7 @@ class SeveralRounds(nn.Module):
     Raises:
         InputError: fewer than two rounds.
 
-    Example:
+    Examples:
         >>> import ggl
         >>> from ggl.captures.rounds import EveryRound, SeveralRounds
         >>> sizes = {"in_channels": 1, "num_classes": 10, "image_size": 32}

@@ -84,7 +84,7 @@ def captured_update(
             holds a difference of weights, or the files are in the wrong order by their counts of batches.
         GradientError: nothing that is trained differs, or the update is not finite at this rate.
 
-    Example:
+    Examples:
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> torch.save(victim.state_dict(), "before.pt")
         >>> client = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
@@ -150,7 +150,7 @@ def captured_difference(
         WeightsError: as `captured_update`, or the file holds weights.
         GradientError: as `captured_update`.
 
-    Example:
+    Examples:
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> difference = {name: torch.full_like(p, 0.01) for name, p in victim.named_parameters()}
         >>> torch.save(difference, "difference.pt")

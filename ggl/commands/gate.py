@@ -69,7 +69,7 @@ def read_gate(texts: Sequence[str]) -> Gate | None:
     Raises:
         InputError: a condition that is none.
 
-    Example:
+    Examples:
         >>> from ggl.commands.gate import read_gate
         >>> read_gate(["leaks,score:0.2"]).conditions
         ('leaks', 'score:0.2')

@@ -118,7 +118,7 @@ def guarantee(
     Raises:
         InputError: a number that is out of range, or subsampling where no accountant knows it.
 
-    Example:
+    Examples:
         >>> found = ggl.guarantee("dp-sgd:1,1", layers=10)
         >>> round(found.identification(candidates=100), 4)
         0.0924

@@ -44,7 +44,7 @@ class Dataset:
     Raises:
         InputError: there is no image, or a value is outside its range.
 
-    Example:
+    Examples:
         >>> data = ggl.Dataset("mine", torch.rand(4, 1, 32, 32), torch.tensor([0, 1, 1, 2]), num_classes=3)
         >>> data.images.shape
         torch.Size([4, 1, 32, 32])
@@ -98,7 +98,7 @@ def load_dataset(
     Raises:
         InputError: the specification, the files, or the images' shape is not as described.
 
-    Example:
+    Examples:
         >>> data = ggl.load_dataset("fashion-mnist-heldout")
         >>> data.images.shape, data.num_classes
         (torch.Size([1000, 1, 32, 32]), 10)

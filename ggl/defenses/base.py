@@ -31,7 +31,7 @@ class Defense:
     `share` where it needs more than the gradient. What an attacker can do about it goes into `adapt` and,
     for victims that sample, `trial`; `attackers` names whom these tell apart.
 
-    Example:
+    Examples:
         >>> class Halve(ggl.Defense):
         ...     name = "halve"
         ...     def protect(self, gradients, generator):

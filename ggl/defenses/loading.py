@@ -15,7 +15,7 @@ def load_defense(specification: str | Defense) -> Defense:
         UnknownNameError: a name or an option that is not known.
         InputError: an option that is missing, of the wrong kind, or out of range.
 
-    Example:
+    Examples:
         >>> defense = ggl.load_defense("clip:1+prune:0.5")
         >>> defense.protect({"weight": torch.tensor([3.0, 4.0])}, torch.Generator())
         {'weight': tensor([0.0000, 0.8000])}

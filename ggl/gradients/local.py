@@ -51,7 +51,7 @@ class LocalTraining:
         UnknownNameError: an optimizer or an option of it that is not known.
         InputError: a number that is out of its range.
 
-    Example:
+    Examples:
         >>> ggl.LocalTraining(4, 1e-3, optimizer="adamw:weight_decay=0.1").cannot_tell
         ['a factor of all gradients alike, such as a loss that is summed, not averaged']
     """

@@ -62,7 +62,7 @@ class GradientOracle:
             take, or several local steps of a victim that samples.
         UnknownNameError: an unknown backend or loss.
 
-    Example:
+    Examples:
         >>> victim = ggl.load_victim("lenet", in_channels=1, num_classes=10, image_size=32)
         >>> oracle = ggl.GradientOracle(victim)
         >>> data = ggl.load_dataset("fashion-mnist-heldout")

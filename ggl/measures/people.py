@@ -86,7 +86,7 @@ def recognizable(picked: Which, chance: PerImage, batch: int = 1) -> Recognizabl
     the client's images at most. "Fewer than k" has the largest p-value of all sets of more than n - k images
     (Goeman and Solari 2011; Benjamini and Heller 2008), whatever images of one client have in common.
 
-    Example:
+    Examples:
         >>> found = recognizable(np.array([True] * 7 + [False] * 3), np.full(10, 0.01))
         >>> found.at_least(), found.at_least(looks=2)
         (7, 6)
@@ -135,7 +135,7 @@ def own_scores(attack: PerImage, control: PerImage, ceiling: PerImage) -> PerIma
     class alone does. Weighted by control - ceiling, their mean is the leak score of all, a ratio of sums, as
     far as every image has one.
 
-    Example:
+    Examples:
         >>> own_scores(np.array([0.2, 0.3]), np.array([0.5, 0.3]), np.array([0.1, 0.3])).tolist()
         [0.75, nan]
     """

@@ -56,7 +56,7 @@ def load_victim(
         UserCodeError: the user's function raised.
         WeightsError: the weight file cannot be read, or its names or shapes are not the victim's.
 
-    Example:
+    Examples:
         >>> victim = ggl.load_victim("resnet18", in_channels=3, num_classes=10, image_size=32, seed=0)
         >>> victim(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])

@@ -200,7 +200,7 @@ def load_loss(specification: str | Loss) -> Loss:
         InputError: an option that is missing, of the wrong kind or out of range, or what was found is
             no loss.
 
-    Example:
+    Examples:
         >>> ggl.load_loss("cross-entropy")(torch.zeros(2, 10), torch.tensor([0, 1])).shape
         torch.Size([2])
     """
