@@ -43,10 +43,12 @@ def _percent(interval: Json) -> Bounds:
 def _table(key: str, title: str, rows: Sequence[Row], *, several: bool = False) -> dict[str, object]:
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     defenses = list(dict.fromkeys(row.defense for row in rows))
+    counts = {(row.group.n, row.group.seeds) for row in rows if row.group.n}
     return {
         "key": key,
         "title": title,
         "strategies": strategies,
+        "count": counts.pop() if len(counts) == 1 else None,
         "rows": [
             _line([row for row in rows if row.defense == name], strategies, several) for name in defenses
         ],

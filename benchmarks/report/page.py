@@ -163,9 +163,7 @@ def _trade_off(rows: Sequence[Row], utility: Json | None) -> dict[str, object] |
         return None
     costed = [row for row in rows if row.cost is not None]
     worst = [strongest(r for r in costed if r.defense == d) for d in dict.fromkeys(r.defense for r in costed)]
-    points = [
-        _point(k, row) for k, row in enumerate(row for row in worst if row and row.leak["mean"] is not None)
-    ]
+    points = [_point(row) for row in worst if row and row.leak["mean"] is not None]
     known = [x for point in points for x in point["leak_score"].values() if x is not None]
     reach = (max(min([0.0, *known]), REACH[0]), min(max([1.0, *known]), REACH[1]))
     return {
@@ -179,11 +177,11 @@ def _trade_off(rows: Sequence[Row], utility: Json | None) -> dict[str, object] |
     }
 
 
-def _point(k: int, row: Row) -> Any:
+def _point(row: Row) -> Any:
     cost = cost_of(row)
     return {
-        "label": f"{k:02d}",
         "key": row.key,
+        "label": row.defense,
         "defense": row.defense,
         "strategy": row.strategy,
         "sign": SIGNS[row.verdict],

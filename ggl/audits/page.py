@@ -135,7 +135,8 @@ def _trade_off(result: Json, worst: Sequence[Json]) -> dict[str, object] | None:
     undefended = _percent(utility["undefended_accuracy"])
     marks = [
         {
-            "label": cell["key"][4:],
+            "key": cell["key"][4:],
+            "label": cell["defense"],
             "verdict": cell["corrected"]["verdict"],
             "leak_score": cell["corrected"],
             "accuracy": cell["cost"]["accuracy"],

@@ -26,7 +26,10 @@ VERDICTS: dict[str, tuple[str, str, bool]] = {
 """Of the points of every verdict: marker, color, and whether it is filled."""
 
 MARKER, GLYPH, LINE_HEIGHT = 7.0, 5.2, 9.0
-"""In points: a marker's side, a digit's width, and the height of a label."""
+"""In points: a marker's side, a character's width, and the height of a label."""
+
+LONGEST = 26
+"""Characters of a label; what is longer ends in an ellipsis, and is in the page's table."""
 
 CARET_DOWN, CARET_UP = 7, 6
 """matplotlib's markers whose tip lies on the point."""
@@ -36,8 +39,8 @@ def draw_trade_off(points: Sequence[Json], undefended: Json, reach: tuple[float,
     """Return the worst-case leak score of every defense against the accuracy of a training under it.
 
     Args:
-        points: each with "label", "verdict" and the intervals "leak_score" and "accuracy", the latter in
-            percent; bounds may be None, means may not.
+        points: each with "key" (what its id ends in), "label", "verdict" and the intervals "leak_score" and
+            "accuracy", the latter in percent; bounds may be None, means may not.
         undefended: the interval of the accuracy without a defense, in percent.
         reach: of the leak score's axis; what lies beyond is an arrow at its end.
     """
@@ -103,7 +106,7 @@ def _draw_point(axes: Any, point: Json, reach: tuple[float, float]) -> None:
         markeredgecolor=color,
         markerfacecolor=color if full else PAPER,
         markeredgewidth=1.5,
-        gid=f"point-{point['label']}",
+        gid=f"point-{point['key']}",
         zorder=3,
     )
 
@@ -117,18 +120,23 @@ def _label(axes: Any, points: Sequence[Json], reach: tuple[float, float]) -> Non
     lines = [line for point in points for line in _bars(axes, point, reach, scale)]
     lines += _rules(axes, scale)
     for point, place in zip(points, places, strict=True):
-        width = GLYPH * len(point["label"])
+        label = _shortened(point["label"])
+        width = GLYPH * len(label)
 
         def cost(offset: tuple[float, float], place: Any = place, width: float = width) -> float:
             box = _box(place + np.array(offset), width, LINE_HEIGHT)
             outside = box[0] < frame[0] or box[1] < frame[1] or box[2] > frame[2] or box[3] > frame[3]
             covered = sum(_overlap(box, other) for other in taken)
             crossed = sum(_overlap(box, line) > 0 for line in lines)
-            return float(1000 * outside + covered + 4 * crossed + 0.4 * np.hypot(*offset))
+            return float(1000 * outside + covered + 12 * crossed + 0.4 * np.hypot(*offset))
 
         best = min(_offsets(width), key=cost)
         taken.append(_box(place + np.array(best), width, LINE_HEIGHT))
-        _write(axes, point["label"], _place(point, reach), best)
+        _write(axes, label, _place(point, reach), best)
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
 
 
 def _write(axes: Any, label: str, place: tuple[float, float], offset: tuple[float, float]) -> None:

@@ -19,6 +19,7 @@ from ggl.base.errors import InputError
 from ggl.measures.leakage import Scores
 from ggl.measures.lpips import LPIPS_NOTE
 from ggl.pages.templates import fixed
+from ggl.pages.trade_off import LONGEST
 
 N = 6
 BROWSER = shutil.which("chromium")
@@ -323,7 +324,8 @@ def test_hostile_names_are_text():
     assert all("onerror" not in image for image in found.all("img"))
     assert hostile in found.text("summary")
     assert f"00  {hostile}" in found.texts["convergence"]
-    assert hostile in found.text("utility")
+    assert f"{hostile[: LONGEST - 1]}…" in found.text("utility")
+    assert hostile in found.text("worst-case")
 
 
 def test_the_same_report_gives_the_same_bytes_and_changes_nothing():

@@ -16,7 +16,7 @@ def interval(mean, reach=0.1):
 
 def point(label, score, accuracy, verdict="leaks", reach=0.1):
     figures = {"leak_score": interval(score, reach), "accuracy": interval(accuracy, 1.0)}
-    return {"label": label, "verdict": verdict, **figures}
+    return {"key": label, "label": label, "verdict": verdict, **figures}
 
 
 def draw(*points, reach=(-1.0, 1.5)):
@@ -61,6 +61,24 @@ def test_labels_of_points_in_one_place_do_not_cover_each_other():
     assert [label for _, _, label in found] == [f"{k:02d}" for k in range(25)]
     places = [(float(x), float(y)) for x, y, _ in found]
     assert all(abs(a[0] - b[0]) > 10 or abs(a[1] - b[1]) > 6 for a, b in combinations(places, 2))
+
+
+def test_points_are_named_by_their_labels_and_long_names_end_in_an_ellipsis():
+    long = "top-k:0.01,momentum=0.9+noise:0.001"
+    figure = draw(*({**point(key, 0.5, 70), "label": name} for key, name in (("00", "clip:4"), ("01", long))))
+    texts = re.findall(r"<text [^>]*font-size: 8\.5px[^>]*>([^<]+)</text>", figure)
+    assert texts == ["clip:4", "top-k:0.01,momentum=0.9+n…"]
+    assert place(figure, "01")
+
+
+def test_names_of_points_in_one_place_do_not_cover_each_other():
+    """A character is at least four points wide here, a name of nine 36; a line is 8.5 high."""
+    names = [f"prune:0.{k}" for k in range(10, 22)]
+    figure = draw(*({**point(f"{k:02d}", 0.5, 70), "label": name} for k, name in enumerate(names)))
+    found = re.findall(r'<text [^>]*font-size: 8\.5px[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>prune', figure)
+    assert len(found) == len(names)
+    places = [(float(x), float(y)) for x, y in found]
+    assert all(abs(a[0] - b[0]) > 36 or abs(a[1] - b[1]) > 6 for a, b in combinations(places, 2))
 
 
 def test_no_label_leaves_the_axes():
