@@ -10,6 +10,7 @@ from ggl.audits.findings import AuditCell, Findings
 from ggl.measures.leakage import Scores
 from ggl.measures.lpips import LPIPS_HINT, lpips_note
 from ggl.measures.metrics import METRICS
+from ggl.pages.card import Card
 from ggl.pages.templates import COLUMNS_SHOWN, DISPLAY_SIDE, check_page, data_uri, fill, fixed
 from ggl.pages.trade_off import draw_trade_off
 
@@ -31,14 +32,19 @@ SENTENCES = {
 """How the summary begins each verdict's list of defenses."""
 
 
-def render(report: Findings, result: Mapping[str, object]) -> str:
+def render(report: Findings, result: Mapping[str, object], card: Card | None = None) -> str:
     """Return the page of a report and its `to_dict()`; the same bytes for the same content.
+
+    Args:
+        report: what was found.
+        result: its `to_dict()`, whose `timing` may be None.
+        card: the share card that lies beside the page, None where none does.
 
     Raises:
         InputError: jinja2 or matplotlib, the extra `report`, is not installed.
     """
     check_page()
-    return fill("report.html.jinja", _content(report, result))
+    return fill("report.html.jinja", {**_content(report, result), "card": card})
 
 
 def _content(report: Findings, result: Json) -> dict[str, object]:

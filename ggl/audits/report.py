@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ggl.audits.card import card_of
 from ggl.audits.findings import Findings
 from ggl.audits.page import render
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.costs.utility_file import read_utility
+from ggl.pages.card import CARD, draw_card
+from ggl.pages.templates import check_page
 
 __all__ = [
     "Report",
@@ -55,16 +58,25 @@ class Report(Findings):
         """Return `report.html` of `to_dict()`, whose `timing` may be None."""
         return render(self, result)
 
+    def card(self, result: Mapping[str, object]) -> bytes:
+        """Return `card.png` of `to_dict()`: verdict, pictures and settings at a glance."""
+        return draw_card(card_of(self, result))
+
+    def _page_and_card(self, result: Mapping[str, object]) -> tuple[str, bytes]:
+        check_page()
+        card = card_of(self, result)
+        return render(self, result, card), draw_card(card)
+
     def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
-        """Write the images, `report.html` and, last, `result.json` into a folder; return the last.
+        """Write images, `report.html`, `card.png` and, last, `result.json` into a folder; return the last.
 
         Raises:
-            InputError: `html` without the packages of the extra `report`; nothing is written.
+            InputError: `html`, page and card, without the packages of the extra `report`; nothing is written.
         """
         from torchvision.utils import save_image  # seconds to import
 
         folder, result = Path(folder), self.to_dict()
-        page = self.page(result) if html else None
+        page, picture = self._page_and_card(result) if html else (None, None)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for stale in (folder / "images").glob("*.png"):
             if OWN_PICTURE.fullmatch(stale.name):
@@ -72,7 +84,8 @@ class Report(Findings):
         for name, images in self.image_sets().items():
             for i, image in enumerate(images):
                 save_image(image, folder / "images" / f"{name}-{i:03d}.png")
-        if page is not None:
+        if page is not None and picture is not None:
+            write_atomically(folder / CARD, picture)
             write_atomically(folder / "report.html", page.encode())
         write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
         return result

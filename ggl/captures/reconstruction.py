@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -13,7 +14,9 @@ from torch import Tensor
 from ggl.attacks.course import SearchResult
 from ggl.base.files import write_atomically
 from ggl.base.versions import versions
+from ggl.captures.card import card_of
 from ggl.measures.statistics import Interval, bootstrap_mean
+from ggl.pages.card import CARD, Card, draw_card
 from ggl.pages.templates import DISPLAY_SIDE, check_page, data_uri, fill
 
 __all__ = ["Reconstruction"]
@@ -104,10 +107,10 @@ class Reconstruction:
         }
 
     def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
-        """Write the images, `report.html` and, last, `result.json` into a folder; return the last.
+        """Write images, `report.html`, `card.png` and, last, `result.json` into a folder; return the last.
 
         Raises:
-            InputError: `html` without the packages of the extra `report`; nothing is written.
+            InputError: `html`, page and card, without the packages of the extra `report`; nothing is written.
         """
         from torchvision.utils import save_image  # seconds to import
 
@@ -119,7 +122,9 @@ class Reconstruction:
             for i, image in enumerate(images):
                 save_image(image, folder / "images" / f"{name}-{i:03d}.png")
         if html:
-            write_atomically(folder / "report.html", self.page(result).encode())
+            card = self.card(result)
+            write_atomically(folder / CARD, draw_card(card))
+            write_atomically(folder / "report.html", self.page(result, card).encode())
         write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
         return result
 
@@ -135,10 +140,17 @@ class Reconstruction:
             for title, found in zip(self.titles(), self.results, strict=True)
         }
 
-    def page(self, result: Mapping[str, object]) -> str:
-        """Return `report.html` of `to_dict()`, whose `timing` may be None; the same bytes for the same."""
+    def card(self, result: Mapping[str, Any]) -> Card:
+        """Return the share card of `to_dict()`: how well it matches, and no leak score."""
+        return card_of(result, [found.images for found in self.results])
+
+    def page(self, result: Mapping[str, object], card: Card | None = None) -> str:
+        """Return `report.html` of `to_dict()`, whose `timing` may be None; the same bytes for the same.
+
+        A card is the one that lies beside the page.
+        """
         pictures = [[data_uri(image) for image in found.images] for found in self.results]
         labels = [found.labels.tolist() for found in self.results]
         pixelated = self.results[0].images.shape[-1] < DISPLAY_SIDE
         shown = {"pictures": pictures, "classes": labels, "side": DISPLAY_SIDE, "pixelated": pixelated}
-        return fill("reconstruction.html.jinja", {**result, **shown})
+        return fill("reconstruction.html.jinja", {**result, **shown, "card": card})

@@ -40,7 +40,7 @@ class PairedUpdates(TyperCommand):
 
 
 Seed = Annotated[int, typer.Option(help="of every random draw")]
-Out = Annotated[Path, typer.Option(help="folder for result.json, report.html and the images")]
+Out = Annotated[Path, typer.Option(help="folder for result.json, report.html, card.png and the images")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was killed in --out")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a GPU where there is one")]
 Workers = Annotated[

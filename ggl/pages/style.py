@@ -7,7 +7,7 @@ import io
 import re
 from typing import Any
 
-__all__ = ["COLORS", "INK", "LINES", "MARKERS", "PAPER", "STYLE", "to_svg"]
+__all__ = ["COLORS", "INK", "LINES", "MARKERS", "PALETTE", "PAPER", "STYLE", "to_svg"]
 
 INK = "#0a0b0c"
 """Stands for the page's text color in a figure, so that it is legible in dark mode."""
@@ -29,6 +29,20 @@ STYLE: Any = {
 
 COLORS = ("#2f7fc1", "#c8642d", "#2c9468", "#a463bd", "#9a7a1c", "#cc527e", "#6b7f8c")
 """Each with a contrast of at least 3 on white and on the dark page alike."""
+
+PALETTE = {
+    "page": "#ffffff",
+    "ink": "#1b1e22",
+    "soft": "#5a626b",
+    "rule": "#d5dae0",
+    "tint": "#f4f6f8",
+    "link": "#1a5fa8",
+    "alarm": "#a8261c",
+    "alarm-tint": "#fbeceb",
+    "calm": "#2b5d7d",
+    "calm-tint": "#eaf1f6",
+}
+"""The pages' colors in light mode, by their names in the style sheet; share cards have them too."""
 
 LINES = ("solid", "dashed", "dashdot", "dotted")
 MARKERS = ("o", "s", "^", "D", "v")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ggl.base.distribution import install_command
 from ggl.base.errors import InputError
+from ggl.pages.style import PALETTE
 
 __all__ = ["COLUMNS_SHOWN", "DISPLAY_SIDE", "check_page", "data_uri", "fill", "fixed", "to_picture"]
 
@@ -32,7 +33,8 @@ def check_page() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"report.html needs {' and '.join(NEEDED)}: {install_command(*NEEDED)}, or save without the page"
+            f"pages and their card.png need {' and '.join(NEEDED)}: {install_command(*NEEDED)}, "
+            "or save without the page"
         ) from error
 
 
@@ -56,6 +58,7 @@ def fill(template: str, content: Mapping[str, object], packages: Sequence[str] =
         lstrip_blocks=True,
     )
     environment.filters["fixed"] = fixed
+    environment.globals["palette"] = PALETTE
     return environment.get_template(template).render(content).strip() + "\n"
 
 

@@ -88,6 +88,7 @@ def test_pictures_are_left_out_unless_they_are_asked_for(evidence):
     page = read(evidence)["report.html"].decode()
     assert "<img" not in page
     assert "data:image/png" not in page
+    assert "card.png" not in page
     assert "A copy without its pictures" in page
     assert " s.</caption>" not in page
     assert "data:image/png" in (evidence.parent / "out" / "report.html").read_text()
