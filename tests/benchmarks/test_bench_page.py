@@ -1,6 +1,5 @@
 """The page of a store in Chromium; CHROMIUM names the browser, else it is looked for on PATH."""
 
-import os
 import re
 import shutil
 import socketserver
@@ -11,20 +10,15 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from browser import BROWSER, NEEDS_BROWSER, complaints
 from made_records import CELL, made_records
 from PIL import Image
 
 from ggl.benchmarks.report import render
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = NEEDS_BROWSER
 
-pytestmark = [
-    pytest.mark.slow("starts a browser"),
-    pytest.mark.skipif(
-        BROWSER is None, reason=f"no browser: CHROMIUM is not set, none of {', '.join(NAMES)} is on PATH"
-    ),
-]
+STANDING = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu" / "report.html"
 
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
@@ -34,14 +28,18 @@ QUIET = (
 OWN_HOSTS = ("update.googleapis.com", "clients2.google.com", "accounts.google.com")
 """What Chromium asks for by itself."""
 
-MEASURE = """<script>
-const widths = [innerWidth, document.documentElement.scrollWidth, document.body.scrollWidth];
-parent.postMessage(widths.join(" "), "*");
-</script></body>"""
+HEAT = """<script>addEventListener("load", () => {
+  const box = document.querySelector("div[data-map]:not(.off) .scroll");
+  const head = box.querySelector("tbody th");
+  const before = head.getBoundingClientRect().left;
+  box.scrollLeft = 200;
+  const numbers = [box.scrollWidth, box.clientWidth, before, head.getBoundingClientRect().left];
+  parent.postMessage([...numbers, box.offsetHeight - box.clientHeight].join(" "), "*");
+});</script></body>"""
 
-PHONE = """<!doctype html><iframe src="inner.html" style="width: 390px; height: 844px; border: 0"></iframe>
-<script>addEventListener("message", (event) => { document.body.dataset.widths = event.data; });</script>"""
-"""A window cannot be as narrow as a phone; a frame can."""
+FRAME = """<!doctype html>
+<iframe src="inner.html" style="width: {width}px; height: 900px; border: 0"></iframe>
+<script>addEventListener("message", (event) => {{ document.body.dataset.said = event.data; }});</script>"""
 
 BROKEN = """<script>throw new Error("on purpose")</script>
 <img alt="" src="http://elsewhere.invalid/x.png"></body>"""
@@ -165,16 +163,35 @@ def test_a_cell_leads_to_its_pictures(open_page, content):
     assert [" open" in shelf for shelf in tags(dom, 'class="shelf')] == [True, False, True]
 
 
-def test_nothing_but_the_scroll_regions_is_wider_than_a_phone(open_page, content, tmp_path):
-    wide = MEASURE.replace("<script>", '<p style="width: 1000px">x</p><script>')
-    found = []
-    for end in (MEASURE, wide):
-        (tmp_path / "inner.html").write_text(content.replace("</body>", end), encoding="utf-8")
-        dom, _, _ = open_page(PHONE)
-        found.append([int(width) for width in re.search('data-widths="(.*?)"', dom)[1].split()])
-    (inner, *widths), (_, *wider) = found
-    assert max(widths) <= inner <= 390
-    assert max(wider) > 390
+@pytest.mark.parametrize(
+    ("width", "scheme"), [("desk", "light"), ("desk", "dark"), ("phone", "light"), ("paper", "light")]
+)
+def test_nothing_is_wrong_with_it_on_any_screen_and_on_paper(content, tmp_path, width, scheme):
+    assert complaints(content, tmp_path, width=width, scheme=scheme) == []
+
+
+@pytest.mark.parametrize("width", ["desk", "phone", "paper"])
+def test_nothing_is_wrong_with_the_standing_page(tmp_path, width):
+    assert complaints(STANDING.read_text("utf-8"), tmp_path, width=width) == []
+
+
+def test_the_standing_heat_map_fits_a_desk_and_scrolls_beside_its_first_column_on_a_phone(
+    open_page, tmp_path
+):
+    found = {}
+    (tmp_path / "inner.html").write_text(
+        STANDING.read_text("utf-8").replace("</body>", HEAT), encoding="utf-8"
+    )
+    for width in (1280, 375):
+        dom, said, _ = open_page(FRAME.format(width=width))
+        assert said == []
+        found[width] = [float(x) for x in re.search('data-said="(.*?)"', dom)[1].split()]
+    map_width, box_width, *_ = found[1280]
+    assert map_width <= box_width
+    map_width, box_width, before, after, bar = found[375]
+    assert map_width > box_width
+    assert 0 <= before - after < 3  # the space around cells scrolls away
+    assert bar > 5
 
 
 def test_without_script_everything_is_there(content):
