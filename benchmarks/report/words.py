@@ -101,7 +101,7 @@ def _entry(row: Row) -> dict[str, object]:
         "defense": row.defense,
         "strategy": row.strategy,
         "setting": row.setting.label,
-        "score": row.leak,
+        "score": row.leak if row.correction is None else row.corrected,
         "kept": None if cost is None else cost["kept"]["mean"],
     }
 

@@ -166,9 +166,9 @@ def test_the_summary_says_what_leaks_how_sure_and_at_what_cost():
     scores = {r["defense"] + r["strategy"]: r for r in leak_rows(records)}
     worst = [scores["nonecma-es"], scores["noise:1cma-es"]]
     shown = [
-        f"{float(r['leak_mean']):.2f} [{float(r['leak_low']):.2f}, {float(r['leak_high']):.2f}]".replace(
-            "-", "−"
-        )
+        "{:.2f} [{:.2f}, {:.2f}]".format(
+            *(float(r[key]) for key in ("leak_mean", "corrected_low", "corrected_high"))
+        ).replace("-", "−")
         for r in worst
     ]
     assert worst[0]["n"] == "7"
