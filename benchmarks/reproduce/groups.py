@@ -15,7 +15,7 @@ from ggl.benchmarks.reproduce.plan import MEASURED, ReproductionPlan
 from ggl.benchmarks.sweeps.aggregate import CellGroup
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs.utility import t_interval
-from ggl.measures.statistics import Interval, bootstrap_mean
+from ggl.measures.statistics import Interval, bootstrap_mean, share, share_of_clusters
 
 __all__ = [
     "LEAK_SCORE",
@@ -23,6 +23,7 @@ __all__ = [
     "Group",
     "RowGroup",
     "groups_of_plan",
+    "interval_of",
     "mean_of",
     "over_of",
     "points_of",
@@ -116,7 +117,12 @@ def mean_of(group: Group, figure: str) -> Interval | None:
         leak = group.leak if isinstance(group, CellGroup) else None
         return None if leak is None else leak.interval
     values = values_of(group, "attack", figure)
-    return MEANS[over_of(group)](np.array(list(values.values()))) if values else None
+    return interval_of(figure, over_of(group))(np.array(list(values.values()))) if values else None
+
+
+def interval_of(metric: str, over: Over) -> Callable[[Values], Interval]:
+    """Return what makes a metric's interval over images or seeds; of a share of images the exact one."""
+    return _share if metric == SUCCESS and over == "images" else MEANS[over]
 
 
 def points_of(group: RowGroup, metric: str) -> tuple[list[float], list[int]] | None:
@@ -124,6 +130,13 @@ def points_of(group: RowGroup, metric: str) -> tuple[list[float], list[int]] | N
     if any(metric not in row.figures for row in group.rows):
         return None
     return [row.figures[metric] for row in group.rows], [row.unit for row in group.rows]
+
+
+def _share(values: Values) -> Interval:
+    """Return the share of images found: none of ten does not say that there is no other."""
+    if np.isin(values, (0, 1)).all():
+        return share(int(values.sum()), len(values))
+    return share_of_clusters(values)
 
 
 def _exact(values: Values) -> Interval:

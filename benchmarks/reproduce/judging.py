@@ -16,6 +16,7 @@ from ggl.benchmarks.reproduce.groups import (
     MEANS,
     Group,
     RowGroup,
+    interval_of,
     mean_of,
     over_of,
     points_of,
@@ -95,12 +96,10 @@ def judge(check: Check, groups: Mapping[str, Group]) -> Finding:
     known = [values for values in found if values is not None]
     over = over_of(here[0])
     units = sorted(set.intersection(*(set(values) for values in known)))
-    columns = [np.array([values[i] for i in units]) for values in known]
-    if check.value is not None:
-        columns.append(np.full(len(units), check.value))
     if not units:
         return Finding("undecided", f"no {over.removesuffix('s')} in common")
-    return _compare(check, columns[0], columns[1], over)
+    columns = [np.array([values[i] for i in units]) for values in known]
+    return _compare(check, columns[0], None if check.value is not None else columns[1], over)
 
 
 def _leaks(group: Group) -> Finding:
@@ -160,21 +159,27 @@ def _beside(figure: Interval, value: float) -> tuple[ClaimOutcome, str]:
     return "undecided", "the interval holds the value"
 
 
-def _compare(check: Check, a: Values, b: Values, over: Over) -> Finding:
-    mean = MEANS[over]
-    difference, n = mean(a - b), len(a)
-    p_value = paired_test(a, b) if over in ("images", "clients") else None
+def _compare(check: Check, a: Values, b: Values | None, over: Over) -> Finding:
+    """Return whether a lies where it is said to, beside b or, without one, the check's value."""
+    figure, n = interval_of(check.metric, over)(a), len(a)
+    if b is None:
+        value = check.value or 0.0
+        other, p_value = None, None
+        difference = Interval(figure.mean - value, figure.low - value, figure.high - value, n)
+    else:
+        other, difference = interval_of(check.metric, over)(b), MEANS[over](a - b)
+        p_value = paired_test(a, b) if over in ("images", "clients") else None
     least = {"seeds": FEWEST_SEEDS, "nothing": 1}.get(over, FEWEST_IMAGES)
     outcome: ClaimOutcome = "undecided"
     why = _few(n, over)
     if n >= least:
-        outcome, why = _decide(check, difference, p_value, b)
-    valued = check.value is not None
-    other = None if valued else mean(b)
-    return Finding(outcome, why, mean(a), other, difference, None if valued else p_value, n)
+        outcome, why = _decide(check, difference, p_value, figure.mean - difference.mean)
+    return Finding(outcome, why, figure, other, difference, p_value, n)
 
 
-def _decide(check: Check, difference: Interval, p_value: float | None, b: Values) -> tuple[ClaimOutcome, str]:
+def _decide(
+    check: Check, difference: Interval, p_value: float | None, reference: float
+) -> tuple[ClaimOutcome, str]:
     """Return the outcome of a rule that compares, and its reason; without a test the interval is one."""
     if check.rule == "above":
         return _beside(difference, 0.0)
@@ -187,7 +192,7 @@ def _decide(check: Check, difference: Interval, p_value: float | None, b: Values
         if ahead:
             return "holds", "a is better"
         return "fails", "the opposite is seen" if behind else "no difference is shown"
-    limit = _limit(check, b)
+    limit = _limit(check, reference)
     if check.rule == "no_better":
         if ahead:
             return "fails", "a is better"
@@ -212,9 +217,9 @@ def _lead(metric: str, difference: Interval) -> tuple[float, float, float]:
     return difference.mean, difference.low, difference.high
 
 
-def _limit(check: Check, b: Values) -> float:
+def _limit(check: Check, reference: float) -> float:
     tolerance = check.tolerance or 0.0
-    return tolerance if check.metric in (*DECIBELS, *SHARES) else tolerance * float(np.mean(b))
+    return tolerance if check.metric in (*DECIBELS, *SHARES) else tolerance * reference
 
 
 def _few(n: int, over: Over) -> str:

@@ -306,3 +306,15 @@ def test_success_is_an_ssim_of_six_tenths():
     found = judge(Check("above", "a", metric="success", value=0.1), {"a": group(values, metric="ssim")})
     assert found.a.mean == 5 / 8
     assert found.outcome == "holds"
+
+
+@pytest.mark.parametrize(
+    ("found", "images", "value", "expected"),
+    [(0, 10, 0.1, "undecided"), (0, 29, 0.1, "holds"), (10, 10, 0.8, "undecided"), (4, 10, 0.1, "fails")],
+)
+def test_none_of_ten_images_does_not_show_a_share_below_a_tenth(found, images, value, expected):
+    """A share's interval is the exact one: without scatter a mean's would be a point."""
+    values = [0.9] * found + [0.1] * (images - found)
+    finding = judge(Check("below", "a", metric="success", value=value), {"a": group(values, metric="ssim")})
+    assert finding.outcome == expected
+    assert finding.a.low < finding.a.high
