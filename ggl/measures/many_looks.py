@@ -100,9 +100,7 @@ def widening(residuals: Float64[np.ndarray, "k n"], clients: int) -> float:
         return 1.0
     rows = rows[:, np.lexsort(rows)]
     random = numpy_stream(0, "many looks")
-    student, most = scipy.stats.t.ppf(  # type: ignore[attr-defined]
-        [(1 + CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / (2 * k)], clients - 1
-    )
+    student, most = scipy.stats.t.ppf([(1 + CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / (2 * k)], clients - 1)
     if clients < FEW:
         return float(most / student)
     spread = np.sqrt(random.chisquare(clients - 1, RESAMPLES) / (clients - 1))

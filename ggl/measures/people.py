@@ -166,7 +166,7 @@ def risk_at_most(hit: Which, batch: int = 1) -> float:
 
 
 def _upper(found: int, n: int, level: float) -> float:
-    quantile = scipy.stats.beta.ppf(1 - level, found + 1, n - found)  # type: ignore[attr-defined]
+    quantile = scipy.stats.beta.ppf(1 - level, found + 1, n - found)
     return float(quantile)
 
 
