@@ -1,7 +1,6 @@
 """What a sweep's work costs on this machine, from a few generations of each distinct thing."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +12,10 @@ from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
 from ggl.attacks.strategy_options import read_options
+from ggl.attacks.timing import GENERATION_SECONDS, affordable_rate, timed_rate
 from ggl.audits.audit import audit
 from ggl.audits.controls import choose_decoys, noise_gradient
+from ggl.base.durations import clock_of
 from ggl.base.random import stream, stream_seed
 from ggl.benchmarks.sweeps.cells import SweepCell
 from ggl.benchmarks.sweeps.components import Components
@@ -32,21 +33,12 @@ __all__ = ["Calibration", "place_of"]
 SHARES = 4
 """Gradients that an audit of one cell has clients share: the private one is checked first."""
 
-GENERATION_SECONDS = 0.25
-"""As many searches side by side as a pack has, unless a generation of theirs takes longer."""
-
-GENERATIONS = 2
 PLAIN, WITH_GRADIENT = "random", "adam"
 """Strategies that cost next to nothing themselves."""
 
 TINY = "random:population=4"
 FEW = 64
 """Evaluations that are budget enough for them."""
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """Return the process's time on a CPU, so that other work on it counts little, and else wall time."""
-    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -162,19 +154,20 @@ class Calibration:
         strategy = self._strategy(cell)
         if isinstance(strategy, GaussianProcess | TuRBO):
             return self._modeled(cell, strategy.initial, strategy.batch_size)
-        narrow = _timed(self._search(cell, SEARCHES), 1)
-        affordable = int(GENERATION_SECONDS / (SEARCHES * strategy.batch_size * narrow))
-        width = SEARCHES * min(affordable, cell.images, self.pack)
-        return _timed(self._search(cell, width), GENERATIONS) if width > SEARCHES else narrow
+        return affordable_rate(
+            lambda width: self._search(cell, width).run,
+            self.clock,
+            strategy.batch_size,
+            min(cell.images, self.pack),
+            unit=SEARCHES,
+        )
 
     def _modeled(self, cell: SweepCell, initial: int, size: int) -> float:
         """Return the mean over the budget, where all after the initial design costs what its start does."""
         plain = self._rate(_under(cell, cell, PLAIN))
-        search = self._search(cell, 1)
-        search.run(until=initial)
         if initial + size > cell.budget:
             return plain
-        modeled = _seconds(search, initial + size)
+        modeled = timed_rate(self._search(cell, 1).run, self.clock, after=initial)
         share = initial / cell.budget
         return share * plain + (1 - share) * modeled
 
@@ -267,20 +260,3 @@ def _under(place: SweepCell, cell: SweepCell, strategy: str) -> SweepCell:
 def place_of(cell: SweepCell) -> tuple[object, ...]:
     """Return what cells share among whom defenses and strategies are compared."""
     return cell.prior, cell.victim, cell.victim_weights, cell.data
-
-
-def _timed(search: Search, generations: int) -> float:
-    """Return the seconds of an evaluation after the first generation, or in it where the budget is spent."""
-    size = max(search.group.sizes())
-    if search.budget >= 2 * size:
-        search.run(until=size)
-    return _seconds(search, min((1 + generations) * size, search.budget))
-
-
-def _seconds(search: Search, until: int) -> float:
-    """Return the seconds of an evaluation from where a search is to where it shall be."""
-    clock = clock_of(search.device)
-    marks = [(sum(best.evaluations for best in search.best), clock())]
-    search.run(lambda done, *_: marks.append((done, clock())), until=until)
-    (before, started), (after, ended) = marks[0], marks[-1]
-    return (ended - started) / max(after - before, 1)

@@ -26,10 +26,10 @@ from ggl.audits.findings import AuditCell
 from ggl.audits.report import Report
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
+from ggl.base.memory import PeakMemory
 from ggl.base.versions import versions
 from ggl.benchmarks.sweeps.cells import Pack, SweepCell
 from ggl.benchmarks.sweeps.components import Components
-from ggl.benchmarks.sweeps.memory import PeakMemory
 from ggl.benchmarks.sweeps.records import METRICS, CurvePoint, Record, figure_name
 from ggl.datasets.loading import Dataset
 from ggl.datasets.picking import pick_private

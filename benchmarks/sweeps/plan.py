@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ggl.base.durations import duration_text, wall_seconds
 from ggl.base.processes import one_thread
 from ggl.benchmarks.sweeps.calibration import Calibration, place_of
 from ggl.benchmarks.sweeps.cells import AXES, Pack, SweepCell, packs_of
@@ -142,21 +143,12 @@ def _estimate(
         pieces.append(Piece(cell.strategy, _searched(pack), search, calibration.grows(cell)))
         pieces.append(Piece(FIXED, 0, once + len(pack) * each))
         times.append(search + once + len(pack) * each)
-    return Estimate(_wall(times, workers), workers, _joined(pieces))
+    return Estimate(wall_seconds(times, workers), workers, _joined(pieces))
 
 
 def _tell(progress: Callable[[str], None] | None, what: str) -> None:
     if progress is not None:
         progress(what)
-
-
-def _wall(times: Sequence[float], workers: int) -> float:
-    """Return when the last of some workers is done, each taking the next piece of work when it is free."""
-    free = [0.0] * workers
-    for seconds in times:
-        first = free.index(min(free))
-        free[first] += seconds
-    return max(free)
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -213,17 +205,11 @@ def _estimate_lines(estimate: Estimate) -> list[str]:
     work = sum(piece.seconds for piece in estimate.pieces)
     bound = "at least " if estimate.at_least else ""
     return [
-        f"time: {bound}{_duration(estimate.seconds)} with {estimate.workers} workers of one thread, from "
-        f"{_duration(work)} of work, as calibrated on this machine now",
+        f"time: {bound}{duration_text(estimate.seconds)} with {estimate.workers} workers of one thread, from "
+        f"{duration_text(work)} of work, as calibrated on this machine now",
         *(
-            f"  {piece.what}: {'at least ' if piece.at_least else ''}{_duration(piece.seconds)}"
+            f"  {piece.what}: {'at least ' if piece.at_least else ''}{duration_text(piece.seconds)}"
             + (f", {1000 * piece.seconds / piece.evaluations:.2f} s per 1,000" if piece.evaluations else "")
             for piece in estimate.pieces
         ),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,5 @@
 """The audit: every defense, attacker and strategy on the same images, against the same controls."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,41 +8,22 @@ from pathlib import Path
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ggl.attacks.label_sources import check_label_rule
-from ggl.attacks.latents import load_latents
-from ggl.attacks.objectives import check_statistics
-from ggl.attacks.settings import AUTO, AttackSettings
+from ggl.attacks.settings import AUTO
 from ggl.attacks.stages import Stage
-from ggl.attacks.workplace import Workplace
-from ggl.audits.attackers import check_attackers
-from ggl.audits.cells import cells_of, invert_private, meet
-from ggl.audits.checks import check_defenses, check_images, check_strategy
-from ggl.audits.clients import Clients, rows_of
-from ggl.audits.controls import Decoys, choose_decoys
-from ggl.audits.ladder import LadderPlan, climb, plan_ladder
+from ggl.audits.cells import invert_private
+from ggl.audits.ladder import climb
 from ggl.audits.report import Report
-from ggl.audits.scoring import features_distance, passive_controls, scored
-from ggl.audits.setting import AuditSetting
+from ggl.audits.request import AuditRequest, PreparedAudit
+from ggl.audits.scoring import passive_controls, scored
 from ggl.audits.truth import TruthCheck, worst_check
-from ggl.base.errors import InputError
 from ggl.base.processes import one_thread
-from ggl.datasets.loading import load_dataset
-from ggl.defenses import Defense, load_defense
+from ggl.defenses import Defense
 from ggl.generators import Prior
-from ggl.generators.plausibility import warn_if_implausible
-from ggl.gradients import GradientOracle, Gradients, LocalTraining
+from ggl.gradients import Gradients, LocalTraining
 from ggl.gradients.batch_statistics import BatchStatistics
-from ggl.gradients.convergence import warn_if_converged
-from ggl.gradients.distance import find_distance
-from ggl.measures.leakage import measures
-from ggl.measures.lpips import load_lpips
 from ggl.victims.losses import Loss
-from ggl.victims.outputs import bare_module, with_output
 
-__all__ = ["CEILING_BUDGET", "audit"]
-
-CEILING_BUDGET = 2000
-"""Evaluations that the inversion of each private image may spend: Adam, four starts."""
+__all__ = ["audit"]
 
 
 @one_thread()
@@ -102,7 +82,7 @@ def audit(
             the image; "all" is every one that applies. Those that would do the same are one, the first.
         budget: objective evaluations of each search.
         ceiling_budget: objective evaluations, with gradients, of each inversion of a private image itself;
-            `CEILING_BUDGET` by default. Fewer, for a slow prior, understate what could leak at most.
+            2000 by default. Fewer, for a slow prior, understate what could leak at most.
         ceiling: those inversions' images, of the images to be attacked, where they are known already.
         only: numbers of the clients to be attacked; the others' images are private too, and so no controls.
         seed: of every random draw.
@@ -150,101 +130,52 @@ def audit(
         >>> [cell.attacker for cell in report.cells]
         ['naive', 'adaptive']
     """
-    images, labels = images.cpu(), labels.cpu()
-    known = [load_defense(defense) for defense in defenses]
-    check_attackers(attackers, known)
-    find_distance(distance)
-    rule = load_latents(prior.latents if latents is None else latents)
-    if ladder:
-        _check_ladder(strategies, attackers, label_rule, statistics is True)
-        label_rule = "inferred"
-    check_label_rule(label_rule)
-    check_images(images, labels, prior, batch_size)
-    if local is not None:
-        local.check(batch_size)
-    if statistics is not False and not ladder:
-        check_statistics(victim, local)
-    pool, pool_labels = decoys or _heldout(prior)
-    victim = with_output(copy.deepcopy(bare_module(victim, "the victim")), output)
-    oracle = GradientOracle(victim, loss=loss, backend=backend, precision=precision, local=local)
-    numbers = list(range(len(images) // batch_size) if only is None else only)
-    rows = rows_of(numbers, batch_size)
-    chosen = choose_decoys(images, labels, pool, pool_labels, seed, batch_size)
-    clients = Clients(
-        images=images[rows],
-        siblings=chosen.siblings[rows],
-        labels=labels[rows],
-        numbers=numbers,
-        batch_size=batch_size,
+    asked = AuditRequest(
+        victim=victim,
+        images=images,
+        labels=labels,
+        prior=prior,
+        defenses=defenses,
+        strategies=strategies,
+        attackers=attackers,
+        budget=budget,
+        ceiling_budget=ceiling_budget,
+        ceiling=ceiling,
+        only=only,
         seed=seed,
-        round=round,
-        rounds=rounds,
+        decoys=decoys,
+        distance=distance,
+        latents=latents,
+        batch_size=batch_size,
+        label_rule=label_rule,
+        local=local,
+        loss=loss,
+        output=output,
         captured=captured,
         statistics=statistics,
-    )
-    setting = AuditSetting(
-        oracle=oracle,
-        victim=victim,
-        attack=AttackSettings(
-            prior=prior,
-            budget=budget,
-            distance=distance,
-            latents=rule.name,
-            label_rule=label_rule,
-            seed=seed,
-        ),
-        clients=clients,
-        every_label=labels,
-        decoys=Decoys([chosen.images[i] for i in rows], chosen.siblings[rows]),
-        errors=measures(features_distance(victim, oracle.device), load_lpips()),
-        ceiling_budget=CEILING_BUDGET if ceiling_budget is None else ceiling_budget,
-        checkpoints=checkpoints,
-        place=Workplace(workers, oracle.device, progress),
         backend=backend,
-        known_ceiling=ceiling,
+        precision=precision,
+        round=round,
+        rounds=rounds,
+        ladder=ladder,
     )
-    plan = plan_ladder(setting, known) if ladder else None
-    if plan is not None:
-        setting = replace(setting, clients=replace(clients, statistics=False))
-        if say is not None:
-            for line in plan.lines():
-                say(line)
-    for strategy in strategies if plan is None else ():
-        check_strategy(setting, strategy)
-    truth = worst_check(setting, known) if truth is None else truth
-    with setting.place:
-        report = _run(setting, known, strategies, attackers, plan)
+    prepared = asked.prepared(checkpoints, workers, progress)
+    if prepared.ladder is not None and say is not None:
+        for line in prepared.ladder.lines():
+            say(line)
+    truth = worst_check(prepared.setting, prepared.defenses) if truth is None else truth
+    with prepared.setting.place:
+        report = _run(prepared)
     return replace(report, truth=truth, forced=force)
 
 
-def _check_ladder(strategies: Sequence[str], attackers: Sequence[str], label_rule: str, asked: bool) -> None:
-    if (tuple(strategies), tuple(attackers), label_rule, asked) != ((AUTO,), ("adaptive",), "known", False):
-        raise InputError(
-            "a ladder has strategies, attackers, label rules, and rungs with batch statistics and without: "
-            "leave these out, but for the statistics that were captured"
-        )
-
-
-def _run(
-    audit: AuditSetting,
-    defenses: Sequence[Defense],
-    strategies: Sequence[str],
-    attackers: Sequence[str],
-    plan: LadderPlan | None,
-) -> Report:
-    started = time.monotonic()
-    if plan is None:
-        check_defenses(audit, defenses, attackers)
-    # In eval mode: an image alone has no batch statistics.
-    single = GradientOracle(copy.deepcopy(audit.victim).eval(), loss=audit.oracle.loss, backend="sequential")
-    warn_if_converged(single, audit.clients.images, audit.clients.labels, stacklevel=5)
-    doubts = warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=5)
+def _run(prepared: PreparedAudit) -> Report:
+    started, audit, plan = time.monotonic(), prepared.setting, prepared.ladder
+    doubts = prepared.doubts(stacklevel=5)
     ceiling = invert_private(audit)
     passive = passive_controls(audit)
     if plan is None:
-        met = (meet(audit, defense) for defense in defenses)
-        begun = (cell for of in met for cell in cells_of(audit, of, strategies, attackers, passive))
-        cells, ladder = [finish() for finish in audit.place.ahead(begun)], None
+        cells, ladder = [finish() for finish in audit.place.ahead(prepared.begun(passive))], None
     else:
         cells, ladder = climb(audit, plan, passive)
     ceiling_images = ceiling()
@@ -260,12 +191,3 @@ def _run(
         ladder=ladder,
         seconds=time.monotonic() - started,
     )
-
-
-def _heldout(prior: Prior) -> tuple[Tensor, Tensor]:
-    if prior.heldout is None:
-        raise InputError(
-            f"prior {prior.name} brings no held-out images: give decoys=(images, labels) of its domain"
-        )
-    pool = load_dataset(prior.heldout)
-    return pool.images, pool.labels

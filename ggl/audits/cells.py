@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -31,7 +30,7 @@ from ggl.defenses import Defense
 from ggl.gradients import GradientOracle, Gradients
 from ggl.measures.leakage import Scores
 
-__all__ = ["CLOSED_FORM", "Met", "cells_of", "invert_private", "meet"]
+__all__ = ["CLOSED_FORM", "BegunCell", "Met", "cells_of", "invert_private", "meet"]
 
 SharedByKind: TypeAlias = Mapping[str, Sequence[Gradients]]
 """What clients of each of `KINDS` share, every kind's in the order of the clients."""
@@ -89,12 +88,8 @@ def cells_of(
     strategies: Sequence[str],
     attackers: Sequence[str],
     passive: Mapping[str, Scores],
-) -> Iterator[Callable[[], AuditCell]]:
-    """Begin to attack every kind of shared gradient by every attacker and strategy.
-
-    Yields:
-        What waits for a cell's searches, scores what comes out, and returns the cell.
-    """
+) -> Iterator["BegunCell"]:
+    """Begin to attack every kind of shared gradient by every attacker and strategy."""
     defense, oracle, shared, layer = met.defense, met.oracle, met.shared, met.layer
     prior = audit.attack.prior
     asked = attackers_asked(defense, attackers, solvable=layer is not None and audit.solvable)
@@ -115,15 +110,13 @@ def cells_of(
             passes = defense.trial(attacker).draws if oracle.is_sampled else 1
             begun = _begun(audit, comparing, name, told, shared)
             seconds = time.monotonic() - started
-            cell = _Cell(audit, comparing, name, told, shared, passive, match, seconds, passes)
-            yield partial(cell.searched, begun)
+            yield BegunCell(audit, comparing, name, told, shared, passive, match, seconds, begun, passes)
     if ANALYTIC in asked and layer is not None:
         settings, started = replace(audit.attack, defense=defense, attacker=ANALYTIC), time.monotonic()
         results = _solve(audit, oracle, settings, layer, shared)
         match = matches(oracle, settings, audit.clients.batches(), shared["private"])
         seconds = time.monotonic() - started
-        cell = _Cell(audit, oracle, CLOSED_FORM, settings, shared, passive, match, seconds)
-        yield partial(cell.scored, results)
+        yield BegunCell(audit, oracle, CLOSED_FORM, settings, shared, passive, match, seconds, results)
 
 
 def _begun(
@@ -168,12 +161,13 @@ def _solve(
 
 
 @dataclass(frozen=True)
-class _Cell:
+class BegunCell:
     """A cell whose searches have been begun, or solved.
 
     Attributes:
         match: of the private images themselves, as of `matches`.
         seconds: that its beginning took.
+        searches: the searches of every kind's gradients, in their order, or what solving these gave.
         passes: of an evaluation.
     """
 
@@ -185,14 +179,17 @@ class _Cell:
     passive: Mapping[str, Scores]
     match: NDArray[np.float64]
     seconds: float
+    searches: Begun | Sequence[SearchResult]
     passes: int = 1
 
-    def searched(self, begun: Begun) -> AuditCell:
-        """Wait for every kind's searches, and score what they found."""
-        results = begun.results()
-        return self.scored(results, begun.seconds)
+    def __call__(self) -> AuditCell:
+        """Wait for every kind's searches, score what they found, and return the cell."""
+        if isinstance(self.searches, Begun):
+            results = self.searches.results()
+            return self._scored(results, self.searches.seconds)
+        return self._scored(self.searches, 0.0)
 
-    def scored(self, results: Sequence[SearchResult], seconds: float = 0.0) -> AuditCell:
+    def _scored(self, results: Sequence[SearchResult], seconds: float) -> AuditCell:
         """Score what came of every kind's gradients, `results` in their order."""
         started, audit, settings, private = (
             time.monotonic(),

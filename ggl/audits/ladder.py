@@ -1,11 +1,11 @@
 """The ladder: an attack for each rung and defense, on the same images, beside the same controls."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from ggl.audits.attackers import ANALYTIC
-from ggl.audits.cells import Met, cells_of, meet
+from ggl.audits.cells import BegunCell, Met, cells_of, meet
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell
 from ggl.audits.ladder_findings import Ladder, Place
@@ -18,7 +18,7 @@ from ggl.defenses import Defense
 from ggl.gradients.oracle import check_gradient
 from ggl.measures.leakage import Scores
 
-__all__ = ["LadderPlan", "climb", "plan_ladder"]
+__all__ = ["LadderPlan", "begin_climbing", "climb", "plan_ladder"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def climb(
     """
     cells: list[AuditCell] = []
     places: list[Place] = []
-    for attempt, begun in audit.place.ahead(_begun(audit, plan, passive)):
+    for attempt, begun in audit.place.ahead(begin_climbing(audit, plan, passive)):
         place, rung = attempt.place, attempt.rung
         try:
             if isinstance(begun, GradientError):
@@ -96,11 +96,11 @@ def climb(
     return cells, Ladder(plan.rungs, places)
 
 
-Beginning: TypeAlias = list[Callable[[], AuditCell]] | GradientError
-"""What waits for the cell of an attempt, nothing where there is nothing to run; or why it can't begin."""
+Beginning: TypeAlias = list[BegunCell] | GradientError
+"""The cell of an attempt, begun, nothing where there is nothing to run; or why it can't begin."""
 
 
-def _begun(
+def begin_climbing(
     audit: AuditSetting, plan: LadderPlan, passive: Mapping[str, Scores]
 ) -> Iterator[tuple[Attempt, Beginning]]:
     """Begin every attempt, in their order."""
@@ -113,7 +113,7 @@ def _begun(
                 yield attempt, error
 
 
-def _begin(attempt: Attempt, met: Met, passive: Mapping[str, Scores]) -> list[Callable[[], AuditCell]]:
+def _begin(attempt: Attempt, met: Met, passive: Mapping[str, Scores]) -> list[BegunCell]:
     """Begin the cell of an attempt."""
     rung, setting = attempt.rung, attempt.setting
     if setting is None:

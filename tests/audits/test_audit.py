@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ggl
-from ggl.audits import audit as audit_module
+from ggl.audits import request
 from ggl.base.errors import GradientError, InputError, UnknownNameError
 from ggl.datasets.picking import pick_private
 from ggl.gradients import Step, View
@@ -140,7 +140,7 @@ def test_trained_batch_norm_victims_and_two_strategies(data, prior):
 @pytest.fixture
 def audited(data, prior, monkeypatch):
     """A short audit of three images, its ceiling too."""
-    monkeypatch.setattr(audit_module, "CEILING_BUDGET", 32)
+    monkeypatch.setattr(request, "CEILING_BUDGET", 32)
     rows = pick_private(data.labels, 3, seed=0)
 
     def run(victim, **changes):
@@ -382,9 +382,9 @@ def test_a_dead_victim_is_refused(data, prior):
 
 
 PROGRAM = """
-import sys, ggl.audits.audit, ggl.attacks.search
+import sys, ggl.audits.request, ggl.attacks.search
 ggl.attacks.search.CHECKPOINT_SECONDS = 0.0
-sys.modules["ggl.audits.audit"].CEILING_BUDGET = 200
+ggl.audits.request.CEILING_BUDGET = 200
 sys.argv = ["ggl", "audit", "--images", "2", "--budget", "96", "--defense", "none", "--defense", "noise:0.1"]
 sys.argv += ["--strategy", "cma-es", "--strategy", "adam", "--device", "cpu", *EXTRA]
 from ggl.cli import main

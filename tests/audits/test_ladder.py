@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ggl
-from ggl.audits import audit as audit_module
+from ggl.audits import request
 from ggl.audits.ladder import plan_ladder
 from ggl.audits.ladder_findings import Ladder, Place
 from ggl.audits.rungs import rungs_of
@@ -76,7 +76,7 @@ def planned(audited, monkeypatch):
         raise KeyboardInterrupt
 
     def plan(victim, **changes):
-        monkeypatch.setattr(audit_module, "plan_ladder", keep)
+        monkeypatch.setattr(request, "plan_ladder", keep)
         with pytest.raises(KeyboardInterrupt):
             audited(victim, ladder=True, **changes)
         return plans[-1]

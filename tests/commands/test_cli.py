@@ -206,7 +206,7 @@ def test_groups_are_those_of_the_private_images(ggl, tmp_path, groups):
 
 
 def test_an_audit_beside_what_ggl_utility_measured_in_the_same_folder(ggl, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("ggl.audits.audit"), "CEILING_BUDGET", 200)
+    monkeypatch.setattr(importlib.import_module("ggl.audits.request"), "CEILING_BUDGET", 200)
     random = np.random.default_rng(0)
     splits = {
         f"{split}_images": random.integers(0, 255, (20, 8, 8), dtype=np.uint8) for split in ("train", "test")
