@@ -35,12 +35,13 @@ from ggl.commands.options import (
     VictimWeights,
     Workers,
 )
+from ggl.commands.welcome import Welcoming
 
 __all__ = ["main"]
 
 app = typer.Typer(
     help="Measure how much of a private image a degraded gradient gives away.",
-    no_args_is_help=True,
+    cls=Welcoming,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -249,6 +250,14 @@ def audit(
     evidence: Evidence = None,
     evidence_with_images: EvidenceWithImages = False,
     resume: Resume = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="check everything, say the cells, evaluations, minutes and memory that it would take, and "
+            "write nothing",
+        ),
+    ] = False,
 ) -> None:
     """Measure what clients' gradients give away of their images, per defense and strategy."""
     check_names(victim=victim, prior=prior, strategies=strategy or (), defenses=defense or (), loss=loss)
@@ -306,7 +315,7 @@ def audit(
         ladder=ladder,
     )
     written = evidence_file(evidence, evidence_with_images)
-    passed = run(plan, resume, gate=gate, evidence=written, workers=workers)
+    passed = run(plan, resume, gate=gate, evidence=written, workers=workers, dry_run=dry_run)
     raise typer.Exit(0 if passed else FAILED)
 
 

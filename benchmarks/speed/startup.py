@@ -27,6 +27,7 @@ ANSWER_SECONDS, ANSWER_MEGABYTES = 1.0, 150.0
 IMPORT_RATIO = 1.3
 
 ANSWERS: dict[str, tuple[str, ...]] = {
+    "ggl": (),
     "ggl --help": ("--help",),
     "ggl audit --help": ("audit", "--help"),
     "ggl bench run --help": ("bench", "run", "--help"),
