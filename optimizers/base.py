@@ -54,6 +54,9 @@ class Strategy(ABC):
     anytime: bool = True
     """Whether a search's course does not depend on its budget: a longer one begins as a shorter one."""
 
+    initial: int | None = None
+    """Evaluations of a first design, after which each costs the more the more was told; None of others."""
+
     batch_size: int
     """Candidates of the next generation; may change from one generation to the next."""
 

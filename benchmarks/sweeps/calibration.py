@@ -12,7 +12,7 @@ from ggl.attacks.latents import load_latents
 from ggl.attacks.objectives import GradientMatch
 from ggl.attacks.search import Search
 from ggl.attacks.strategy_options import read_options
-from ggl.attacks.timing import GENERATION_SECONDS, affordable_rate, timed_rate
+from ggl.attacks.timing import GENERATION_SECONDS, affordable_rate, mean_rate, modeled_rate
 from ggl.audits.audit import audit
 from ggl.audits.controls import choose_decoys, noise_gradient
 from ggl.base.durations import clock_of
@@ -25,8 +25,6 @@ from ggl.defenses import Client
 from ggl.gradients import GradientOracle, Gradients
 from ggl.gradients.sampled import sampled_layers
 from ggl.optimizers import Strategy, load_group, load_strategy
-from ggl.optimizers.bayesian.gp import GaussianProcess
-from ggl.optimizers.bayesian.turbo import TuRBO
 
 __all__ = ["Calibration", "place_of"]
 
@@ -71,7 +69,7 @@ class Calibration:
 
     def grows(self, cell: SweepCell) -> bool:
         """Return whether a strategy's cost grows with what it was told, so that a rate is a least one."""
-        return isinstance(self._strategy(cell), GaussianProcess | TuRBO)
+        return self._strategy(cell).initial is not None
 
     def evaluation(self, cell: SweepCell, reference: SweepCell) -> float:
         """Return the seconds of one evaluation of a cell, its strategy's time included.
@@ -152,12 +150,11 @@ class Calibration:
 
     def _measured(self, cell: SweepCell) -> float:
         strategy = self._strategy(cell)
-        if isinstance(strategy, GaussianProcess | TuRBO):
+        if strategy.initial is not None:
             return self._modeled(cell, strategy.initial, strategy.batch_size)
         return affordable_rate(
             lambda width: self._search(cell, width).run,
             self.clock,
-            strategy.batch_size,
             min(cell.images, self.pack),
             unit=SEARCHES,
         )
@@ -167,9 +164,8 @@ class Calibration:
         plain = self._rate(_under(cell, cell, PLAIN))
         if initial + size > cell.budget:
             return plain
-        modeled = timed_rate(self._search(cell, 1).run, self.clock, after=initial)
-        share = initial / cell.budget
-        return share * plain + (1 - share) * modeled
+        modeled = modeled_rate(lambda told: self._search(cell, 1).run(told), self.clock, initial)
+        return mean_rate(plain, modeled, initial / cell.budget)
 
     def _search(self, cell: SweepCell, width: int) -> Search:
         """Return searches, `width` of them, of three gradients in turn."""

@@ -40,6 +40,9 @@ JOBS = 6
 LARGEST = 8
 """Searches of a job at most, on a CPU: more side by side are no faster. A GPU takes all at once."""
 
+ROWS = ("targets", "images", "labels")
+"""What a job has one of for each search."""
+
 PAUSE = 0.1
 """Seconds between what a worker tells of its progress."""
 
@@ -76,6 +79,11 @@ class Job:
     function: Callable[..., list[SearchResult]]
     common: Mapping[str, object]
     own: Mapping[str, object]
+
+    def part(self, searches: int) -> "Job":
+        """Return the first of its searches alone."""
+        own = {name: given[:searches] if name in ROWS else given for name, given in self.own.items()}  # type: ignore[index]
+        return replace(self, searches=min(searches, self.searches), own=own)
 
     def run(self, progress: Progress) -> Computed:
         """Compute it here."""

@@ -4,11 +4,13 @@ import warnings
 
 from ggl.attacks.label_sources import load_label_rule
 from ggl.attacks.settings import AUTO, AttackSettings
+from ggl.attacks.strategy_options import read_options
 from ggl.gradients import GradientOracle, View
 from ggl.gradients.residuals import is_separable, is_sum_of_squares
+from ggl.optimizers import Strategy, load_strategy
 from ggl.optimizers.least_squares.gauss_newton import LARGEST
 
-__all__ = ["SCALAR", "StrategyWarning", "chosen_strategy"]
+__all__ = ["SCALAR", "StrategyWarning", "chosen_strategy", "trial_strategy"]
 
 RESIDUAL, SCALAR = "gauss-newton", "cma-es"
 """The search that is told residuals, and the one that is told losses alone."""
@@ -47,3 +49,24 @@ def chosen_strategy(
         return SCALAR
     jacobian = settings.prior.latent_dim if is_separable(oracle, view) else coordinates
     return RESIDUAL if settings.budget // settings.restarts >= JACOBIANS * jacobian else SCALAR
+
+
+def trial_strategy(settings: AttackSettings, batch_size: int, label_size: int) -> Strategy:
+    """Return a strategy as searches begin with it; of "auto" the one that is told losses alone.
+
+    Args:
+        settings: of the attack.
+        batch_size: images that one search looks for.
+        label_size: coordinates of every image's label.
+
+    Raises:
+        InputError: an unknown name, or options that do not fit.
+    """
+    options = read_options(settings.strategy)
+    return load_strategy(
+        SCALAR if settings.strategy == AUTO else options.searcher,
+        latent_dim=batch_size * (settings.prior.latent_dim + label_size),
+        budget=options.own(settings.budget),
+        seed=settings.seed,
+        blocks=batch_size,
+    )

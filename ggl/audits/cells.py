@@ -30,7 +30,7 @@ from ggl.defenses import Defense
 from ggl.gradients import GradientOracle, Gradients
 from ggl.measures.leakage import Scores
 
-__all__ = ["CLOSED_FORM", "BegunCell", "Met", "cells_of", "invert_private", "meet"]
+__all__ = ["CLOSED_FORM", "BegunCell", "Met", "begin_ceiling", "cells_of", "invert_private", "meet"]
 
 SharedByKind: TypeAlias = Mapping[str, Sequence[Gradients]]
 """What clients of each of `KINDS` share, every kind's in the order of the clients."""
@@ -64,10 +64,20 @@ def meet(audit: AuditSetting, defense: Defense) -> Met:
 
 def invert_private(audit: AuditSetting) -> Callable[[], Float[Tensor, "n c h w"]]:
     """Begin the ceiling, the prior's best image of each private one; return what waits for it."""
-    known = audit.known_ceiling
-    if known is not None:
-        return lambda: known
-    begun = audit.place.begin(
+    known, begun = audit.known_ceiling, begin_ceiling(audit)
+
+    def images() -> Float[Tensor, "n c h w"]:
+        results = [] if begun is None else begun.results()
+        return torch.cat([result.images for result in results]) if known is None else known
+
+    return images
+
+
+def begin_ceiling(audit: AuditSetting) -> Begun | None:
+    """Begin the inversions of the ceiling; None where it is known already."""
+    if audit.known_ceiling is not None:
+        return None
+    return audit.place.begin(
         inversion_jobs(
             "ceiling",
             audit.clients.images,
@@ -79,7 +89,6 @@ def invert_private(audit: AuditSetting) -> Callable[[], Float[Tensor, "n c h w"]
             checkpoints=audit.checkpoints,
         )
     )
-    return lambda: torch.cat([result.images for result in begun.results()])
 
 
 def cells_of(

@@ -9,8 +9,7 @@ from ggl.attacks.analytic import find_first_linear
 from ggl.attacks.head import find_head_layer
 from ggl.attacks.label_sources import labels_to_start_from, load_label_rule
 from ggl.attacks.search import check_budget
-from ggl.attacks.settings import AUTO
-from ggl.attacks.strategy_choice import SCALAR
+from ggl.attacks.strategy_choice import trial_strategy
 from ggl.attacks.strategy_options import read_options
 from ggl.attacks.tuning import weights_of
 from ggl.audits.attackers import ANALYTIC
@@ -21,7 +20,6 @@ from ggl.generators import Prior
 from ggl.gradients.oracle import check_gradient
 from ggl.gradients.residuals import check_sum_of_squares
 from ggl.measures.metrics import check_window
-from ggl.optimizers import load_strategy
 
 __all__ = ["check_defenses", "check_images", "check_strategy"]
 
@@ -50,19 +48,12 @@ def check_strategy(audit: AuditSetting, strategy: str) -> None:
     settings, batch = audit.searching(strategy), audit.clients.batch_size
     labels = load_label_rule(settings.label_rule, audit.oracle, settings.prior)
     options = read_options(settings.strategy)
-    budget = options.own(settings.budget)
     if options.rate is not None:
         weights_of(settings.prior)
     if options.is_head:
         find_head_layer(audit.oracle, settings.prior.image_shape)
-    trial = load_strategy(
-        SCALAR if strategy == AUTO else options.searcher,
-        latent_dim=batch * (settings.prior.latent_dim + labels.size),
-        budget=budget,
-        seed=settings.seed,
-        blocks=batch,
-    )
-    check_budget(budget, trial.batch_size)
+    trial = trial_strategy(settings, batch, labels.size)
+    check_budget(options.own(settings.budget), trial.batch_size)
     if trial.needs_residuals:
         check_sum_of_squares(settings.distance)
 

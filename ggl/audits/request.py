@@ -18,10 +18,10 @@ from ggl.audits.cells import BegunCell, cells_of, meet
 from ggl.audits.checks import check_defenses, check_images, check_strategy
 from ggl.audits.clients import Clients, rows_of
 from ggl.audits.controls import Decoys, choose_decoys
-from ggl.audits.ladder import LadderPlan, plan_ladder
+from ggl.audits.ladder import LadderPlan, begin_climbing, plan_ladder
 from ggl.audits.scoring import features_distance
 from ggl.audits.setting import AuditSetting
-from ggl.base.errors import InputError
+from ggl.base.errors import GradientError, InputError
 from ggl.datasets.loading import load_dataset
 from ggl.defenses import Defense, load_defense
 from ggl.generators import Prior
@@ -192,7 +192,11 @@ class PreparedAudit:
         return warn_if_implausible(audit.attack.prior, audit.attack.seed, stacklevel=stacklevel + 1)
 
     def begun(self, passive: Mapping[str, Scores]) -> Iterator[BegunCell]:
-        """Begin the cells of an audit without a ladder, one after the other."""
+        """Begin the cells, one after the other; what a ladder cannot begin is left out."""
+        if self.ladder is not None:
+            for _, begun in begin_climbing(self.setting, self.ladder, passive):
+                yield from () if isinstance(begun, GradientError) else begun
+            return
         for defense in self.defenses:
             met = meet(self.setting, defense)
             yield from cells_of(self.setting, met, self.strategies, self.attackers, passive)

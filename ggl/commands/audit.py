@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ggl.attacks.stages import Stage
 from ggl.audits.audit import audit
+from ggl.audits.dry_run import foresee
 from ggl.audits.report import Report
+from ggl.audits.request import AuditRequest
 from ggl.audits.truth import TruthCheck, check_truth
 from ggl.base.devices import find_device
 from ggl.base.errors import InputError
@@ -23,6 +24,7 @@ from ggl.commands.audit_inputs import Inputs, load_inputs
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.audit_summary import print_summary
 from ggl.commands.console import LOG_WIDTH, progress_bars
+from ggl.commands.dry_run import print_prospect, print_uncompared
 from ggl.commands.evidence import EvidenceFile, evidence_of
 from ggl.commands.evidence_plan import input_files
 from ggl.commands.folders import check_folder, check_place
@@ -58,6 +60,7 @@ def run(
     gate: Gate | None = None,
     evidence: EvidenceFile | None = None,
     workers: int | None = None,
+    dry_run: bool = False,
 ) -> bool:
     """Run the audit, save it in the plan's folder, print its table, and say whether the gate is passed.
 
@@ -68,6 +71,7 @@ def run(
         gate: what no defense may show.
         evidence: where the evidence goes.
         workers: processes that search; by default one a processor, or one on a GPU.
+        dry_run: check everything that can be, say what the audit would take, and write nothing.
     """
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
     if gate is not None and plan.captured and plan.truth is None:
@@ -80,6 +84,9 @@ def run(
     else:
         check_place(plan.out, resume, checkpoints=CHECKPOINTS, result=RESULT)
     check_page()
+    if dry_run:
+        _foretell(plan, console, workers)
+        return True
     new = not plan.out.exists()
     try:
         files = [] if evidence is None else input_files(plan)
@@ -109,9 +116,29 @@ def audited(
     with global_stream(stream_seed(plan.seed, "command")):
         device = find_device(plan.device)
         inputs = load_inputs(plan, console.print)
-        workers = workers or (processors() if device.type == "cpu" else 1)
-        found = _audit(plan, inputs, device, console, workers)
+        found = _audit(plan, inputs, device, console, _crew(workers, device))
     return found if isinstance(found, Reconstruction) else replace(found, utility=utility), inputs
+
+
+@one_thread()
+def _foretell(plan: AuditPlan, console: Console, workers: int | None) -> None:
+    """Print what the audit would take."""
+    if plan.utility is not None:
+        read_utility(plan.utility, plan.victim)
+    with global_stream(stream_seed(plan.seed, "command")):
+        device = find_device(plan.device)
+        inputs = load_inputs(plan, console.print)
+        if inputs.images is None or inputs.labels is None:
+            print_uncompared(plan, console)
+            return
+        _say_truth(plan, inputs, device, console)
+        request = AuditRequest(**_what(plan, inputs, device))
+        print_prospect(foresee(request, _crew(workers, device)), plan, console)
+
+
+def _crew(workers: int | None, device: torch.device) -> int:
+    """Return how many processes search, where that is not said."""
+    return workers or (processors() if device.type == "cpu" else 1)
 
 
 def _audit(
@@ -121,41 +148,57 @@ def _audit(
         console.print(LPIPS_HINT, markup=False)
     for unsaid in inputs.local.cannot_tell if inputs.local else ():
         console.print(f"the clients' updates do not tell: {unsaid}", markup=False)
-    truth = _check_truth(plan, inputs, device)
-    if truth is not None:
-        for line in truth.lines():
-            console.print(line, markup=False)
+    truth = _say_truth(plan, inputs, device, console)
     with progress_bars(console) as stage:
+        how: dict[str, Any] = {"checkpoints": plan.out / CHECKPOINTS, "workers": workers, "progress": stage}
         if inputs.images is None or inputs.labels is None:
-            return _reconstruct(plan, inputs, device, _common(plan, inputs, stage, workers))
+            return _reconstruct(plan, inputs, device, how)
         report = audit(
-            inputs.victim.to(device),
-            inputs.images,
-            inputs.labels,
-            defenses=plan.defenses,
-            ceiling_budget=plan.ceiling_budget,
-            decoys=(inputs.pool.images, inputs.pool.labels),
-            batch_size=plan.batch_size if inputs.shared is None else len(inputs.images),
-            captured=None if inputs.shared is None else [inputs.shared],
+            **_what(plan, inputs, device),
             truth=truth,
             force=plan.force,
-            statistics=plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
-            **_attackers(plan, console),
-            **_common(plan, inputs, stage, workers),
+            say=partial(console.print, markup=False),
+            **how,
         )
     report = report if inputs.groups is None else report.with_groups(inputs.groups)
     return replace(report, settings={**report.settings, **_asked(plan, inputs)})
 
 
-def _attackers(plan: AuditPlan, console: Console) -> dict[str, Any]:
+def _what(plan: AuditPlan, inputs: Inputs, device: torch.device) -> dict[str, Any]:
+    """Return what is audited, as `AuditRequest` and `audit` name it."""
+    images = inputs.images
+    return {
+        "victim": inputs.victim.to(device),
+        "images": images,
+        "labels": inputs.labels,
+        "defenses": plan.defenses,
+        "ceiling_budget": plan.ceiling_budget,
+        "decoys": (inputs.pool.images, inputs.pool.labels),
+        "batch_size": plan.batch_size if inputs.shared is None or images is None else len(images),
+        "captured": None if inputs.shared is None else [inputs.shared],
+        "statistics": plan.batch_statistics if inputs.statistics is None else [inputs.statistics],
+        **_attackers(plan),
+        **_common(plan, inputs),
+    }
+
+
+def _attackers(plan: AuditPlan) -> dict[str, Any]:
     """Return who attacks: those that were asked for, or a ladder of them."""
     if plan.ladder:
-        return {"ladder": True, "say": partial(console.print, markup=False)}
+        return {"ladder": True}
     return {
         "strategies": plan.strategies,
         "attackers": plan.attackers,
         "label_rule": plan.label_rule or "known",
     }
+
+
+def _say_truth(plan: AuditPlan, inputs: Inputs, device: torch.device, console: Console) -> TruthCheck | None:
+    """Say whether the images behind a captured update make it, and return that; None without either."""
+    truth = _check_truth(plan, inputs, device)
+    for line in () if truth is None else truth.lines():
+        console.print(line, markup=False)
+    return truth
 
 
 def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> TruthCheck | None:
@@ -179,7 +222,7 @@ def _check_truth(plan: AuditPlan, inputs: Inputs, device: torch.device) -> Truth
 
 
 def _reconstruct(
-    plan: AuditPlan, inputs: Inputs, device: torch.device, common: dict[str, Any]
+    plan: AuditPlan, inputs: Inputs, device: torch.device, how: dict[str, Any]
 ) -> Reconstruction:
     """Attack a captured update whose images nobody knows."""
     found = reconstruct(
@@ -193,12 +236,13 @@ def _reconstruct(
         attacker=plan.attackers[0],
         strategy=plan.strategies[0],
         statistics=inputs.statistics,
-        **common,
+        **_common(plan, inputs),
+        **how,
     )
     return replace(found, settings={**found.settings, **_asked(plan, inputs)})
 
 
-def _common(plan: AuditPlan, inputs: Inputs, stage: Stage, workers: int) -> dict[str, Any]:
+def _common(plan: AuditPlan, inputs: Inputs) -> dict[str, Any]:
     """Return the options that audits and reconstructions share."""
     return {
         "prior": inputs.prior,
@@ -212,9 +256,6 @@ def _common(plan: AuditPlan, inputs: Inputs, stage: Stage, workers: int) -> dict
         "precision": plan.precision,
         "round": plan.round,
         "rounds": plan.rounds,
-        "checkpoints": plan.out / CHECKPOINTS,
-        "workers": workers,
-        "progress": stage,
     }
 
 

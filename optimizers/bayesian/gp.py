@@ -72,7 +72,7 @@ class GaussianProcess(Strategy):
         check_options("bo", budget=budget, bound=bound, initial=initial, cap=cap, force=force)
         super().__init__(latent_dim, population)
         design = min(2 * latent_dim, 50) if initial is None else initial
-        self.initial = design_size("bo", design, population, budget)
+        self.initial: int = design_size("bo", design, population, budget)
         self.seed, self.bound, self.cap, self.device = seed, bound, cap, find_device(device)
         self.needs_residuals, self.modeled, self.failed_fits = composite, residuals, 0
         self._values = torch.empty(0, 0)

@@ -73,7 +73,7 @@ class TuRBO(Strategy):
                 "raise candidates or lower the population"
             )
         design = min(2 * latent_dim, 100) if initial is None else initial
-        self.initial = design_size("turbo", design, population, budget, regions)
+        self.initial: int = design_size("turbo", design, population, budget, regions)
         self.seed, self.bound, self.cap, self.device = seed, bound, cap, find_device(device)
         self.acquisition, self.failed_fits = acquisition, 0
         self.regions = [TrustRegion(latent_dim) for _ in range(regions)]
