@@ -179,9 +179,10 @@ def _run(prepared: PreparedAudit) -> Report:
     else:
         cells, ladder = climb(audit, plan, passive)
     ceiling_images = ceiling()
-    differs = {} if plan is None else {"label_rule": None, "batch_statistics": None}
+    asked = {"attackers": list(prepared.attackers), "strategies": list(prepared.strategies)}
+    differs = dict.fromkeys(("label_rule", "batch_statistics", *asked))
     return Report(
-        settings={**audit.described(), **differs, "prior_doubts": doubts},
+        settings={**audit.described(), **(asked if plan is None else differs), "prior_doubts": doubts},
         images=audit.clients.images,
         labels=audit.clients.labels,
         siblings=audit.clients.siblings,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ggl.audits.figures import draw_convergence
 from ggl.audits.findings import AuditCell, Findings
+from ggl.audits.next_steps import next_steps
 from ggl.measures.leakage import Scores
 from ggl.measures.lpips import LPIPS_HINT, lpips_note
 from ggl.measures.metrics import METRICS
@@ -59,6 +60,7 @@ def _content(report: Findings, result: Json) -> dict[str, object]:
     }
     return {
         **result,
+        "next_steps": next_steps(result),
         "groups": {sentence: group for sentence, group in groups.items() if group},
         "cells": cells,
         "worst": worst,

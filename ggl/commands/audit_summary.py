@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ggl.audits.next_steps import next_steps
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import interval_text, summary_table
 from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
@@ -29,6 +30,7 @@ WITHHELD = "leak scores are withheld: correct the settings, or give --force to h
 FORCED = (
     "leak scores are given all the same, as --force asks: they are of images that may not be the client's"
 )
+UNCOMPARED = "whether this is the client's image only its owner can say: with --truth FILE it is scored"
 HEADINGS = ("defense", "attacker", "strategy", "leak score", "identified", "PSNR", "control PSNR", "verdict")
 WORST = "worst case over attackers and strategies"
 WORST_HEADINGS = ("defense", "leak score", "verdict", "uncorrected", "of", "attacker", "strategy")
@@ -41,6 +43,8 @@ def print_summary(result: Any, plan: AuditPlan, console: Console) -> None:
     else:
         _print_cells(result, plan, console)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
+    for step in [UNCOMPARED] if "control_gap" in result else next_steps(result):
+        console.print(f"next: {step}", markup=False, soft_wrap=True)
 
 
 def _print_match(result: Any, console: Console) -> None:
