@@ -1,8 +1,16 @@
 # make demo | test | test-slow | lint | docs | reproduce-smoke | lock. Needs Python 3.11 or later, make and git; everything else goes into .venv.
+# make demo CPU=1 takes torch without CUDA, and so 4 GB less; TORCH_INDEX=ADDRESS says from which index (docs/install.md).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+
+# An index that has torch and torchvision built for the CPU alone; empty: as locked, with CUDA on Linux.
+TORCH_INDEX ?= $(if $(CPU),https://download.pytorch.org/whl/cpu)
+
+# What is locked of torch, and of CUDA for it: another build is another file, and needs no CUDA.
+TORCH := torch|torchvision
+CUDA := triton|nvidia-[^=]*|cuda-[^=]*
 
 # Trust what the machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
@@ -35,7 +43,15 @@ reproduce-smoke: $(INSTALLED)
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifeq ($(TORCH_INDEX),)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+else
+	@wanted="$$(sed -nE 's/^(($(TORCH))==[^ ]+).*/\1/p' requirements.lock | tr '\n' ' ')"; \
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --default-index "$(TORCH_INDEX)" $$wanted 2> $(VENV)/torch.log \
+		|| { echo "expected $${wanted}for this machine in TORCH_INDEX=$(TORCH_INDEX), found none or no answer ($(VENV)/torch.log): name another index, or leave CPU and TORCH_INDEX out" >&2; exit 1; }
+	awk '/^[^ ]/ { kept = $$0 !~ /^($(TORCH)|$(CUDA))==/ } kept' requirements.lock > $(VENV)/without-torch.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(VENV)/without-torch.lock
+endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -222,7 +222,7 @@ def test_an_audit_beside_what_ggl_utility_measured_in_the_same_folder(ggl, tmp_p
     defenses = ("--defense", "clip:1", "--defense", "sign")
     code, output, _ = ggl("audit", "--out", out, "--utility", out / "utility.json", *audit, *defenses)
     assert code == 0
-    table = output[output.index("worst case over attackers and strategies") :]
+    table = output[output.index("worst case over attackers and strategies") : output.index("report: ")]
     assert [table.count(f"{name} ") for name in ("clip:1", "sign")] == [1, 1]
     assert [table.count(f"{name}: no person is shown") for name in ("clip:1", "sign")] == [1, 1]
     assert (out / "utility.json").read_bytes() == measured
