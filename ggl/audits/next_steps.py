@@ -122,7 +122,7 @@ def _attackers(result: Json) -> list[str]:
     untried = [name for name in holding if ALL not in asked and _others(name, asked)]
     if untried:
         options.append("--attacker all")
-        met.append(f"of {_listed(untried)}")
+        met.append(f"by all who know {_listed(untried)}")
     if not {cell["strategy"].partition(":")[0] for cell in result["results"]} & {*DERIVATIVES}:
         options += [f"--strategy {name}" for name in [*settings["strategies"], DERIVATIVES[0]]]
         met.append("by derivatives of victim and prior")

@@ -51,8 +51,8 @@ def test_a_leak_without_a_defense_asks_for_a_ladder_and_a_defense():
 def test_weaker_attackers_ask_for_all_of_them_and_for_derivatives():
     (said,) = next_steps(result(HELD, attackers=("naive", "adaptive"), strategies=("auto",)))
     assert said == (
-        "before calling it safe, try the attacks of prune:0.9 and by derivatives of victim and prior too: "
-        "--attacker all --strategy auto --strategy adam"
+        "before calling it safe, try the attacks by all who know prune:0.9 and by derivatives of victim and "
+        "prior too: --attacker all --strategy auto --strategy adam"
     )
     (said,) = next_steps(result(HELD, attackers=("naive",)))
     assert said.endswith("too: --attacker all")
