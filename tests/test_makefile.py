@@ -79,8 +79,8 @@ def test_an_index_without_it_is_one_line_and_no_installation(make, tmp_path):
     ours = [line for line in told.stderr.splitlines() if not line.startswith("make: ***")]
     assert len(ours) == 1
     assert re.fullmatch(
-        r"expected torch==[\d.]+ torchvision==[\d.]+ for this machine in TORCH_INDEX=file:///mine, found none "
-        r"or no answer \(\.venv/torch\.log\): name another index, or leave CPU and TORCH_INDEX out",
+        r"expected torch==[\d.]+ torchvision==[\d.]+ for this machine in TORCH_INDEX=file:///mine, found "
+        r"none or no answer \(\.venv/torch\.log\): name another index, or leave CPU and TORCH_INDEX out",
         ours[0],
     )
     assert (tmp_path / ".venv" / "torch.log").read_text() == "uv says a lot\n"

@@ -93,6 +93,7 @@ class LogLines:
     def __init__(self, console: Console, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.unit, self.clock = console, unit, clock
         self.started: dict[str, tuple[float, int]] = {}
+        self.ended: dict[str, int] = {}
         self.last = clock()
 
     def tell(self, title: str, done: int, planned: int, loss: float | None = None) -> None:
@@ -101,6 +102,9 @@ class LogLines:
         began, first = self.started.setdefault(title, (now, done))
         if done < planned and now - self.last < LOG_SECONDS:
             return
+        if done >= planned and self.ended.get(title) == done:
+            return
+        self.ended[title] = done
         self.last = now
         parts = [f"{title}: {done:,} of {planned:,} {self.unit}".rstrip()]
         if now > began and done > first:

@@ -33,6 +33,18 @@ def test_a_line_every_ten_seconds_and_at_the_end():
     ]
 
 
+def test_an_end_that_is_told_again_is_one_line():
+    (stream, console), clock = log(), Clock()
+    lines = LogLines(console, "evaluations", clock)
+    for _ in range(2):
+        lines.tell("ceiling", 20, 20, 0.5)
+    lines.tell("ceiling", 24, 24, 0.5)
+    assert stream.getvalue().splitlines() == [
+        "ceiling: 20 of 20 evaluations, best loss 0.5000",
+        "ceiling: 24 of 24 evaluations, best loss 0.5000",
+    ]
+
+
 def test_stages_share_the_ten_seconds():
     (stream, console), clock = log(), Clock()
     lines = LogLines(console, "rounds", clock)
