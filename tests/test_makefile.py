@@ -1,5 +1,6 @@
 """`make demo TORCH_INDEX=...`: torch from the user's index, all else as locked, a failure in one line."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -37,6 +38,9 @@ def make(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            env={
+                name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+            },
         )
         return told, (tmp_path / "calls").read_text().splitlines()
 
