@@ -114,6 +114,9 @@ def leaderboard(
     ] = None,
     page: Annotated[Path | None, typer.Option(help="a further place for the page")] = None,
     results: Annotated[Path | None, typer.Option(help="a further folder for the tables as CSV")] = None,
+    front: Annotated[
+        Path | None, typer.Option(help="page that gets the first rows, between <!-- leaderboard --> lines")
+    ] = None,
     workers: Workers = None,
     device: Device = "auto",
     resume: Resume = False,
@@ -132,6 +135,7 @@ def leaderboard(
         device=device,
         page=page,
         results=results,
+        front=front,
     )
     commands.leaderboard(asked, workers)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from ggl.base.errors import CheckpointError, InputError
 from ggl.base.files import write_atomically
 from ggl.benchmarks.leaderboard.board import choose, load_board, spec_of
-from ggl.benchmarks.leaderboard.page import page_of
+from ggl.benchmarks.leaderboard.front import check_front, write_front
+from ggl.benchmarks.leaderboard.page import page_of, standings
+from ggl.benchmarks.report.rows import rows_of
 from ggl.benchmarks.reproduce.measuring import measure, rows_as_csv
 from ggl.benchmarks.reproduce.plan import FILES, MEASURED, folder_names
 from ggl.benchmarks.reproduce.run import is_begun, run_sweeps
@@ -32,6 +34,7 @@ class BoardRun:
         device: "cpu", "cuda", "auto".
         page: a further place for the page.
         results: a further folder for the tables.
+        front: a page that gets the first rows.
     """
 
     files: Path
@@ -44,6 +47,7 @@ class BoardRun:
     device: str = "auto"
     page: Path | None = None
     results: Path | None = None
+    front: Path | None = None
 
     @property
     def shortened(self) -> bool:
@@ -63,8 +67,10 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
     from ggl.benchmarks.sweeps.store import Store
 
     board = load_board().shortened(asked.images, asked.budget, asked.rounds)
-    if asked.shortened and (asked.page is not None or asked.results is not None):
+    if asked.shortened and (asked.page, asked.results, asked.front) != (None, None, None):
         raise InputError("a shortened run claims nothing: expected no place for its page, leave --page out")
+    if asked.front is not None:
+        check_front(asked.front)
     for needed in board.files:
         place = asked.files / needed.path
         if not place.exists():
@@ -94,6 +100,8 @@ def make_leaderboard(asked: BoardRun, note: Callable[[str], None]) -> None:
         if page is not None:
             page.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(page, text.encode())
+    if asked.front is not None:
+        write_front(asked.front, standings(chosen, rows_of(records, None), rows))
     for folder in (asked.out, asked.results):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

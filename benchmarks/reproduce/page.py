@@ -122,7 +122,9 @@ def _verdicts(plan: ReproductionPlan, findings: Mapping[str, Sequence[Finding]])
     ]
     signed = any(is_signed(row) for claim in plan.reproduction.claims for row in claim.reported)
     table = markdown_table(("where", "claim", "verdict"), rows)
-    return "\n\n".join(["## Verdicts", table, VERDICTS, *([CONVENTIONS] if signed else [])])
+    checks = [check for claim in plan.reproduction.claims for check in claim.at(plan.scale).checks]
+    rules = "\n".join(f"- `{rule}`: {RULES[rule]}." for rule in dict.fromkeys(check.rule for check in checks))
+    return "\n\n".join(["## Verdicts", table, VERDICTS, rules, *([CONVENTIONS] if signed else [])])
 
 
 def _claim(
@@ -141,8 +143,7 @@ def _claim(
         found: Sequence[Finding | None] = findings.get(claim.id) or [None] * len(judged.checks)
         heads = ("a", "b", "metric", "rule", "a's figure", "b's figure", "a - b", "p", "n", "outcome", "why")
         rows = [_check(check, finding) for check, finding in zip(judged.checks, found, strict=True)]
-        rules = dict.fromkeys(check.rule for check in judged.checks)
-        parts += [markdown_table(heads, rows), "\n".join(f"- `{rule}`: {RULES[rule]}." for rule in rules)]
+        parts.append(markdown_table(heads, rows))
     return "\n\n".join(part for part in parts if part)
 
 

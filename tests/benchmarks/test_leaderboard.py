@@ -7,6 +7,7 @@ from made_records import made_record
 
 from ggl.base.errors import CheckpointError, InputError
 from ggl.benchmarks.leaderboard.board import NONE, choose, load_board, parse_board, spec_of
+from ggl.benchmarks.leaderboard.front import BEGIN, END, check_front, write_front
 from ggl.benchmarks.leaderboard.page import page_of, standings, table_rows
 from ggl.benchmarks.leaderboard.run import BoardRun, make_leaderboard
 from ggl.benchmarks.report.rows import rows_of
@@ -134,6 +135,31 @@ def test_the_page_says_what_is_not_on_it():
     assert "Shortened" not in page
     again = page_of(board(), chosen, made[::-1], trainings(), commits=["abc"], shortened=True)
     assert again.count("Shortened") == 1
+
+
+def test_the_first_rows_go_into_a_page(tmp_path):
+    chosen = choose(board(), trainings())
+    made = records(spec_of(board(), chosen), lambda *_: 0.02)
+    found = standings(chosen, rows_of(made, None), trainings())
+    page = tmp_path / "README.md"
+    page.write_text(f"# A\n{BEGIN}\nold\n{END}\nafter\n")
+    write_front(page, found)
+    text = page.read_text()
+    assert text.startswith(f"# A\n{BEGIN}\n\n| defense | worst-case leak score | verdict | accuracy kept |")
+    assert text.endswith(f"\n\n{END}\nafter\n")
+    assert "old" not in text
+    assert text.count("\n| ") == 2 + len(chosen) + 1
+    assert text.splitlines()[-4].startswith("| no defense |")
+    write_front(page, found)
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}"])
+def test_a_page_without_a_place_for_rows_is_refused(tmp_path, text):
+    page = tmp_path / "README.md"
+    page.write_text(text)
+    with pytest.raises(InputError, match="expected a page with the lines"):
+        check_front(page)
 
 
 def test_the_board_of_this_version():
