@@ -59,11 +59,11 @@ endif
 docs: $(INSTALLED)
 	test -s runs/demo/report.html || $(BIN)/ggl demo
 	rm -rf docs/shown
-	mkdir -p docs/shown/benchmarks docs/shown/generators
+	mkdir -p docs/shown/benchmarks docs/shown/generators/assets
 	cp -r runs/demo docs/shown/audit
 	cp benchmarks/results/cpu/report.html docs/shown/benchmark.html
 	cp -r benchmarks/results docs/shown/benchmarks
-	cp -r generators/assets docs/shown/generators
+	cp generators/assets/*.md docs/shown/generators/assets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Exact versions and hashes of everything, without any index address.

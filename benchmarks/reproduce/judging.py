@@ -164,16 +164,17 @@ def _compare(check: Check, a: Values, b: Values | None, over: Over) -> Finding:
     figure, n = interval_of(check.metric, over)(a), len(a)
     if b is None:
         value = check.value or 0.0
-        other, p_value = None, None
+        other, p_value, reference = None, None, value
         difference = Interval(figure.mean - value, figure.low - value, figure.high - value, n)
     else:
         other, difference = interval_of(check.metric, over)(b), MEANS[over](a - b)
+        reference = other.mean
         p_value = paired_test(a, b) if over in ("images", "clients") else None
     least = {"seeds": FEWEST_SEEDS, "nothing": 1}.get(over, FEWEST_IMAGES)
     outcome: ClaimOutcome = "undecided"
     why = _few(n, over)
     if n >= least:
-        outcome, why = _decide(check, difference, p_value, figure.mean - difference.mean)
+        outcome, why = _decide(check, difference, p_value, reference)
     return Finding(outcome, why, figure, other, difference, p_value, n)
 
 

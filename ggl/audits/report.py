@@ -12,8 +12,7 @@ from ggl.audits.page import render
 from ggl.base.errors import InputError
 from ggl.base.files import write_atomically
 from ggl.costs.utility_file import read_utility
-from ggl.pages.card import CARD, draw_card
-from ggl.pages.templates import check_page
+from ggl.pages.card import CARD, Card, draw_card
 
 __all__ = [
     "Report",
@@ -54,18 +53,13 @@ class Report(Findings):
             )
         return replace(self, groups=[str(group) for group in groups])
 
-    def page(self, result: Mapping[str, object]) -> str:
-        """Return `report.html` of `to_dict()`, whose `timing` may be None."""
-        return render(self, result)
+    def page(self, result: Mapping[str, object], card: Card | None = None) -> str:
+        """Return `report.html` of `to_dict()`, whose `timing` may be None; a card lies beside the page."""
+        return render(self, result, card)
 
-    def card(self, result: Mapping[str, object]) -> bytes:
-        """Return `card.png` of `to_dict()`: verdict, pictures and settings at a glance."""
-        return draw_card(card_of(self, result))
-
-    def _page_and_card(self, result: Mapping[str, object]) -> tuple[str, bytes]:
-        check_page()
-        card = card_of(self, result)
-        return render(self, result, card), draw_card(card)
+    def card(self, result: Mapping[str, object]) -> Card:
+        """Return the share card of `to_dict()`: verdict, pictures and settings at a glance."""
+        return card_of(self, result)
 
     def save(self, folder: str | Path, *, html: bool = True) -> dict[str, object]:
         """Write images, `report.html`, `card.png` and, last, `result.json` into a folder; return the last.
@@ -76,7 +70,9 @@ class Report(Findings):
         from torchvision.utils import save_image  # seconds to import
 
         folder, result = Path(folder), self.to_dict()
-        page, picture = self._page_and_card(result) if html else (None, None)
+        card = self.card(result) if html else None
+        page = None if card is None else self.page(result, card)
+        picture = None if card is None else draw_card(card)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for stale in (folder / "images").glob("*.png"):
             if OWN_PICTURE.fullmatch(stale.name):

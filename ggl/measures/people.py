@@ -136,8 +136,8 @@ def own_scores(attack: PerImage, control: PerImage, ceiling: PerImage) -> PerIma
     far as every image has one.
 
     Examples:
-        >>> own_scores(np.array([0.2, 0.3]), np.array([0.5, 0.3]), np.array([0.1, 0.3])).tolist()
-        [0.75, nan]
+        >>> own_scores(np.array([0.25, 0.3]), np.array([0.5, 0.3]), np.array([0.0, 0.3])).tolist()
+        [0.5, nan]
     """
     room = control - ceiling
     scores: PerImage = np.divide(control - attack, room, out=np.full_like(room, np.nan), where=room > 0)

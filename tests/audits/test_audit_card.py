@@ -14,7 +14,7 @@ from test_page import N, Page, cell, report
 from ggl.audits import page
 from ggl.audits.card import MOST_DEFENSES, card_of, headline, settings_line
 from ggl.base.errors import InputError
-from ggl.pages.card import MOST_PICTURES
+from ggl.pages.card import MOST_PICTURES, draw_card
 from ggl.pages.templates import COLUMNS_SHOWN
 
 
@@ -152,7 +152,7 @@ def test_it_is_saved_beside_the_page_that_names_it(tmp_path):
     made = report(cell("none", 0.02), cell("clip:4", 0.05))
     made.save(tmp_path)
     content = (tmp_path / "card.png").read_bytes()
-    assert content == made.card(made.to_dict())
+    assert content == draw_card(made.card(made.to_dict()))
     assert Image.open(io.BytesIO(content)).size == (1200, 630)
     found = Page((tmp_path / "report.html").read_text("utf-8"))
     named = {a["property"]: a["content"] for a in found.all("meta") if "property" in a}
