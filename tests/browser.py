@@ -3,12 +3,17 @@
 CHROMIUM names the browser, else it is looked for on PATH. The checks themselves are in page_checks.js.
 """
 
+import functools
 import html
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -49,23 +54,41 @@ WIDTHS = {"desk": 1280, "phone": 375, "paper": 965}
 """In CSS pixels; paper is Letter, landscape, less the margins: 279 - 24 mm, and A4 is wider."""
 
 
+class Silent(SimpleHTTPRequestHandler):
+    """Serve a folder's files, and print nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def served(folder) -> Iterator[str]:
+    """Serve a folder to this machine alone; a page from a file may not read its own style sheets."""
+    handler = functools.partial(Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def complaints(content, folder, *, width="desk", scheme="light"):
     """Return what is wrong with a page, its console's lines among it; every details element is open.
 
-    On paper it is what the page looks like printed.
+    On paper it is what the page looks like printed. The folder is where the page's own links lead from.
     """
     function = "printComplaints" if width == "paper" else "complaints"
     end = INNER.format(checks=CHECKS.read_text("utf-8"), function=function)
     (folder / "inner.html").write_text(end.join(content.rsplit("</body>", 1)), encoding="utf-8")
     outer = folder / "outer.html"
     outer.write_text(OUTER.format(width=WIDTHS[width], scheme=scheme), encoding="utf-8")
-    done = subprocess.run(
-        [BROWSER, f"--user-data-dir={folder / 'profile'}", *OPTIONS, outer.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
+    with served(folder) as address:
+        done = subprocess.run(
+            [BROWSER, f"--user-data-dir={folder / 'profile'}", *OPTIONS, f"{address}/{outer.name}"],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
     said = json.loads(html.unescape(re.search('data-said="(.*?)"', done.stdout, re.S)[1]))
     assert said["inner"] == WIDTHS[width]
     assert said["dark"] == (scheme == "dark")

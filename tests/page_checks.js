@@ -42,7 +42,7 @@ function complaints() {
   }
   for (const drawing of all("[role=img], [role=region], [role=group], nav, section")) if (!named(drawing)) say("no name:", drawing);
   for (const control of all("input, select, textarea, button")) {
-    if (!named(control) && !control.labels?.length && !control.textContent.trim()) say("a control without a label:", control);
+    if (!named(control) && !control.title && !control.labels?.length && !control.textContent.trim()) say("a control without a label:", control);
   }
   for (const link of all("a[href]")) if (!named(link) && !link.textContent.trim()) say("a link without a text:", link);
 
