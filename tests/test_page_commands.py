@@ -13,12 +13,13 @@ from ggl.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MADE = {"shown", "reproductions"}
+SHELL = {"", "bash", "sh"}
 
 
 def commands(text: str) -> list[str]:
     """Return the lines of code blocks that begin with `ggl`, their continuations joined."""
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    joined = "\n".join(blocks).replace("\\\n", " ")
+    blocks = re.findall(r"^```(\w*).*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    joined = "\n".join(code for language, code in blocks if language in SHELL).replace("\\\n", " ")
     return [line.strip() for line in joined.splitlines() if re.match(r"\s*(\.venv/bin/)?ggl ", line)]
 
 
@@ -41,9 +42,8 @@ def parsed(line: str) -> click.Context:
 
 def test_commands_are_found():
     assert len(FOUND) > 60
-    assert commands("```\nggl audit --out a \\\n    --images 3\nls\n```\nggl no\n") == [
-        "ggl audit --out a      --images 3"
-    ]
+    text = "```python\nggl nor\n```\nggl no\n```\nggl audit --out a \\\n    --images 3\nls\n```\nggl no\n"
+    assert commands(text) == ["ggl audit --out a      --images 3"]
 
 
 @pytest.mark.parametrize("line", FOUND)
