@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from ggl.audits.findings import Findings
 from ggl.audits.verdicts import strength
+from ggl.base.words import listed
 from ggl.pages.card import MOST_PICTURES, Card, CardRow, Tone
 from ggl.pages.templates import fixed
 
@@ -81,7 +82,7 @@ def headline(worst: Sequence[Json]) -> str:
         found = {
             clause.replace("they identify", "shared gradients identify"): d for clause, d in found.items()
         }
-    said = "; ".join(f"{clause} {_listed(defenses)}" for clause, defenses in found.items() if defenses)
+    said = "; ".join(f"{clause} {_shortened(defenses)}" for clause, defenses in found.items() if defenses)
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -93,7 +94,7 @@ def settings_line(result: Json, strategies: Sequence[str]) -> str:
         f"victim {settings['victim']}",
         f"prior {settings['prior']}",
         f"data {settings['data']}" if settings.get("data") else "",
-        f"strategy {_listed([FOLDER.sub('', name) for name in dict.fromkeys(strategies)])}",
+        f"strategy {_shortened([FOLDER.sub('', name) for name in dict.fromkeys(strategies)])}",
         f"{settings['budget']:,} evaluations a search",
         "" if images is None else "1 image" if images == 1 else f"{images} images",
         f"{batch} a gradient" if batch != 1 else "",
@@ -152,11 +153,8 @@ def _people(worst: Sequence[Json]) -> str:
     return f"{said[0].upper()}{said[1:]}{under}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     """Return names in words, the first of them where there are many."""
-    kept = (
-        list(names)
-        if len(names) <= MOST_NAMED + 1
-        else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
-    )
-    return " and ".join(filter(None, (", ".join(kept[:-1]), kept[-1])))
+    if len(names) <= MOST_NAMED + 1:
+        return listed(names)
+    return listed([*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"])

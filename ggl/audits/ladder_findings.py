@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from ggl.audits.rungs import CLASS_ALONE, Rung
+from ggl.base.words import listed
 
 __all__ = ["CORRECTION", "Ladder", "Place"]
 
@@ -86,12 +87,12 @@ class Ladder:
                 searching.setdefault(place.defense, []).append(place.rung)
         return [
             *(
-                f"under {d}, {_listed(numbers)} search{'es' * (len(numbers) == 1)} for labels, which the "
+                f"under {d}, {_rungs(numbers)} search{'es' * (len(numbers) == 1)} for labels, which the "
                 "gradient does not tell"
                 for d, numbers in searching.items()
             ),
             *(
-                f"under {d}, {_listed(numbers)} do{'es' * (len(numbers) == 1)} what rung {first} does"
+                f"under {d}, {_rungs(numbers)} do{'es' * (len(numbers) == 1)} what rung {first} does"
                 for (d, first), numbers in merged.items()
             ),
             *(
@@ -136,7 +137,7 @@ class Ladder:
         said = f"the first leak shows at rung {number}, {rung.name}"
         said += ", which is diagnostic: no realistic rung shows one" if rung.diagnostic else ""
         if silent:
-            said += f"; above it {_listed(silent)} show{'s' * (len(silent) == 1)} none"
+            said += f"; above it {_rungs(silent)} show{'s' * (len(silent) == 1)} none"
             unbroken = _unbroken(found)
             return said if unbroken is None else f"{said}, and from rung {unbroken} on all leak"
         return said if len(found) == 1 else f"{said}; every rung above it leaks too"
@@ -166,13 +167,12 @@ def _nothing_said(tried: Sequence[Json]) -> str:
     unjudged = [found["rung"] for found in tried if found["verdict"] == "undecided"]
     if len(unjudged) == len(tried):
         return "there is no verdict on a leak: fewer than six gradients, or no interval"
-    return "no rung shows a leak" + (f"; {_listed(unjudged)} came to no verdict" if unjudged else "")
+    return "no rung shows a leak" + (f"; {_rungs(unjudged)} came to no verdict" if unjudged else "")
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _rungs(numbers: Sequence[int]) -> str:
     """Return numbers of rungs in words."""
-    *others, last = map(str, numbers)
-    return f"rungs {', '.join(others)} and {last}" if others else f"rung {last}"
+    return f"rung{'s' * (len(numbers) > 1)} {listed(numbers)}"
 
 
 def _control(results: Sequence[Json]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import scipy
 
 from ggl.audits.verdicts import FEWEST_IMAGES
 from ggl.base.errors import GGLError
+from ggl.base.words import listed
 from ggl.defenses import ATTACKERS, load_defense
 from ggl.measures.statistics import CONFIDENCE
 
@@ -92,7 +93,7 @@ def _images_said(defenses: Sequence[str], clients: int, result: Json) -> str:
         if few
         else "if the leak score and its spread stay as they are"
     )
-    return f"about {count} images{several} would settle {_listed(defenses)} ({why}): --images {count}"
+    return f"about {count} images{several} would settle {listed(defenses)} ({why}): --images {count}"
 
 
 def _ceiling(result: Json) -> list[str]:
@@ -107,7 +108,7 @@ def _ceiling(result: Json) -> list[str]:
     more = "" if result["settings"].get("captured") else ", or more --images"
     return [
         "the prior says hardly more of these images than their class does, which leaves no interval under "
-        f"{_listed(unclear)}: another --prior (ggl prior-report compares), a larger --ceiling-budget{more}"
+        f"{listed(unclear)}: another --prior (ggl prior-report compares), a larger --ceiling-budget{more}"
     ]
 
 
@@ -122,7 +123,7 @@ def _attackers(result: Json) -> list[str]:
     untried = [name for name in holding if ALL not in asked and _others(name, asked)]
     if untried:
         options.append("--attacker all")
-        met.append(f"by all who know {_listed(untried)}")
+        met.append(f"by all who know {listed(untried)}")
     if not {cell["strategy"].partition(":")[0] for cell in result["results"]} & {*DERIVATIVES}:
         options += [f"--strategy {name}" for name in [*settings["strategies"], DERIVATIVES[0]]]
         met.append("by derivatives of victim and prior")
@@ -146,7 +147,7 @@ def _ladder(result: Json) -> list[str]:
     if result["ladder"] is not None or not leaking:
         return []
     return [
-        f"how little an attacker has to know for the leak under {_listed(leaking)}: --ladder, in place of "
+        f"how little an attacker has to know for the leak under {listed(leaking)}: --ladder, in place of "
         "--attacker and --strategy"
     ]
 
@@ -157,8 +158,3 @@ def _defenses(result: Json) -> list[str]:
     if found != {"none": "leaks"} or result["settings"].get("captured"):
         return []
     return ["what a defense changes: --defense none --defense noise:0.1 --defense prune:0.99"]
-
-
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
