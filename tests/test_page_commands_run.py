@@ -24,7 +24,7 @@ LEFT_OUT = {
     "leaderboard": "tests/benchmarks has it, shortened",
     "^ggl demo": "make demo runs it",
     "exit=full": "needs weights that are not bundled",
-    "engine ray": "tests/benchmarks/test_ray.py",
+    "engine ray": "tests/benchmarks/test_ray_engine.py",
     "wandb|mlflow": "needs a package that is not installed",
     "flow.safetensors": "needs a training of hours; tests/generators has a short one",
 }

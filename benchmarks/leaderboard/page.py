@@ -8,7 +8,7 @@ from ggl.benchmarks.leaderboard.board import NONE, Board, Family
 from ggl.benchmarks.report.rows import Row as StoreRow
 from ggl.benchmarks.report.rows import rows_of, strongest
 from ggl.benchmarks.reproduce.groups import RowGroup, mean_of
-from ggl.benchmarks.reproduce.markdown import NOTHING, every, interval_text, markdown_table
+from ggl.benchmarks.reproduce.markdown import NOTHING, bounds_text, every, interval_text, markdown_table
 from ggl.benchmarks.reproduce.measurements.base import Row
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs.utility import t_interval
@@ -142,8 +142,8 @@ def page_of(
                     f"`{row.defense}`",
                     row.group.cell.attacker,
                     f"`{row.strategy}`",
-                    _bounds(row.leak),
-                    _bounds(row.corrected),
+                    bounds_text(row.leak),
+                    bounds_text(row.corrected),
                     _share(row.identification),
                     str(row.group.n),
                 )
@@ -180,15 +180,8 @@ def _accuracies(strengths: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def _leak(row: StoreRow) -> str:
-    return _bounds({**row.corrected, "mean": row.leak["mean"]})
-
-
-def _bounds(bounds: Mapping[str, float | None]) -> str:
-    mean, low, high = (bounds[name] for name in ("mean", "low", "high"))
-    if mean is None:
-        return "undefined"
-    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    return bounds_text({**row.corrected, "mean": row.leak["mean"]})
 
 
 def _share(bounds: Mapping[str, float | None]) -> str:
-    return NOTHING if bounds["mean"] is None else _bounds(bounds)
+    return NOTHING if bounds["mean"] is None else bounds_text(bounds)

@@ -1,11 +1,11 @@
 """Tables and figures as the pages of reproductions write them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ggl.measures.statistics import Interval
 
-__all__ = ["NOTHING", "every", "interval_text", "markdown_table"]
+__all__ = ["NOTHING", "bounds_text", "every", "interval_text", "markdown_table"]
 
 NOTHING = "-"
 
@@ -28,3 +28,11 @@ def interval_text(interval: Interval | None, form: str) -> str:
     if math.isnan(interval.low) or interval.low == interval.high:
         return f"{interval.mean:{form}}"
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def bounds_text(bounds: Mapping[str, float | None]) -> str:
+    """Return a report's "mean", with its "low" and "high" where they are known."""
+    mean, low, high = (bounds[name] for name in ("mean", "low", "high"))
+    if mean is None:
+        return "undefined"
+    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ggl.benchmarks.report.rows import Row
 from ggl.benchmarks.reproduce.claims import RULES, Check
 from ggl.benchmarks.reproduce.costs import cost_of
 from ggl.benchmarks.reproduce.file import Claim
@@ -11,6 +12,7 @@ from ggl.benchmarks.reproduce.markdown import NOTHING, every, interval_text, mar
 from ggl.benchmarks.reproduce.measuring import Measured
 from ggl.benchmarks.reproduce.plan import ReproductionPlan
 from ggl.benchmarks.reproduce.reported import CONVENTIONS, is_signed, reported_tables
+from ggl.benchmarks.reproduce.worst_cases import worst_cases, worst_counts, worst_table
 from ggl.benchmarks.sweeps.records import Record
 from ggl.measures.metrics import METRICS
 
@@ -41,11 +43,13 @@ def page_of(
 ) -> str:
     """Return the page of a run; the same records and rows give the same text."""
     groups = groups_of_plan(plan, records, measured)
+    worst = [] if plan.shortened else worst_cases(records)
     parts = [
         f"# Reproduction: {plan.reproduction.title}",
-        _summary(plan, findings),
+        _summary(plan, findings, worst),
         _head(plan, records, measured),
         _verdicts(plan, findings),
+        worst_table(worst),
         *(_claim(claim, plan, groups, findings) for claim in plan.reproduction.claims),
         _settings(plan),
         cost_of(plan, records, measured),
@@ -54,11 +58,12 @@ def page_of(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _summary(plan: ReproductionPlan, findings: Mapping[str, Sequence[Finding]]) -> str:
+def _summary(plan: ReproductionPlan, findings: Mapping[str, Sequence[Finding]], worst: Sequence[Row]) -> str:
     """Return what holds, what does not, and what attackers of today make of it, a line each."""
     if plan.shortened:
         return ""
-    said: dict[str, list[str]] = {}
+    counts = worst_counts(worst)
+    said: dict[str, list[str]] = {TODAY: [counts]} if counts else {}
     for claim in plan.reproduction.claims:
         verdict = _verdict(claim, plan, findings)
         heading = TODAY if claim.today else SUMMARY[verdict]

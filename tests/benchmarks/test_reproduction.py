@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from made_records import failed, made_record
+from made_records import failed, made_record, made_records
 
 from ggl.base.errors import CheckpointError, InputError, UnknownNameError
 from ggl.benchmarks.reproduce.file import SCALES, load_reproduction, parse_reproduction
@@ -18,6 +18,7 @@ from ggl.benchmarks.reproduce.measuring import Measured
 from ggl.benchmarks.reproduce.page import page_of
 from ggl.benchmarks.reproduce.plan import Overrides, plan_of
 from ggl.benchmarks.reproduce.run import ReproductionRun, check_files, judged, reproduce
+from ggl.benchmarks.reproduce.worst_cases import worst_cases, worst_counts, worst_table
 from ggl.benchmarks.sweeps.store import Store
 
 SMALLEST = """
@@ -150,7 +151,28 @@ def test_a_shortened_run_claims_nothing():
     assert judged(plan, records) == {}
     page = page_of(plan, records, Measured(), judged(plan, records))
     assert "Verdict: **not judged: shortened**." in page
+    assert "## Who finds most" not in page
     assert "**Shortened: 7 images, 20 evaluations, 2000 for the ceiling. No verdict is claimed.**" in page
+
+
+def test_the_page_says_who_finds_most_under_each_defense():
+    errors = {"naive": 0.045, "ignore": 0.012, "adaptive": 0.03}
+    records = made_records(
+        ("none", "ppp:prune=0.9", "noise:3"),
+        ("random",),
+        attackers=tuple(errors),
+        attack=lambda cell: 0.06 if cell.defense == "noise:3" else errors[cell.attacker],
+    )
+    worst = worst_cases(records)
+    found = [(row.defense, row.group.cell.attacker, row.verdict) for row in worst]
+    assert found[0] == ("none", "ignore", "leaks")
+    assert found[2] == ("ppp:prune=0.9", "ignore", "leaks")
+    assert found[1][::2] == ("noise:3", "no leak shown")
+    assert worst_counts(worst).startswith(
+        "of 2 defended settings, by the strongest attack on each, 1 leak, 1 show no leak; most often that is"
+    )
+    assert worst_table(worst).count("\n| lenet | ") == 3
+    assert worst_counts(worst_cases(records[:24])) == worst_table([]) == ""
 
 
 def test_the_page_depends_on_the_records_alone():
