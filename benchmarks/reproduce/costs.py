@@ -37,8 +37,9 @@ def cost_of(plan: ReproductionPlan, records: Sequence[Record], measured: Measure
         "a second, of one process",
         "hours of one process",
     )
+    on = f", on {every(r.device for r in records)}" if plan.specs else ""
     words = (
-        f"By the rate of this run, on {every(r.device for r in records)}; a process is a GPU's where the "
+        f"By the rate of this run{on}; a process is a GPU's where the "
         "device is one. The inversions behind the ceilings come on top. A rate at a tiny budget or with one "
         "image is a low one."
     )

@@ -44,10 +44,11 @@ def worst_counts(rows: Sequence[Row]) -> str:
         return ""
     verdicts = Counter(row.verdict for row in defended)
     counts = ", ".join(f"{verdicts[verdict]} {said}" for verdict, said in SAID.items() if verdict in verdicts)
-    [(who, times)] = Counter(row.group.cell.attacker for row in defended).most_common(1)
+    who = Counter(row.group.cell.attacker for row in defended).most_common()
+    most = f"; most often that is `{who[0][0]}` ({who[0][1]} times)" if len(who) > 1 else ""
     return (
-        f"of {len(defended)} defended settings, by the strongest attack on each, {counts}; most often that "
-        f"is the attacker `{who}` ({times} times, [who finds most](#{ANCHOR}))."
+        f"of {len(defended)} defended settings, by the strongest attack on each, {counts}{most} "
+        f"([who finds most](#{ANCHOR}))."
     )
 
 

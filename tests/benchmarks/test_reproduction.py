@@ -161,15 +161,21 @@ def test_the_page_says_who_finds_most_under_each_defense():
         ("none", "ppp:prune=0.9", "noise:3"),
         ("random",),
         attackers=tuple(errors),
-        attack=lambda cell: 0.06 if cell.defense == "noise:3" else errors[cell.attacker],
+        attack=lambda cell: (
+            errors[cell.attacker] if cell.defense != "noise:3" else 0.1 - errors[cell.attacker]
+        ),
     )
     worst = worst_cases(records)
     found = [(row.defense, row.group.cell.attacker, row.verdict) for row in worst]
     assert found[0] == ("none", "ignore", "leaks")
     assert found[2] == ("ppp:prune=0.9", "ignore", "leaks")
     assert found[1][::2] == ("noise:3", "no leak shown")
-    assert worst_counts(worst).startswith(
+    said = (
         "of 2 defended settings, by the strongest attack on each, 1 leak, 1 show no leak; most often that is"
+    )
+    assert worst_counts(worst).startswith(said)
+    assert worst_counts(worst[2:]).endswith(
+        "strongest attack on each, 1 leak ([who finds most](#who-finds-most))."
     )
     assert worst_table(worst).count("\n| lenet | ") == 3
     assert worst_counts(worst_cases(records[:24])) == worst_table([]) == ""
