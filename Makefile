@@ -41,6 +41,7 @@ reproduce-smoke: $(INSTALLED)
 	$(BIN)/ggl reproduce --all --images 1 --budget 50 --ceiling-budget 20 --rounds 2 --out runs/reproduce-smoke
 
 $(INSTALLED): requirements.lock pyproject.toml
+	@echo "installing into $(VENV): up to 6.8 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 ifeq ($(TORCH_INDEX),)

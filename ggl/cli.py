@@ -40,13 +40,17 @@ from ggl.commands.welcome import Welcoming
 __all__ = ["main"]
 
 app = typer.Typer(
+    suggest_commands=False,
     help="Measure how much of a private image a degraded gradient gives away.",
     cls=Welcoming,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 weights_app = typer.Typer(
-    help="Weights that are brought on request.", no_args_is_help=True, rich_markup_mode=None
+    suggest_commands=False,
+    help="Weights that are brought on request.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(weights_app, name="weights")
 app.add_typer(bench_app, name="bench")

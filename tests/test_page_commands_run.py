@@ -45,12 +45,11 @@ SWEEP = "ggl bench run benchmarks/specs/cpu.toml --store runs/cpu"
 UTILITY = "ggl utility --data fashion-mnist.npz --victim lenet --out"
 
 FIRST = {
-    " runs/evidence.zip --rerun": "ggl audit --out runs/mine --evidence runs/evidence.zip",
-    " evidence.zip --rerun": "ggl audit --out runs/mine --evidence evidence.zip",
+    "verify runs/evidence.zip --rerun": "ggl audit --out runs/evidence --evidence runs/evidence.zip",
     "report runs/bench/smoke": "ggl bench run benchmarks/specs/smoke.toml",
     "report runs/cpu": SWEEP,
     "bench export": SWEEP,
-    "runs/mine/utility.json": f"{UTILITY} runs/mine --defense prune:0.9 --defense dp-sgd:1,1",
+    "runs/costs/utility.json": f"{UTILITY} runs/costs --defense prune:0.9 --defense dp-sgd:1,1",
     "runs/cpu-utility/": f"{UTILITY} runs/cpu-utility --defense noise:0.2",
 }
 """What a command needs, and the command that makes it."""

@@ -10,7 +10,7 @@ from ggl.base.registry import unknown_name
 from ggl.defenses import ATTACKERS, Defense
 from ggl.gradients import Clip, GradientOracle, Gradients, Mask, View
 
-__all__ = ["ALL", "ANALYTIC", "alike", "attackers_asked", "check_attackers", "distinct_attackers"]
+__all__ = ["ALL", "ANALYTIC", "alike", "attackers_asked", "check_attackers", "kinds_of_attackers"]
 
 ALL, ANALYTIC = "all", "analytic"
 """Attackers of an audit beside those that its defenses know."""
@@ -35,15 +35,23 @@ def attackers_asked(defense: Defense, attackers: Sequence[str], *, solvable: boo
     return list(dict.fromkeys(found))
 
 
-def distinct_attackers(
+def kinds_of_attackers(
     defense: Defense,
     oracle: GradientOracle,
     attackers: Sequence[str],
     shared: Sequence[Gradients],
     distance: str,
-) -> list[str]:
-    """Return the attackers that differ in what they compare or how they try, the first of each kind."""
-    return list(dict.fromkeys(alike(defense, oracle, attackers, shared, distance).values()))
+) -> dict[str, list[str]]:
+    """Return the attackers that differ in what they compare or how they try, the first of each kind.
+
+    Beside each stand the others of its kind, those of the defense's that were not asked for among them.
+    """
+    known = dict.fromkeys([*attackers, *defense.attackers])
+    firsts = alike(defense, oracle, list(known), shared, distance)
+    return {
+        first: [name for name, of in firsts.items() if of == first != name]
+        for first in dict.fromkeys(firsts[name] for name in attackers)
+    }
 
 
 def alike(

@@ -21,7 +21,7 @@ from ggl.attacks.strategy_choice import chosen_strategy
 from ggl.attacks.target import Target
 from ggl.attacks.workplace import Begun
 from ggl.audits.allowances import cell_allowance
-from ggl.audits.attackers import ANALYTIC, attackers_asked, distinct_attackers
+from ggl.audits.attackers import ANALYTIC, attackers_asked, kinds_of_attackers
 from ggl.audits.clients import KINDS
 from ggl.audits.findings import AuditCell
 from ggl.audits.scoring import aligned, label_accuracies, matches, scored
@@ -107,7 +107,8 @@ def cells_of(
         settings = replace(audit.searching(strategy), defense=defense)
         comparing = oracle if settings.prior is prior else exact_oracle(oracle)
         distance = settings.distance
-        for attacker in distinct_attackers(defense, oracle, searching, shared["private"], distance):
+        kinds = kinds_of_attackers(defense, oracle, searching, shared["private"], distance)
+        for attacker, others in kinds.items():
             told, started = replace(settings, attacker=attacker), time.monotonic()
             view = defense.view(shared["private"][0], attacker, comparing.model)
             statistics = audit.clients.statistics is not False
@@ -119,7 +120,9 @@ def cells_of(
             passes = defense.trial(attacker).draws if oracle.is_sampled else 1
             begun = _begun(audit, comparing, name, told, shared)
             seconds = time.monotonic() - started
-            yield BegunCell(audit, comparing, name, told, shared, passive, match, seconds, begun, passes)
+            yield BegunCell(
+                audit, comparing, name, told, shared, passive, match, seconds, begun, passes, others
+            )
     if ANALYTIC in asked and layer is not None:
         settings, started = replace(audit.attack, defense=defense, attacker=ANALYTIC), time.monotonic()
         results = _solve(audit, oracle, settings, layer, shared)
@@ -178,6 +181,7 @@ class BegunCell:
         seconds: that its beginning took.
         searches: the searches of every kind's gradients, in their order, or what solving these gave.
         passes: of an evaluation.
+        alike: other attackers who compare the same and try alike.
     """
 
     audit: AuditSetting
@@ -190,6 +194,7 @@ class BegunCell:
     seconds: float
     searches: Begun | Sequence[SearchResult]
     passes: int = 1
+    alike: Sequence[str] = ()
 
     def __call__(self) -> AuditCell:
         """Wait for every kind's searches, score what they found, and return the cell."""
@@ -228,6 +233,7 @@ class BegunCell:
             results=groups,
             seconds=self.seconds + seconds + time.monotonic() - started,
             passes=self.passes,
+            alike=self.alike,
             guarantee=cell_allowance(audit, settings.defense, private[0]),
             distance=None if settings.distance == audit.attack.distance else settings.distance,
         )

@@ -63,7 +63,7 @@ def choose_decoys(
         if len(spare) == 0:
             raise InputError(
                 f"expected a decoy of class {int(label)} that is not private itself, found none; "
-                "give decoys= more images of every private image's class"
+                "give more images of that class: in the data, or as decoys= from Python"
             )
         chosen.append(pool[others])
         rows.append(int(spare[0]))

@@ -41,6 +41,7 @@ class AuditCell:
         distance: what the losses are, where it is not the audit's own.
         guarantee: what the defense's proof allows any attacker.
         passes: through the victim for one evaluation: more than one where an attacker averages noise draws.
+        alike: other attackers who compare the same and try alike: they would find the same.
         rung: its number on a ladder, and `kind` what it is there, "realistic" or "diagnostic".
     """
 
@@ -59,6 +60,7 @@ class AuditCell:
     guarantee: CellAllowance | None = None
     rung: int | None = None
     kind: str | None = None
+    alike: Sequence[str] = ()
 
     def leak(self, scores: Scores, ceiling: Scores, metric: str) -> LeakScore:
         """Return the leak score of the attack's or a control's scores, by one error metric."""
@@ -101,6 +103,7 @@ class AuditCell:
             "defense": self.defense,
             "strategy": self.strategy,
             "attacker": self.attacker,
+            "attackers_alike": list(self.alike),
             "verdict": find_verdict(leaks[HEADLINE], self.attack),
             "leaks": leaks[HEADLINE].leaks,
             "identifies": identifies(self.attack),

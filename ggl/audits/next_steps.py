@@ -1,7 +1,7 @@
 """What would settle a result, or make it stronger: at most two lines, by what the result itself says."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import scipy
@@ -120,7 +120,16 @@ def _attackers(result: Json) -> list[str]:
     if asked is None or not holding:
         return []
     options, met = [], []
-    untried = [name for name in holding if ALL not in asked and _others(name, asked)]
+    met_by = {
+        name: {
+            who
+            for cell in result["results"]
+            if cell["defense"] == name
+            for who in (cell["attacker"], *cell.get("attackers_alike", ()))
+        }
+        for name in holding
+    }
+    untried = [name for name in holding if ALL not in asked and _others(name, met_by[name])]
     if untried:
         options.append("--attacker all")
         met.append(f"by all who know {listed(untried)}")
@@ -132,13 +141,13 @@ def _attackers(result: Json) -> list[str]:
     return [f"before calling it safe, try the attacks {' and '.join(met)} too: {' '.join(options)}"]
 
 
-def _others(defense: str, asked: Sequence[str]) -> list[str]:
-    """Return the attackers that a defense knows and the audit did not ask for."""
+def _others(defense: str, met: Collection[str]) -> list[str]:
+    """Return the attackers that a defense knows and that it did not meet."""
     try:
         known: Sequence[str] = load_defense(defense).attackers
     except GGLError:  # an object of the caller's, whose name nothing is registered under
         known = ATTACKERS
-    return [] if defense == "none" else [name for name in known if name not in asked]
+    return [] if defense == "none" else [name for name in known if name not in met]
 
 
 def _ladder(result: Json) -> list[str]:

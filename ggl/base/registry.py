@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
@@ -16,6 +17,9 @@ __all__ = ["BROUGHT", "Registry", "import_object", "unknown_name"]
 
 BROUGHT: list[str] = []
 """What was imported by `package.module:name` that is not ggl's: what goes wrong then may be its fault."""
+
+ATTRIBUTE = re.compile(r"[A-Za-z_]\w*([:,]|$)")
+"""A name behind the colon, where options would have a value."""
 
 
 T = TypeVar("T")
@@ -102,7 +106,10 @@ class Registry(Generic[T]):
         """Raise `UnknownNameError` where a specification names nothing; what it names is not imported."""
         name, _, parameter = specification.partition(":")
         if name not in self and not (parameter and ("." in name or _is_module(name))):
-            raise unknown_name(self.kind, name, self.names())
+            error = unknown_name(self.kind, name, self.names())
+            if name.isidentifier() and ATTRIBUTE.match(parameter):
+                error = UnknownNameError(f"{error}; and no module {name} is found from here to import")
+            raise error
 
 
 def _is_module(name: str) -> bool:

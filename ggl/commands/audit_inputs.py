@@ -124,7 +124,8 @@ def check_classes(data: Dataset, prior: Prior, hint: str = "") -> None:
         found = repr(data.class_names[0]) if data.class_names else "images without classes"
         raise InputError(
             f"{data.name}: prior {prior.name} draws by class: expected folders (or labels of a CSV) named by "
-            f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}"
+            f"its labels, 0 to {prior.num_classes - 1}, found {found}{hint}; another prior, such as "
+            "pixels:CxHxW, which knows nothing, may draw without classes: ggl list priors"
         )
 
 

@@ -4,13 +4,15 @@ from typing import Any
 
 from rich.console import Console
 
+from ggl.audits.attackers import ALL
 from ggl.audits.next_steps import next_steps
+from ggl.base.words import listed
 from ggl.commands.audit_plan import AuditPlan
 from ggl.commands.console import interval_text, summary_table
 from ggl.commands.guarantee import AT_MOST, bound_lines, bound_text
 from ggl.commands.ladder_table import print_ladder
 
-__all__ = ["print_summary"]
+__all__ = ["alike_lines", "print_summary"]
 
 LEGEND = """\
 leak score: 0 is what the class alone gives away, 1 all that the prior can say
@@ -44,7 +46,7 @@ def print_summary(result: Any, plan: AuditPlan, console: Console) -> None:
         _print_cells(result, plan, console)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True)
     for step in [UNCOMPARED] if "control_gap" in result else next_steps(result):
-        console.print(f"next: {step}", markup=False, soft_wrap=True)
+        console.print(f"next, with ggl audit: {step}", markup=False, soft_wrap=True)
 
 
 def _print_match(result: Any, console: Console) -> None:
@@ -56,7 +58,7 @@ def _print_match(result: Any, console: Console) -> None:
     console.print(f"labels: {', '.join(map(str, result['labels']))}")
     console.print(
         f"match to the captured update: {result['match']:.4f}, better than the controls' by "
-        f"{gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]"
+        f"{gap['mean']:.4f} (over the controls [{gap['low']:.4f}, {gap['high']:.4f}])"
     )
     for kind, found in gaps.items():
         console.print(f"the same gap of {kind} updates: {min(found):.4f} to {max(found):.4f}")
@@ -86,6 +88,8 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
         ]
         console.print(summary_table(WORST, WORST_HEADINGS, rows))
         console.print(CORRECTED)
+    for line in alike_lines(result):
+        console.print(line, markup=False)
     for cell in result["worst_case"]:
         if (people := cell["people"]) is not None:
             console.print(f"{cell['defense']}: {people['said']} ({people['rests_on']})", markup=False)
@@ -97,6 +101,20 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
     if truth is not None and truth["verdict"] == "doubtful":
         for line in [*truth["said"], WITHHELD if truth["scores_withheld"] else FORCED]:
             console.print(line, markup=False)
+
+
+def alike_lines(result: Any) -> list[str]:
+    """Return which attackers that were asked for are not in the table, since they do what another does."""
+    asked = result["settings"].get("attackers", ())
+    found = {
+        (cell["defense"], cell["attacker"]): [a for a in cell["attackers_alike"] if {a, ALL} & {*asked}]
+        for cell in result["results"]
+    }
+    return [
+        f"under {defense}, {listed(others)} would do what {attacker} does: counted once"
+        for (defense, attacker), others in found.items()
+        if others
+    ]
 
 
 def _row(cell: Any, proved: bool) -> list[str]:

@@ -39,4 +39,4 @@ def check_place(out: Path, resume: bool, *, checkpoints: str, result: str) -> No
     if unfinished:
         raise InputError(f"{out}: holds an unfinished run; add --resume, or choose another folder")
     if (out / result).exists():
-        raise InputError(f"{out}: holds a finished run already; choose another folder")
+        raise InputError(f"{out}: holds a finished run already; choose another folder, or delete it")

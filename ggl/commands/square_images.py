@@ -19,8 +19,9 @@ def load_square(source: str, split: str, fit: str | None, image_size: int | None
     height, width = data.images.shape[2:]
     size = image_size or height
     if (height, width) != (size, size):
+        wanted = "square images" if image_size is None else f"images of {size}x{size} pixels"
         raise InputError(
-            f"{source}: expected images of {size}x{size} pixels, found {height}x{width}; "
+            f"{source}: expected {wanted}, found {height}x{width} pixels; "
             "give --image-size with --fit pad, resize or center-crop"
         )
     return data

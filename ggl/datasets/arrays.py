@@ -71,7 +71,8 @@ def _read(path: Path, chosen: Callable[[list[str]], Sequence[str]]) -> list[NDAr
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = getattr(error, "strerror", None) or str(error)
+        reason = (said.strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: expected an npz file of plain arrays, but it cannot be read ({reason})"
         ) from error

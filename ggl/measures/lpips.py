@@ -30,9 +30,12 @@ from ggl.measures.published import CHECKPOINT, ENTRY
 
 __all__ = ["LPIPS_HINT", "LPIPS_NOTE", "Lpips", "load_lpips", "lpips_note"]
 
+FETCH = "ggl weights fetch lpips-alexnet (64 MB)"
+
 LPIPS_HINT = (
-    f"LPIPS: weights not at hand; run {install_command('lpips')}, "
-    "then ggl weights fetch lpips-alexnet (64 MB)"
+    f"LPIPS is not measured: its weights are not at hand; run {FETCH}"
+    if importlib.util.find_spec("lpips")
+    else f"LPIPS is not measured: it is not installed; run {install_command('lpips')}, then {FETCH}"
 )
 
 EXPECTED = "expected AlexNet's convolutions and the five heads of LPIPS"

@@ -15,6 +15,7 @@ import torch
 import ggl
 from ggl.audits import request
 from ggl.base.errors import GradientError, InputError, UnknownNameError
+from ggl.commands.audit_summary import alike_lines
 from ggl.datasets.picking import pick_private
 from ggl.gradients import Step, View
 
@@ -85,6 +86,16 @@ def test_attackers_are_one_where_a_defense_leaves_nothing_to_adapt_to(report):
         ("noise:30", "naive"),
         ("prune:0.99", "naive"),
         ("prune:0.99", "adaptive"),
+    ]
+    assert [c["attackers_alike"] for c in report.to_dict()["results"]] == [
+        ["adaptive", "informed"],
+        ["adaptive", "informed"],
+        [],
+        ["informed"],
+    ]
+    assert alike_lines(report.to_dict()) == [
+        "under none, adaptive would do what naive does: counted once",
+        "under noise:30, adaptive would do what naive does: counted once",
     ]
 
 

@@ -57,7 +57,7 @@ def test_no_private_image_is_a_sibling(data):
 
 def test_a_class_without_a_spare_image_is_an_error():
     images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
-    with pytest.raises(InputError, match=r"class 1.*give decoys="):
+    with pytest.raises(InputError, match=r"class 1.*give more images of that class.*decoys="):
         choose_decoys(images, labels, torch.cat([images, torch.rand(1, 1, 4, 4)]), torch.tensor([0, 1, 0]), 0)
 
 

@@ -16,10 +16,22 @@ def entry(defense="none", verdict="leaks", mean=0.8, low=0.5, n=20):
     return {"defense": defense, "corrected": {**figures, "leaks": verdict == "leaks", "verdict": verdict}}
 
 
-def result(*worst, strategies=("auto", "adam"), attackers=("all",), ladder=None, truth=None, **settings):
+def result(
+    *worst, strategies=("auto", "adam"), attackers=("all",), alike=(), ladder=None, truth=None, **settings
+):
     told = {"images": 20, "batch_size": 1, "captured": False, **settings}
     told |= {"attackers": list(attackers), "strategies": list(strategies)}
-    cells = [{"strategy": "gauss-newton" if name == "auto" else name} for name in strategies]
+    cells = [
+        {
+            "defense": one["defense"],
+            "attacker": attacker,
+            "attackers_alike": list(alike),
+            "strategy": "gauss-newton" if name == "auto" else name,
+        }
+        for one in worst
+        for attacker in attackers
+        for name in strategies
+    ]
     return {"settings": told, "truth": truth, "ladder": ladder, "worst_case": worst, "results": cells}
 
 
@@ -64,6 +76,7 @@ def test_attackers_that_are_all_that_a_defense_knows_are_not_asked_for():
     noise = entry("noise:3", "no leak shown", -0.5, -0.9)
     assert next_steps(result(noise, attackers=("naive", "adaptive", "informed"))) == []
     assert len(next_steps(result(noise, attackers=("naive", "adaptive")))) == 1
+    assert next_steps(result(noise, attackers=("naive",), alike=("adaptive", "informed"))) == []
     assert next_steps(result(entry("none", "no leak shown", -0.5, -0.9), attackers=("naive",))) == []
 
 

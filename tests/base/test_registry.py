@@ -44,6 +44,12 @@ def test_an_unknown_name_is_told_with_the_nearest_one(registry):
     assert str(error.value) == ("no prior is named 'bananna'; did you mean 'banana'? known: apple, banana")
 
 
+@pytest.mark.parametrize("specification", ["appel:0.5", "appel:size=3", "two words:Thing"])
+def test_options_of_a_misspelt_name_are_no_module(registry, specification):
+    with pytest.raises(UnknownNameError, match=r"known: apple, banana$"):
+        registry.resolve(specification)
+
+
 def test_a_name_far_from_all_gets_no_guess(registry):
     with pytest.raises(UnknownNameError, match=r"no prior is named 'zzz'; known: apple, banana"):
         registry["zzz"]
@@ -89,6 +95,7 @@ def test_resolve_imports_the_users_own_code(registry, monkeypatch):
         ("os.path:nothing", "os.path has no 'nothing'"),
         ("./file.pkl:x", "found a relative name"),
         ("appel:0.5", "did you mean 'apple'"),
+        ("nomodule:Thing", "known: apple, banana; and no module nomodule is found from here to import"),
         ("os.path", "no prior is named 'os.path'"),
         ("", "no prior is named ''"),
     ],

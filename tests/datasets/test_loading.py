@@ -369,6 +369,8 @@ def test_missing_path(spec):
 
 def test_missing_path_object(tmp_path):
     refused("found no such path", tmp_path / "none")
+    refused("no data set is named 'images'.*; and no file or folder of that name is here", "images")
+    refused("but it cannot be read .No such file or directory", tmp_path / "none.npz")
 
 
 def test_file_of_another_kind(tmp_path):

@@ -416,7 +416,7 @@ def test_a_run_names_its_sets_prints_a_table_and_is_not_overwritten(tmp_path, ca
     assert f"{result['sets']['in']['figures']['inversion']['psnr']['mean']:.1f}" in printed
     assert (out / "inversion-dots.png").exists()
     assert not (out / CHECKPOINTS).exists()
-    with pytest.raises(InputError, match="holds a finished run already; choose another folder"):
+    with pytest.raises(InputError, match="holds a finished run already; choose another folder, or delete it"):
         run_prior_report(asked)
 
 
