@@ -12,8 +12,8 @@ def test_the_example_runs_as_written(tmp_path, monkeypatch):
     names = {}
     exec(compile(example, "README.md", "exec"), names)
     assert names["result"].loss < 0.5
-    assert (tmp_path / "runs" / "mine" / "result.json").exists()
-    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    assert (tmp_path / "runs" / "python" / "result.json").exists()
+    assert (tmp_path / "runs" / "python" / "report.html").exists()
 
 
 def test_the_influence_pages_example_runs_as_written(capsys):

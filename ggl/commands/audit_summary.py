@@ -105,7 +105,7 @@ def _print_cells(result: Any, plan: AuditPlan, console: Console) -> None:
 
 def alike_lines(result: Any) -> list[str]:
     """Return which attackers that were asked for are not in the table, since they do what another does."""
-    asked = result["settings"].get("attackers", ())
+    asked = result["settings"].get("attackers") or ()  # a ladder chooses its own
     found = {
         (cell["defense"], cell["attacker"]): [a for a in cell["attackers_alike"] if {a, ALL} & {*asked}]
         for cell in result["results"]

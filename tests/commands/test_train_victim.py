@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused_before_the_training(tmp_path):
     refused(
         replace(asked, image_size=12),
         InputError,
-        "expected images of 12x12 pixels, found 8x8; give --image-size with --fit pad, resize",
+        "expected images of 12x12 pixels, found 8x8 pixels; give --image-size with --fit pad, resize",
     )
     refused(replace(asked, fit="stretch", image_size=12), UnknownNameError, "stretch")
     (tmp_path / "file").write_text("")
