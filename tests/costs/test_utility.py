@@ -278,7 +278,7 @@ def test_images_of_another_shape_or_not_square_are_refused(tmp_path):
     wide = write(tmp_path / "wide.npz", (SIDE, SIDE + 2))
     with pytest.raises(InputError) as error:
         run_utility(plan(tmp_path, wide))
-    expected = "expected images of 8x8 pixels, found 8x10 pixels; give --image-size with --fit pad, resize or"
+    expected = "expected square images, found 8x10 pixels; give --image-size with --fit pad, resize or"
     assert expected in str(error.value)
     larger = write(tmp_path / "larger.npz", (SIDE + 2, SIDE + 2))
     with pytest.raises(InputError) as error:
