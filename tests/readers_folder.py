@@ -125,6 +125,7 @@ def write_weights(folder: Path) -> None:
     torch.save({"model": {}, "model_ema": residual}, folder / "run.ckpt")
     (folder / "lenet").mkdir()
     save_file(before, folder / "lenet/step-000300.safetensors")
+    torch.manual_seed(0)
     generator = runpy.run_path(str(folder / "mynets.py"))["Generator"]()
     # Its batch normalizations record what they meet.
     for _ in range(60):

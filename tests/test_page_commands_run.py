@@ -15,7 +15,11 @@ from ggl.defenses.catalog import defenses
 from ggl.generators.catalog import priors
 from ggl.optimizers.catalog import strategies
 
-pytestmark = pytest.mark.slow("eighty commands, a few seconds each")
+pytestmark = [
+    pytest.mark.slow("eighty commands, a few seconds each"),
+    # As it should say of weights that are random.
+    pytest.mark.filterwarnings("ignore::ggl.generators.plausibility.ImplausiblePriorWarning"),
+]
 
 LEFT_OUT = {
     r"\$": "part of a script",
@@ -111,6 +115,8 @@ def test_a_command_of_a_page_runs(line, reader, ggl):
             code, _, err = ggl(*small(first))
             assert code == 0, err
     code, out, err = ggl(*small(line))
+    if "not at hand; run ggl weights fetch" in err:
+        pytest.skip(err)
     allowed = {0, 3} if "--fail-on" in line else {0}
     assert code in allowed, err
     assert "Traceback" not in out + err
