@@ -68,7 +68,9 @@ def small(line: str) -> list[str]:
     words = shlex.split(line, comments=True)[1:]
     words += SMALL.get(words[0], "").split()
     if "--attack" in words:
-        words += ["--attack-evaluations", "5"]
+        words += ["--attack-evaluations", "2"]
+    if words[0] == "audit" and "resnet18" in words:
+        words += ["--budget", "20", "--ceiling-budget", "4"]
     if words[0] == "audit" and not {"--update", "--update-difference"} & {*words}:
         batch = int(words[words.index("--batch-size") + 1]) if "--batch-size" in words else 1
         words += ["--images", str(12 if "--groups" in words else 2 * batch)]
