@@ -89,6 +89,7 @@ def write_images(folder: Path) -> None:
     arrays = {f"{name}_images": pixels[part, 2:-2, 2:-2] for name, part in sets.items()}
     arrays |= {f"{name}_labels": labels[part] for name, part in sets.items()}
     np.savez(folder / "fashion-mnist.npz", **arrays)
+    (folder / "DIR").symlink_to(folder)
     np.savez(folder / "mine.npz", images=pixels[:80], labels=labels[:80], sex=np.arange(80) // 10 % 2)
     np.savez(folder / "my-client.npz", images=pixels[:4], labels=labels[:4])
     noise = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)

@@ -8,8 +8,9 @@ from ggl.benchmarks.leaderboard.board import NONE, Board, Family
 from ggl.benchmarks.report.rows import Row as StoreRow
 from ggl.benchmarks.report.rows import rows_of, strongest
 from ggl.benchmarks.reproduce.groups import RowGroup, mean_of
-from ggl.benchmarks.reproduce.markdown import NOTHING, bounds_text, every, interval_text, markdown_table
+from ggl.benchmarks.reproduce.markdown import bounds_text, every, interval_text, markdown_table
 from ggl.benchmarks.reproduce.measurements.base import Row
+from ggl.benchmarks.reproduce.worst_cases import leak_text, share_text
 from ggl.benchmarks.sweeps.records import Record
 from ggl.costs.utility import t_interval
 from ggl.measures.statistics import Interval
@@ -89,10 +90,10 @@ def table_rows(found: Sequence[Standing]) -> list[tuple[str, ...]]:
     return [
         (
             f"{standing.family}: `{standing.defense}`" if standing.defense != NONE else "no defense",
-            _leak(standing.worst),
+            leak_text(standing.worst),
             standing.worst.verdict,
             f"{standing.worst.group.cell.attacker}, `{standing.worst.strategy}`",
-            _share(standing.worst.identification),
+            share_text(standing.worst.identification),
             interval_text(standing.accuracy, ".3f"),
             interval_text(standing.kept, "+.3f"),
             f"{standing.kilobytes:.1f}",
@@ -144,7 +145,7 @@ def page_of(
                     f"`{row.strategy}`",
                     bounds_text(row.leak),
                     bounds_text(row.corrected),
-                    _share(row.identification),
+                    share_text(row.identification),
                     str(row.group.n),
                 )
                 for row in groups
@@ -177,11 +178,3 @@ def _accuracies(strengths: Sequence[str], rows: Sequence[Row]) -> str:
         figure = mean_of(_trainings(rows, strength), "accuracy")
         said.append(f"`{strength}` {interval_text(figure, '.3f')}")
     return ", ".join(said)
-
-
-def _leak(row: StoreRow) -> str:
-    return bounds_text({**row.corrected, "mean": row.leak["mean"]})
-
-
-def _share(bounds: Mapping[str, float | None]) -> str:
-    return NOTHING if bounds["mean"] is None else bounds_text(bounds)

@@ -82,17 +82,17 @@ def _head(plan: ReproductionPlan, records: Sequence[Record], measured: Measured)
     files = " --files FILES" if needs.files else ""
     rows = ", ".join(f"{name} {len(measured.rows.get(name, []))} rows" for name in plan.measured)
     command = f"ggl reproduce {known.name} --scale {plan.scale}{files} --out DIR"
-    sweeps = (
-        f"device: {every(r.device for r in records)}",
-        f"cells: {counts['ok']} of {planned} ok, {counts['failed']} failed, {counts['skipped']} skipped",
-        f"specs: {specs}",
-    )
+    sweeps = [
+        f"- device: {every(r.device for r in records)}",
+        f"- cells: {counts['ok']} of {planned} ok, {counts['failed']} failed, {counts['skipped']} skipped",
+        f"- specs: {specs}",
+    ]
     lines = [
         f"{known.source}. Scale {plan.scale}: {needs.about}",
         f"Made by `{command}`{' with fewer images or evaluations' if plan.shortened else ''}, not by hand; "
         "with `--resume`, where all is done, it writes page and tables anew.",
         f"- code: {every((*(r.commit for r in records), *measured.commits))}",
-        *(f"- {line}" for line in sweeps if specs),
+        *(sweeps if specs else []),
         *([f"- measured: {rows}"] if rows else []),
         f"- claims, checks and tolerances: SHA-256 {known.digest[:16]}… of `{known.name}.toml`",
         *(f"- {reason}" for reason in _reasons(records)),

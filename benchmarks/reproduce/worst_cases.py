@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggl.audits.verdicts import Verdict
-from ggl.benchmarks.report.rows import Row, rows_of, strongest
+from ggl.benchmarks.report.rows import Bounds, Row, rows_of, strongest
 from ggl.benchmarks.reproduce.markdown import NOTHING, bounds_text, markdown_table
 from ggl.benchmarks.sweeps.records import Record
 
-__all__ = ["ANCHOR", "worst_cases", "worst_counts", "worst_table"]
+__all__ = ["ANCHOR", "leak_text", "share_text", "worst_cases", "worst_counts", "worst_table"]
 
 NONE = "none"
 SAID: dict[Verdict, str] = {
@@ -63,11 +63,21 @@ def worst_table(rows: Sequence[Row]) -> str:
             f"`{row.defense}`",
             row.group.cell.attacker,
             f"`{row.strategy}`, `{row.group.cell.prior}`",
-            bounds_text({**row.corrected, "mean": row.leak["mean"]}),
-            NOTHING if row.identification["mean"] is None else bounds_text(row.identification),
+            leak_text(row),
+            share_text(row.identification),
             row.verdict,
             str(row.group.n),
         )
         for row in rows
     ]
     return f"## Who finds most\n\n{LEGEND}\n\n{markdown_table(heads, lines)}"
+
+
+def leak_text(row: Row) -> str:
+    """Return a row's leak score with the interval that its verdict rests on."""
+    return bounds_text({**row.corrected, "mean": row.leak["mean"]})
+
+
+def share_text(bounds: Bounds) -> str:
+    """Return a share with its interval, where there is one."""
+    return NOTHING if bounds["mean"] is None else bounds_text(bounds)

@@ -106,10 +106,9 @@ class Registry(Generic[T]):
         """Raise `UnknownNameError` where a specification names nothing; what it names is not imported."""
         name, _, parameter = specification.partition(":")
         if name not in self and not (parameter and ("." in name or _is_module(name))):
-            error = unknown_name(self.kind, name, self.names())
-            if name.isidentifier() and ATTRIBUTE.match(parameter):
-                error = UnknownNameError(f"{error}; and no module {name} is found from here to import")
-            raise error
+            own = name.isidentifier() and ATTRIBUTE.match(parameter)
+            neither = f"no module {name} is found from here to import" if own else ""
+            raise unknown_name(self.kind, name, self.names(), neither)
 
 
 def _is_module(name: str) -> bool:
@@ -119,11 +118,16 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
-    """Return the error for a name that is not known, with the nearest one that is."""
+def unknown_name(kind: str, name: str, known: list[str], neither: str = "") -> UnknownNameError:
+    """Return the error for a name that is not known, with the nearest one that is.
+
+    Where it could have been something else, `neither` says that it is not that either.
+    """
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownNameError(f"no {kind} is named {name!r}; {hint}known: {', '.join(known)}")
+    return UnknownNameError(
+        f"no {kind} is named {name!r}; {hint}known: {', '.join(known)}{neither and f'; and {neither}'}"
+    )
 
 
 def import_object(path: str, kind: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ggl.base.errors import InputError, UnknownNameError
+from ggl.base.errors import InputError
 from ggl.base.registry import unknown_name
 from ggl.datasets.arrays import RawImages, images_of, labels_of, read_npz
 from ggl.datasets.csv_files import find_listed
@@ -144,9 +144,7 @@ def _read(spec: str | Path, split: str) -> RawImages | LabeledFiles:
     if isinstance(spec, Path) or not re.fullmatch("[A-Za-z0-9_-]+", text):
         raise InputError(f"{expected} no such path")
     known = [HELDOUT, *(f"torchvision:{name}:ROOT" for name in TORCHVISION)]
-    raise UnknownNameError(
-        f"{unknown_name('data set', text, known)}; and no file or folder of that name is here"
-    )
+    raise unknown_name("data set", text, known, "no file or folder of that name is here")
 
 
 def _torchvision_parts(text: str) -> tuple[str, str]:
